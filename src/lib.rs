@@ -1,0 +1,20 @@
+//! Portcullis is a gate in front of APIs. It admits requests that carry a valid access token, and it drops the moment
+//! a session ends: a JWT is good until its session ends, not until it expires.
+//!
+//! The modules stand in the order in which a request meets them. Without features, only the pure core is built: claims,
+//! markers and their merges, session limits, and the [`verdict`]. Feature `gate` adds the tower `Layer`,
+//! `embedded` and `redis` the stores, `server` (default) the gateway and its command line.
+//!
+
+pub mod clock;
+
+pub mod token;
+
+pub mod marker;
+
+pub mod session;
+
+pub mod verdict;
+
+#[cfg(feature = "gate")]
+pub mod store;

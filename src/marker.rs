@@ -1,0 +1,18 @@
+//! Markers: stored facts that end something, and what is known of them here.
+//!
+//! - [`key`]: the names they are stored under.
+//! - [`record`]: what they say, how they merge, how long they are kept.
+//! - [`known`]: what a gateway knows about the keys that concern one token.
+//! - `cache` (feature `gate`): that knowledge, kept current by the store's pushes.
+
+#[cfg(feature = "gate")]
+pub mod cache;
+pub mod key;
+pub mod known;
+pub mod record;
+
+pub use self::{
+    key::{Kind, MarkerKey},
+    known::{Known, Reading},
+    record::{Block, Logout, Marker, MarkerClock, MarkerRecord, Retention, Unreadable},
+};

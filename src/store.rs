@@ -1,0 +1,127 @@
+//! Where markers and activity live.
+//!
+//! One interface, [`Store`]; one test suite that every implementation passes. A store pushes each change of a marker
+//! to its [`Watcher`], whoever made it, before it acknowledges a write of this process.
+
+#[cfg(feature = "embedded")]
+pub mod embedded;
+#[cfg(feature = "redis")]
+pub mod redis;
+
+use std::{fmt, io, sync::Arc};
+
+use async_trait::async_trait;
+
+use crate::{
+    clock::Timestamp,
+    marker::{MarkerKey, MarkerRecord, Reading},
+    token::claims::Subject,
+};
+
+/// Why a store did not do what it was asked.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum StoreError {
+    /// It cannot be reached, or did not answer in time. A write may yet take effect; repeating it is harmless.
+    #[error("store `{store}` is unavailable")]
+    Unavailable {
+        /// Which one, without credentials.
+        store: Arc<str>,
+        /// What happened.
+        source: Arc<dyn std::error::Error + Send + Sync>,
+    },
+    /// It answered, and will not do this: read-only, out of memory, not permitted, a key of another type.
+    #[error("store `{store}` refused: {message}")]
+    Refused {
+        /// Which one, without credentials.
+        store: Arc<str>,
+        /// What it said.
+        message: String,
+    },
+}
+
+impl StoreError {
+    /// The store is unavailable because of `source`.
+    pub fn unavailable(store: &Arc<str>, source: impl std::error::Error + Send + Sync + 'static) -> Self {
+        Self::Unavailable { store: Arc::clone(store), source: Arc::new(source) }
+    }
+
+    /// The store is unavailable because it did not answer in time.
+    #[must_use]
+    pub fn timed_out(store: &Arc<str>) -> Self {
+        Self::unavailable(store, io::Error::from(io::ErrorKind::TimedOut))
+    }
+}
+
+/// What became of a marker write.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Merged {
+    /// What is stored now.
+    pub record: MarkerRecord,
+    /// Whether this write changed it.
+    pub changed: bool,
+}
+
+/// What a store says of itself, for `check` and start-up.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct StoreReport {
+    /// What answers: product, version, address without credentials.
+    pub description: String,
+    /// What would break a promise and should be mended, one sentence each with the remedy.
+    pub warnings: Vec<String>,
+}
+
+/// Who is told of changes. Calls come from the store's own tasks, must not block, and may repeat.
+pub trait Watcher: Send + Sync + fmt::Debug + 'static {
+    /// The marker under `key` (without the store's prefix) may have changed.
+    fn changed(&self, key: &str);
+    /// Any marker may have changed: a connection was (re)made, or everything was flushed.
+    fn reset(&self);
+    /// The channel that carries the pushes is alive now.
+    fn heard(&self);
+}
+
+/// A store of markers and activity.
+#[async_trait]
+pub trait Store: Send + Sync + fmt::Debug + 'static {
+    /// Reads one marker.
+    ///
+    /// # Errors
+    /// [`StoreError`]; a value that is not a marker is no error but [`Reading::Unreadable`].
+    async fn read(&self, key: &MarkerKey) -> Result<Reading<MarkerRecord>, StoreError>;
+
+    /// Merges a marker into what is stored, by [`MarkerRecord::merge`], and resolves when the result is durable.
+    /// A value that cannot be read is replaced. `expires`: when it may be forgotten.
+    ///
+    /// # Errors
+    /// [`StoreError`]: the write may yet take effect. Repeating it is harmless.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves the marker written or not; repeating is the remedy.
+    async fn merge(
+        &self,
+        key: &MarkerKey,
+        record: &MarkerRecord,
+        expires: Option<Timestamp>,
+    ) -> Result<Merged, StoreError>;
+
+    /// Records when subjects were last admitted. Times never go back.
+    ///
+    /// # Errors
+    /// [`StoreError`]: any part of it may have been written. Repeating it is harmless.
+    async fn record_activity(&self, batch: &[(Subject, Timestamp)]) -> Result<(), StoreError>;
+
+    /// When the subject was last admitted.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn last_activity(&self, subject: &Subject) -> Result<Option<Timestamp>, StoreError>;
+
+    /// Asks the store what it is and whether it can keep its promises.
+    ///
+    /// # Errors
+    /// [`StoreError`] when it does not answer.
+    async fn report(&self) -> Result<StoreReport, StoreError>;
+
+    /// Writes out what it holds back and lets go of its resources. The store is of no use afterwards.
+    async fn close(&self);
+}

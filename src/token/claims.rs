@@ -1,0 +1,212 @@
+//! What a verified access token says, as checked types (RFC 7519 §4, RFC 9068 §2.2).
+
+use std::{
+    fmt,
+    hash::{BuildHasher, BuildHasherDefault, DefaultHasher},
+    sync::Arc,
+};
+
+use crate::clock::{Moment, Timestamp};
+
+/// The longest identifier that is accepted, in bytes (OpenID Connect Core §2 limits `sub` to 255).
+pub const MAX_ID_LENGTH: usize = 255;
+
+/// Not usable as an identifier.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum InvalidId {
+    /// Empty.
+    #[error("is empty")]
+    Empty,
+    /// More than [`MAX_ID_LENGTH`] bytes.
+    #[error("is longer than {MAX_ID_LENGTH} bytes")]
+    TooLong,
+    /// A control character, which no store key or log line may carry.
+    #[error("holds a control character")]
+    ControlCharacter,
+    /// An issuer's short name outside its alphabet.
+    #[error("may hold only a-z, 0-9, `-` and `_`, 32 at most")]
+    IssuerName,
+}
+
+fn check_id(text: &str) -> Result<(), InvalidId> {
+    if text.is_empty() {
+        Err(InvalidId::Empty)
+    } else if text.len() > MAX_ID_LENGTH {
+        Err(InvalidId::TooLong)
+    } else if text.chars().any(char::is_control) {
+        Err(InvalidId::ControlCharacter)
+    } else {
+        Ok(())
+    }
+}
+
+/// A short fingerprint for logs. It tells two ids apart and hides what they are; it protects nothing.
+fn fingerprint(text: &str) -> u64 {
+    BuildHasherDefault::<DefaultHasher>::default().hash_one(text) >> 32
+}
+
+macro_rules! id {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        ///
+        /// 1 to 255 bytes without control characters, compared byte for byte. `Debug` shows a fingerprint,
+        /// because ids reach logs.
+        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(Arc<str>);
+
+        impl $name {
+            /// The identifier as the issuer wrote it.
+            #[must_use]
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl TryFrom<&str> for $name {
+            type Error = InvalidId;
+
+            fn try_from(text: &str) -> Result<Self, InvalidId> {
+                check_id(text)?;
+                Ok(Self(text.into()))
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, concat!(stringify!($name), "(#{:08x})"), fingerprint(&self.0))
+            }
+        }
+    };
+}
+
+id! {
+    /// The `sub` claim (RFC 7519 §4.1.2): a user or a machine client, unique only within its issuer.
+    SubjectId
+}
+id! {
+    /// A session: the `sid` claim (OpenID Connect Front-Channel Logout 1.0 §3) or the claim that the
+    /// issuer's configuration names, unique only within its issuer.
+    SessionId
+}
+id! {
+    /// The `jti` claim (RFC 7519 §4.1.7), unique only within its issuer.
+    TokenId
+}
+id! {
+    /// The client that a token was issued to: `client_id` (RFC 8693 §4.3) or `azp`.
+    ClientId
+}
+
+/// The short name that the configuration gives an issuer: part of every store key.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct IssuerName(Arc<str>);
+
+impl IssuerName {
+    /// The name.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<&str> for IssuerName {
+    type Error = InvalidId;
+
+    fn try_from(text: &str) -> Result<Self, InvalidId> {
+        let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'_');
+        if text.is_empty() || text.len() > 32 || !text.bytes().all(allowed) {
+            return Err(InvalidId::IssuerName);
+        }
+        Ok(Self(text.into()))
+    }
+}
+
+impl fmt::Display for IssuerName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for IssuerName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
+
+/// Whom a token speaks for: (issuer, `sub`).
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Subject {
+    /// The issuer that knows it.
+    pub issuer: IssuerName,
+    /// The `sub` claim.
+    pub id: SubjectId,
+}
+
+/// What a verified token says.
+#[derive(Clone, Debug)]
+pub struct Claims {
+    /// Issuer and `sub`.
+    pub subject: Subject,
+    /// The session it belongs to, if the token tells.
+    pub session: Option<SessionId>,
+    /// The client it was issued to, if the token tells.
+    pub client: Option<ClientId>,
+    /// `jti`, if any.
+    pub token_id: Option<TokenId>,
+    /// `iat`.
+    pub issued_at: Moment,
+    /// `exp`: invalid at this time and after.
+    pub expires_at: Timestamp,
+    /// `nbf`, if any.
+    pub not_before: Option<Timestamp>,
+    /// When the session began: `auth_time`, or the claim that the issuer's configuration names.
+    pub session_start: Option<Moment>,
+    /// The latest logout of this subject that the issuer knew of when it issued the token.
+    pub last_logout: Option<Moment>,
+    /// `scope` values and `permissions`.
+    pub scopes: Scopes,
+}
+
+/// What the token allows: the values of `scope` (RFC 8693 §4.2) and `permissions`.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Scopes(Box<[Box<str>]>);
+
+impl Scopes {
+    /// Whether `scope` is among them.
+    #[must_use]
+    pub fn contains(&self, scope: &str) -> bool {
+        self.0.iter().any(|each| &**each == scope)
+    }
+
+    /// Each of them.
+    pub fn iter(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(|each| &**each)
+    }
+}
+
+impl<S: Into<Box<str>>> FromIterator<S> for Scopes {
+    fn from_iter<I: IntoIterator<Item = S>>(scopes: I) -> Self {
+        Self(scopes.into_iter().map(Into::into).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_checked() {
+        assert!(SubjectId::try_from("auth0|a:b@c/%").is_ok());
+        assert_eq!(SubjectId::try_from(""), Err(InvalidId::Empty));
+        assert_eq!(SubjectId::try_from("a\nb"), Err(InvalidId::ControlCharacter));
+        assert_eq!(SubjectId::try_from(&*"x".repeat(256)), Err(InvalidId::TooLong));
+        assert!(IssuerName::try_from("acme-eu_1").is_ok());
+        assert_eq!(IssuerName::try_from("Acme:"), Err(InvalidId::IssuerName));
+    }
+
+    #[test]
+    fn debug_hides_ids() {
+        let id = SubjectId::try_from("auth0|alice").unwrap();
+        assert!(!format!("{id:?}").contains("alice"));
+    }
+}

@@ -1,0 +1,75 @@
+//! Whom to trust: the settings of one issuer.
+
+use std::{path::PathBuf, time::Duration};
+
+use http::Uri;
+use jsonwebtoken::Algorithm;
+use secrecy::SecretSlice;
+
+use super::claims::IssuerName;
+
+/// A trusted token issuer.
+#[derive(Clone, Debug)]
+pub struct IssuerSettings {
+    /// Its short name: part of every store key, so it must never change.
+    pub name: IssuerName,
+    /// The exact values of `iss` that are its own, the first being the one that discovery must confirm.
+    /// More than one where a tenant also issues under a custom domain.
+    pub identifiers: Box<[Box<str>]>,
+    /// A token must be for one of these (RFC 7519 §4.1.3). Never empty.
+    pub audiences: Box<[Box<str>]>,
+    /// The algorithms that its tokens may be signed with (RFC 8725 §3.1). Never empty.
+    pub algorithms: Box<[Algorithm]>,
+    /// Where its keys come from.
+    pub keys: KeySource,
+    /// Which `typ` its access tokens carry.
+    pub profile: TokenProfile,
+    /// The names of its claims.
+    pub claims: ClaimNames,
+    /// How often its keys are fetched in the background.
+    pub refresh_interval: Duration,
+    /// The least time between two fetches that unknown `kid`s cause.
+    pub refetch_interval: Duration,
+    /// How long one fetch may take.
+    pub fetch_timeout: Duration,
+}
+
+/// Where an issuer's keys come from.
+#[derive(Clone, Debug)]
+pub enum KeySource {
+    /// `jwks_uri` of the issuer's OpenID Connect Discovery document.
+    Discovery,
+    /// A JWK Set at this URL (RFC 7517 §5).
+    Url(Uri),
+    /// A JWK Set in a file, read again at each refresh.
+    File(PathBuf),
+    /// A shared secret, for HMAC algorithms only.
+    Secret(SecretSlice<u8>),
+}
+
+/// What tells access tokens from other tokens of an issuer.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum TokenProfile {
+    /// `typ` may be absent, `JWT` or `at+jwt`: Auth0's default profile and most other issuers.
+    #[default]
+    Jwt,
+    /// RFC 9068: `typ` must be `at+jwt`; `client_id` and `jti` are required.
+    Rfc9068,
+}
+
+/// The names of the claims that issuers name differently. A plain name or a namespaced URI.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ClaimNames {
+    /// The session id.
+    pub session: Box<str>,
+    /// When the session began: epoch seconds, epoch milliseconds or RFC 3339.
+    pub session_start: Box<str>,
+    /// The latest logout that the issuer knew of, in the same forms.
+    pub last_logout: Box<str>,
+}
+
+impl Default for ClaimNames {
+    fn default() -> Self {
+        Self { session: "sid".into(), session_start: "auth_time".into(), last_logout: "last_logout".into() }
+    }
+}
