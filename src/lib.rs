@@ -2,11 +2,19 @@
 //! a session ends: a JWT is good until its session ends, not until it expires.
 //!
 //! The modules stand in the order in which a request meets them. Without features, only the pure core is built: claims,
-//! markers and their merges, session limits, and the [`verdict`]. Feature `gate` adds the tower `Layer`,
-//! `embedded` and `redis` the stores, `server` (default) the gateway and its command line.
-//!
+//! markers and their merges, session limits, and the [`verdict`]. Feature `gate` adds the tower `Layer`, `embedded` and
+//! `redis` the stores, `server` (default) the gateway and its command line.
 
 pub mod clock;
+
+#[cfg(feature = "server")]
+pub mod server;
+
+#[cfg(feature = "server")]
+pub mod route;
+
+#[cfg(feature = "gate")]
+pub mod credential;
 
 pub mod token;
 
@@ -17,4 +25,19 @@ pub mod session;
 pub mod verdict;
 
 #[cfg(feature = "gate")]
+pub mod gate;
+
+#[cfg(feature = "gate")]
+pub mod activity;
+
+#[cfg(feature = "server")]
+pub mod upstream;
+
+#[cfg(feature = "gate")]
 pub mod store;
+
+#[cfg(feature = "server")]
+pub mod admin;
+
+#[cfg(feature = "server")]
+pub mod config;

@@ -1,0 +1,204 @@
+//! The bearer token, out of the request (RFC 6750 §2).
+//!
+//! 1. The `Authorization` field with scheme `Bearer`, any case; other schemes are not ours and count as no credentials.
+//! 2. Where configured, a named cookie or a named header, for all issuers or for one.
+//! 3. Exactly one token may be presented: more than one, even the same twice, is malformed.
+//!
+//! A token in the query or in a form body is never read.
+
+use http::{HeaderMap, HeaderName, header};
+
+use crate::token::claims::IssuerName;
+
+/// Where a token may come from, beside the `Authorization` field.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct CredentialSources {
+    /// Names of cookies.
+    pub cookies: Box<[Source<Box<str>>]>,
+    /// Names of header fields that hold the bare token.
+    pub headers: Box<[Source<HeaderName>]>,
+}
+
+/// One such place.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Source<N> {
+    /// Its name.
+    pub name: N,
+    /// The only issuer whose tokens it may carry; `None`: any.
+    pub issuer: Option<IssuerName>,
+}
+
+/// What a request presents.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Credential<'a> {
+    /// Nothing.
+    Absent,
+    /// More than one token, or a malformed one.
+    Malformed,
+    /// One token, not yet looked at.
+    Bearer {
+        /// The token.
+        token: &'a str,
+        /// The only issuer whose tokens its place may carry.
+        only: Option<&'a IssuerName>,
+        /// Whether a browser sends it by itself.
+        ambient: bool,
+    },
+}
+
+impl CredentialSources {
+    /// Finds the token of a request.
+    #[must_use]
+    pub fn find<'a>(&'a self, fields: &'a HeaderMap) -> Credential<'a> {
+        let mut found = Credential::Absent;
+        let mut add = |next: Credential<'a>| {
+            found = match (found, next) {
+                (found, Credential::Absent) => found,
+                (Credential::Absent, next) => next,
+                _ => Credential::Malformed,
+            };
+        };
+        let mut authorizations = fields.get_all(header::AUTHORIZATION).iter();
+        if let Some(value) = authorizations.next() {
+            add(bearer(value.as_bytes()));
+            if authorizations.next().is_some() {
+                return Credential::Malformed;
+            }
+        }
+        for source in &self.headers {
+            for value in fields.get_all(&source.name) {
+                add(b64token(value.as_bytes().trim_ascii(), source.issuer.as_ref(), false));
+            }
+        }
+        if !self.cookies.is_empty() {
+            for (name, value) in fields.get_all(header::COOKIE).iter().flat_map(|value| cookie_pairs(value.as_bytes()))
+            {
+                for source in self.cookies.iter().filter(|source| source.name.as_bytes() == name) {
+                    add(b64token(value, source.issuer.as_ref(), true));
+                }
+            }
+        }
+        found
+    }
+}
+
+/// `Bearer 1*SP b64token`
+fn bearer(value: &[u8]) -> Credential<'_> {
+    let Some(space) = value.iter().position(|&byte| byte == b' ') else {
+        return if value.eq_ignore_ascii_case(b"bearer") { Credential::Malformed } else { Credential::Absent };
+    };
+    let (scheme, rest) = value.split_at(space);
+    if !scheme.eq_ignore_ascii_case(b"bearer") {
+        return Credential::Absent;
+    }
+    let token = rest.trim_ascii_start();
+    b64token(token.strip_suffix(b" ").unwrap_or(token), None, false)
+}
+
+/// `1*( ALPHA / DIGIT / "-" / "." / "_" / "~" / "+" / "/" ) *"="`
+fn b64token<'a>(value: &'a [u8], only: Option<&'a IssuerName>, ambient: bool) -> Credential<'a> {
+    let body = value.trim_ascii_end();
+    let padding = body.iter().rev().take_while(|&&byte| byte == b'=').count();
+    let characters = &body[..body.len() - padding];
+    let allowed = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~+/".contains(byte);
+    if characters.is_empty() || !characters.iter().all(allowed) {
+        return Credential::Malformed;
+    }
+    match str::from_utf8(body) {
+        Ok(token) => Credential::Bearer { token, only, ambient },
+        Err(_) => Credential::Malformed,
+    }
+}
+
+/// `name=value` pairs of a `Cookie` field (RFC 6265 §4.2.1); quotes around a value are dropped.
+fn cookie_pairs(value: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
+    value.split(|&byte| byte == b';').filter_map(|pair| {
+        let equals = pair.iter().position(|&byte| byte == b'=')?;
+        let value = pair[equals + 1..].trim_ascii();
+        let unquoted = value.strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\"")).unwrap_or(value);
+        Some((pair[..equals].trim_ascii(), unquoted))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn fields(pairs: &[(&str, &str)]) -> HeaderMap {
+        let pair = |(name, value): &(&str, &str)| {
+            (HeaderName::try_from(*name).unwrap(), HeaderValue::try_from(*value).unwrap())
+        };
+        pairs.iter().map(pair).collect()
+    }
+
+    fn sources() -> CredentialSources {
+        CredentialSources {
+            cookies: [Source { name: "token".into(), issuer: None }].into(),
+            headers: [Source { name: HeaderName::from_static("x-token"), issuer: None }].into(),
+        }
+    }
+
+    #[test]
+    fn one_token_is_found_wherever_it_may_be() {
+        let cases: &[(&str, &str)] = &[
+            ("authorization", "Bearer a.b.c"),
+            ("authorization", "bEARER   a.b.c"),
+            ("x-token", "a.b.c"),
+            ("cookie", "other=1; token=a.b.c; last=2"),
+            ("cookie", "token=\"a.b.c\""),
+        ];
+        for case in cases {
+            let fields = fields(&[*case]);
+            let sources = sources();
+            assert!(matches!(sources.find(&fields), Credential::Bearer { token: "a.b.c", .. }), "{case:?}");
+        }
+    }
+
+    #[test]
+    fn other_schemes_and_unconfigured_places_are_no_credentials() {
+        for case in
+            [("authorization", "Basic YTpi"), ("authorization", "DPoP a.b.c"), ("cookie", "tokens=a"), ("x-other", "a")]
+        {
+            assert_eq!(sources().find(&fields(&[case])), Credential::Absent, "{case:?}");
+        }
+        let none = CredentialSources::default();
+        assert_eq!(none.find(&fields(&[("cookie", "token=a"), ("x-token", "a")])), Credential::Absent);
+    }
+
+    #[test]
+    fn doubled_or_malformed_tokens_are_malformed() {
+        let cases: &[&[(&str, &str)]] = &[
+            &[("authorization", "Bearer")],
+            &[("authorization", "Bearer ")],
+            &[("authorization", "Bearer a b")],
+            &[("authorization", "Bearer a,b")],
+            &[("authorization", "Bearer ===")],
+            &[("authorization", "Bearer a"), ("authorization", "Bearer a")],
+            &[("authorization", "Bearer a"), ("authorization", "Basic a")],
+            &[("authorization", "Bearer a"), ("x-token", "a")],
+            &[("authorization", "Bearer a"), ("cookie", "token=a")],
+            &[("x-token", "a"), ("x-token", "a")],
+            &[("cookie", "token=a; token=a")],
+            &[("cookie", "token=")],
+        ];
+        for case in cases {
+            assert_eq!(sources().find(&fields(case)), Credential::Malformed, "{case:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_bytes_never_panic(authorization in any::<Vec<u8>>(), cookie in any::<Vec<u8>>()) {
+            let mut fields = HeaderMap::new();
+            for (name, value) in [(header::AUTHORIZATION, authorization), (header::COOKIE, cookie)] {
+                if let Ok(value) = HeaderValue::from_bytes(&value) {
+                    fields.insert(name, value);
+                }
+            }
+            let _ = sources().find(&fields);
+        }
+    }
+}

@@ -1,0 +1,3 @@
+//! The verdict takes effect.
+
+pub mod policy;

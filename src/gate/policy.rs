@@ -1,0 +1,59 @@
+//! What the operator decided for one route, or for a whole service.
+
+use std::sync::Arc;
+
+use http::HeaderName;
+use serde::Deserialize;
+
+use crate::{credential::CredentialSources, session::SessionLimits, token::claims::IssuerName, verdict::Settings};
+
+/// Whether a route asks for a token.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Authentication {
+    /// A valid token is needed.
+    #[default]
+    Required,
+    /// A request without a token goes on anonymously; one with a token is judged in full.
+    Optional,
+    /// Tokens are not looked at.
+    None,
+}
+
+/// Whether verdicts take effect.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// They do.
+    #[default]
+    Enforce,
+    /// They are logged and counted, and everything with a valid signature goes on: for rolling out.
+    Observe,
+}
+
+/// What applies to one route.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    /// The route's name in logs and metrics.
+    pub name: Arc<str>,
+    /// Whether it asks for a token.
+    pub authentication: Authentication,
+    /// Whether verdicts take effect.
+    pub mode: Mode,
+    /// The issuers whose tokens it takes; `None`: every configured one.
+    pub issuers: Option<Box<[IssuerName]>>,
+    /// Where a token may come from.
+    pub sources: CredentialSources,
+    /// What the verdict goes by.
+    pub settings: Settings,
+    /// How long sessions may last.
+    pub limits: SessionLimits,
+    /// Claims that become header fields: the field, and the claim's place among the verifier's forwarded claims.
+    pub identity: Box<[(HeaderName, usize)]>,
+    /// Whether the token itself goes on to the upstream.
+    pub forward_token: bool,
+    /// The `realm` of challenges (RFC 9110 §11.5).
+    pub realm: Box<str>,
+    /// Whether challenges say more than the error code.
+    pub describe: bool,
+}
