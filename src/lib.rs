@@ -41,3 +41,6 @@ pub mod admin;
 
 #[cfg(feature = "server")]
 pub mod config;
+
+#[cfg(feature = "server")]
+pub mod telemetry;
