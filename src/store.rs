@@ -14,7 +14,7 @@ use async_trait::async_trait;
 
 use crate::{
     clock::Timestamp,
-    marker::{MarkerKey, MarkerRecord, Reading},
+    marker::{MarkerKey, MarkerRecord, Reading, Unreadable},
     token::claims::Subject,
 };
 
@@ -124,4 +124,42 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
 
     /// Writes out what it holds back and lets go of its resources. The store is of no use afterwards.
     async fn close(&self);
+}
+
+/// What a stored value says, `None` standing for no value.
+#[cfg(any(feature = "embedded", feature = "redis"))]
+fn reading(key: &MarkerKey, value: Option<&[u8]>) -> Reading<MarkerRecord> {
+    match value.map(|value| MarkerRecord::decode(key.kind(), value)) {
+        None => Reading::Absent,
+        Some(Ok(record)) => Reading::Present(record),
+        Some(Err(Unreadable)) => Reading::Unreadable,
+    }
+}
+
+/// What is to be stored once `record` has met the stored `value`.
+#[cfg(any(feature = "embedded", feature = "redis"))]
+fn merged(key: &MarkerKey, value: Option<&[u8]>, record: &MarkerRecord) -> Merged {
+    match reading(key, value) {
+        Reading::Present(stored) => {
+            let merged = stored.clone().merge(record.clone());
+            Merged { changed: merged != stored, record: merged }
+        }
+        Reading::Absent | Reading::Unreadable => Merged { record: record.clone(), changed: true },
+    }
+}
+
+/// Refuses a record that nobody could read back: it would refuse everything under its key.
+#[cfg(any(feature = "embedded", feature = "redis"))]
+fn check_readable(store: &Arc<str>, key: &MarkerKey, record: &MarkerRecord) -> Result<(), StoreError> {
+    match MarkerRecord::decode(key.kind(), record.encode().as_bytes()) {
+        Ok(read) if read == *record => Ok(()),
+        Ok(_) | Err(Unreadable) => Err(StoreError::Refused {
+            store: Arc::clone(store),
+            message: format!(
+                "a {} marker must be of its key's kind, not before September 2001, and within {} bytes",
+                key.kind().as_str(),
+                crate::marker::record::MAX_VALUE_LENGTH
+            ),
+        }),
+    }
 }

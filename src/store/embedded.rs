@@ -1,10 +1,232 @@
-//! The embedded store: SQLite in the gateway's own process.
+//! The store inside the process: SQLite in a directory of its own, on a local disk.
+//!
+//! One thread writes, one reads; both have bounded queues. Marker writes that wait together are committed together and
+//! acknowledged when they are on disk (`synchronous=FULL`). Activity is written without waiting for the disk: a power
+//! cut may lose the last moments of it, never a marker.
+//!
+//! The values are those of the public format, see `docs/markers.md`.
 
-use std::path::PathBuf;
+mod database;
+mod queue;
+mod reader;
+mod writer;
 
-/// The embedded store.
+use std::{
+    fs::{DirBuilder, File, OpenOptions, TryLockError},
+    io,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use tokio::sync::oneshot;
+
+use self::{
+    database::Database,
+    queue::{Queue, queue},
+    reader::Read,
+    writer::{Write, Writer},
+};
+use super::{Merged, Store, StoreError, StoreReport, Watcher, check_readable};
+use crate::{
+    clock::{Clock, Timestamp},
+    marker::{MarkerKey, MarkerRecord, Reading},
+    token::claims::Subject,
+};
+
+/// How many jobs may wait for a thread; more wait in their callers.
+const QUEUE: usize = 1024;
+
+/// How long a caller waits for an answer. A disk that takes longer is as good as gone.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+const DATABASE_FILE: &str = "portcullis.db";
+const LOCK_FILE: &str = "portcullis.lock";
+
+/// Where the store is.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct EmbeddedSettings {
-    /// The directory of its files, for one process at a time.
+    /// Made if it is missing. It must be on a local disk, and belongs to one process at a time.
     pub directory: PathBuf,
+}
+
+/// Why an embedded store cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum EmbeddedOpenError {
+    /// The directory, or a file in it, cannot be made or opened.
+    #[error("store directory `{}` cannot be used", directory.display())]
+    Directory {
+        /// The directory.
+        directory: PathBuf,
+        /// What happened.
+        source: io::Error,
+    },
+    /// Another process has it open.
+    #[error("store directory `{}` is in use by another process", directory.display())]
+    InUse {
+        /// The directory.
+        directory: PathBuf,
+    },
+    /// A later version of this program wrote it.
+    #[error("store file `{}` has schema version {found}, this program knows {known}; use a newer one", file.display())]
+    Newer {
+        /// The file.
+        file: PathBuf,
+        /// Its schema version.
+        found: i64,
+        /// The latest schema version that is understood.
+        known: i64,
+    },
+    /// It is a database of another program.
+    #[error("store file `{}` belongs to another program", file.display())]
+    Foreign {
+        /// The file.
+        file: PathBuf,
+    },
+    /// It is no database, or a damaged one.
+    #[error("store file `{}` is damaged ({problem}); restore it from a backup, or move it away to start without markers", file.display())]
+    Damaged {
+        /// The file.
+        file: PathBuf,
+        /// What was found.
+        problem: String,
+    },
+    /// SQLite or the system reports something else.
+    #[error("store file `{}` cannot be opened", file.display())]
+    Unusable {
+        /// The file.
+        file: PathBuf,
+        /// What happened.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+/// Markers and activity in this process.
+#[derive(Debug)]
+pub struct EmbeddedStore {
+    name: Arc<str>,
+    writes: Queue<Write>,
+    reads: Queue<Read>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl EmbeddedStore {
+    /// Opens the store, and makes it if there is none. Blocks while it is checked.
+    ///
+    /// # Errors
+    /// [`EmbeddedOpenError`].
+    pub fn open(
+        settings: &EmbeddedSettings,
+        watcher: Arc<dyn Watcher>,
+        clock: Clock,
+    ) -> Result<Arc<Self>, EmbeddedOpenError> {
+        let directory = settings.directory.as_path();
+        let lock = lock(directory)?;
+        let file = directory.join(DATABASE_FILE);
+        let durable = Database::open(&file, clock.clone())?;
+        let relaxed = Database::open_relaxed(&file, clock.clone())?;
+        let reader = Database::open_read_only(&file, clock)?;
+        let name: Arc<str> = directory.display().to_string().into();
+        let (writes, inbox) = queue(QUEUE);
+        let work = Writer::new(Arc::clone(&name), inbox, watcher, durable, relaxed, lock);
+        let write_thread = spawn(directory, "portcullis-store-write", move || work.run())?;
+        let (reads, inbox) = queue(QUEUE);
+        let read_thread = {
+            let name = Arc::clone(&name);
+            spawn(directory, "portcullis-store-read", move || reader::run(&name, &inbox, &reader))?
+        };
+        // The reader ends first: the last connection to close tidies up the files.
+        Ok(Arc::new(Self { name, writes, reads, threads: Mutex::new(vec![read_thread, write_thread]) }))
+    }
+
+    async fn write<T>(&self, job: impl FnOnce(Answer<T>) -> Write) -> Result<T, StoreError> {
+        self.ask(&self.writes, job).await
+    }
+
+    async fn query<T>(&self, job: impl FnOnce(Answer<T>) -> Read) -> Result<T, StoreError> {
+        self.ask(&self.reads, job).await
+    }
+
+    async fn ask<J, T>(&self, queue: &Queue<J>, job: impl FnOnce(Answer<T>) -> J) -> Result<T, StoreError> {
+        let (answer, asked) = oneshot::channel();
+        let asking = async {
+            if queue.send(job(answer)).await.is_err() {
+                return Err(self.stopped());
+            }
+            asked.await.unwrap_or_else(|_| Err(self.stopped()))
+        };
+        tokio::time::timeout(PATIENCE, asking).await.unwrap_or_else(|_| Err(StoreError::timed_out(&self.name)))
+    }
+
+    fn stopped(&self) -> StoreError {
+        StoreError::unavailable(&self.name, io::Error::other("the store is closed"))
+    }
+}
+
+/// Where a job's answer goes. Nobody may be waiting for it any more.
+type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
+
+fn lock(directory: &Path) -> Result<File, EmbeddedOpenError> {
+    let failed = |source| EmbeddedOpenError::Directory { directory: directory.to_owned(), source };
+    let mut builder = DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.create(directory).map_err(failed)?;
+    let open = OpenOptions::new().create(true).truncate(false).write(true).open(directory.join(LOCK_FILE));
+    let file = open.map_err(failed)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(EmbeddedOpenError::InUse { directory: directory.to_owned() }),
+        Err(TryLockError::Error(source)) => Err(failed(source)),
+    }
+}
+
+fn spawn(
+    directory: &Path,
+    name: &str,
+    work: impl FnOnce() + Send + 'static,
+) -> Result<JoinHandle<()>, EmbeddedOpenError> {
+    let spawned = thread::Builder::new().name(name.to_owned()).spawn(work);
+    spawned.map_err(|source| EmbeddedOpenError::Directory { directory: directory.to_owned(), source })
+}
+
+#[async_trait]
+impl Store for EmbeddedStore {
+    async fn read(&self, key: &MarkerKey) -> Result<Reading<MarkerRecord>, StoreError> {
+        self.query(|answer| Read::Marker { key: key.clone(), answer }).await
+    }
+
+    async fn merge(
+        &self,
+        key: &MarkerKey,
+        record: &MarkerRecord,
+        expires: Option<Timestamp>,
+    ) -> Result<Merged, StoreError> {
+        check_readable(&self.name, key, record)?;
+        let merge = writer::Merge { key: key.clone(), record: record.clone(), expires };
+        self.write(|answer| Write::Merge(merge, answer)).await
+    }
+
+    async fn record_activity(&self, batch: &[(Subject, Timestamp)]) -> Result<(), StoreError> {
+        self.write(|answer| Write::Activity(batch.to_vec(), answer)).await
+    }
+
+    async fn last_activity(&self, subject: &Subject) -> Result<Option<Timestamp>, StoreError> {
+        self.query(|answer| Read::Activity { subject: subject.clone(), answer }).await
+    }
+
+    async fn report(&self) -> Result<StoreReport, StoreError> {
+        self.query(|answer| Read::Report { answer }).await
+    }
+
+    async fn close(&self) {
+        let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        self.reads.close();
+        self.writes.close();
+        // Joining blocks; a thread that panicked has nothing left to say.
+        let _ = tokio::task::spawn_blocking(|| threads.into_iter().for_each(|thread| drop(thread.join()))).await;
+    }
 }

@@ -1,0 +1,202 @@
+//! The thread that writes: all marker writes that wait are committed together, then acknowledged.
+
+use std::{
+    collections::VecDeque,
+    fs::File,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use super::{
+    Answer,
+    database::{Database, fault},
+    queue::{Inbox, Next, Ticket},
+};
+use crate::{
+    clock::Timestamp,
+    marker::{MarkerKey, MarkerRecord},
+    store::{Merged, StoreError, Watcher, merged},
+    token::claims::Subject,
+};
+
+/// How often the watcher hears that this thread lives.
+const BEAT: Duration = Duration::from_millis(250);
+
+/// How often expired markers are looked for, and how many are removed at a time.
+const PURGE_INTERVAL: Duration = Duration::from_secs(1);
+const PURGE_CHUNK: usize = 200;
+
+/// The most marker writes in one transaction.
+const GROUP: usize = 256;
+
+/// The most activities in one transaction: marker writes wait for no more than one of these.
+const ACTIVITY_CHUNK: usize = 500;
+
+/// What can be asked for.
+#[derive(Debug)]
+pub(super) enum Write {
+    Merge(Merge, Answer<Merged>),
+    Activity(Vec<(Subject, Timestamp)>, Answer<()>),
+}
+
+/// A marker to merge.
+#[derive(Debug)]
+pub(super) struct Merge {
+    pub(super) key: MarkerKey,
+    pub(super) record: MarkerRecord,
+    pub(super) expires: Option<Timestamp>,
+}
+
+/// An activity batch of which a part may be written.
+struct Activity {
+    batch: Vec<(Subject, Timestamp)>,
+    written: usize,
+    answer: Answer<()>,
+    /// Keeps the place in the queue taken.
+    _ticket: Ticket<()>,
+}
+
+/// The thread's state. The fields are dropped in this order: the lock goes last.
+pub(super) struct Writer {
+    name: Arc<str>,
+    inbox: Inbox<Write>,
+    watcher: Arc<dyn Watcher>,
+    durable: Database,
+    relaxed: Database,
+    activities: VecDeque<Activity>,
+    heard: Instant,
+    purged: Instant,
+    _lock: File,
+}
+
+impl Writer {
+    pub(super) fn new(
+        name: Arc<str>,
+        inbox: Inbox<Write>,
+        watcher: Arc<dyn Watcher>,
+        durable: Database,
+        relaxed: Database,
+        lock: File,
+    ) -> Self {
+        watcher.reset();
+        watcher.heard();
+        let now = Instant::now();
+        Self {
+            name,
+            inbox,
+            watcher,
+            durable,
+            relaxed,
+            activities: VecDeque::new(),
+            heard: now,
+            purged: now,
+            _lock: lock,
+        }
+    }
+
+    /// Writes until the queue is closed and empty.
+    pub(super) fn run(mut self) {
+        let mut open = true;
+        while open || !self.activities.is_empty() {
+            let merges = self.collect(&mut open);
+            self.commit(merges);
+            self.record_some_activity();
+            self.beat();
+            self.purge();
+        }
+    }
+
+    /// Waits for a job, unless there is other work, and takes what else waits.
+    fn collect(&mut self, open: &mut bool) -> Vec<Ticket<(Merge, Answer<Merged>)>> {
+        let mut merges = Vec::new();
+        let mut next = if *open && self.activities.is_empty() { self.inbox.wait_for(BEAT) } else { self.inbox.take() };
+        loop {
+            match next {
+                Next::Job(ticket) => match ticket.split() {
+                    (Write::Merge(merge, answer), place) => merges.push(place.with((merge, answer))),
+                    (Write::Activity(batch, answer), place) => {
+                        self.activities.push_back(Activity { batch, written: 0, answer, _ticket: place });
+                    }
+                },
+                Next::Nothing => break,
+                Next::Closed => {
+                    *open = false;
+                    break;
+                }
+            }
+            if merges.len() >= GROUP {
+                break;
+            }
+            next = self.inbox.take();
+        }
+        merges
+    }
+
+    /// One transaction for all. The watcher is told when it is durable, and before anybody is told so.
+    fn commit(&mut self, tickets: Vec<Ticket<(Merge, Answer<Merged>)>>) {
+        if tickets.is_empty() {
+            return;
+        }
+        match self.durable.transaction(|markers| {
+            let merge_one = |ticket: &Ticket<(Merge, Answer<Merged>)>| {
+                let (Merge { key, record, expires }, _) = &ticket.job;
+                let merged = merged(key, markers.get(key.as_str())?.as_deref(), record);
+                if merged.changed {
+                    markers.put(key.as_str(), &merged.record.encode(), *expires)?;
+                }
+                Ok(merged)
+            };
+            tickets.iter().map(merge_one).collect::<rusqlite::Result<Vec<_>>>()
+        }) {
+            Ok(results) => {
+                for (ticket, merged) in tickets.into_iter().zip(results) {
+                    let (merge, answer) = ticket.job;
+                    if merged.changed {
+                        self.watcher.changed(merge.key.as_str());
+                    }
+                    let _ = answer.send(Ok(merged));
+                }
+            }
+            Err(error) => {
+                let error = fault(&self.name, error);
+                for ticket in tickets {
+                    let _ = ticket.job.1.send(Err(error.clone()));
+                }
+            }
+        }
+    }
+
+    fn record_some_activity(&mut self) {
+        let Some(mut activity) = self.activities.pop_front() else { return };
+        let end = activity.batch.len().min(activity.written + ACTIVITY_CHUNK);
+        let recorded = self.relaxed.record_activity(&activity.batch[activity.written..end]);
+        activity.written = end;
+        match recorded {
+            Ok(()) if end < activity.batch.len() => self.activities.push_front(activity),
+            result => {
+                let result: Result<(), StoreError> = result.map_err(|error| fault(&self.name, error));
+                let _ = activity.answer.send(result);
+            }
+        }
+    }
+
+    /// A thread that hangs or is gone falls silent.
+    fn beat(&mut self) {
+        if self.heard.elapsed() >= BEAT {
+            self.watcher.heard();
+            self.heard = Instant::now();
+        }
+    }
+
+    /// Failing, it is tried again the next time: expired markers are not read anyway.
+    fn purge(&mut self) {
+        if self.purged.elapsed() < PURGE_INTERVAL {
+            return;
+        }
+        self.purged = Instant::now();
+        match self.relaxed.purge(PURGE_CHUNK) {
+            Ok(keys) => keys.iter().for_each(|key| self.watcher.changed(key)),
+            Err(error) => tracing::warn!(store.name = %self.name, %error, "expired markers cannot be removed"),
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! The names of keys: a public format, see `docs/markers.md`.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use aws_lc_rs::digest::{SHA256, digest};
+
+use crate::{clock::Timestamp, marker::MarkerKey, token::claims::Subject};
+
+/// Over how many sorted sets the activity of an issuer is spread.
+const SHARDS: u8 = 64;
+
+/// The largest whole number that a score holds exactly.
+const MAX_SCORE: i64 = 1 << 53;
+
+/// All key names under one prefix.
+#[derive(Clone, Debug)]
+pub(super) struct Keys {
+    prefix: Arc<str>,
+}
+
+impl Keys {
+    /// `None`: not a usable prefix.
+    pub(super) fn new(prefix: &str) -> Option<Self> {
+        let usable = (1..=64).contains(&prefix.len()) && prefix.bytes().all(|byte| byte.is_ascii_graphic());
+        usable.then(|| Self { prefix: prefix.into() })
+    }
+
+    /// What the names of all markers begin with. Activity is not under it: each change there is pushed to every gateway.
+    pub(super) fn markers(&self) -> Arc<str> {
+        format!("{}m:", self.prefix).into()
+    }
+
+    pub(super) fn marker(&self, key: &MarkerKey) -> String {
+        format!("{}m:{}", self.prefix, key.as_str())
+    }
+
+    /// The sorted set that holds a subject.
+    pub(super) fn activity(&self, subject: &Subject) -> String {
+        let shard = digest(&SHA256, subject.id.as_str().as_bytes()).as_ref()[0] % SHARDS;
+        format!("{}seen:{}:{shard:02}", self.prefix, subject.issuer)
+    }
+
+    /// One `ZADD … GT` per sorted set: times never go back.
+    pub(super) fn activity_pipeline(&self, batch: &[(Subject, Timestamp)]) -> ::redis::Pipeline {
+        let mut sets = BTreeMap::<String, ::redis::Cmd>::new();
+        for (subject, seen) in batch {
+            let set = self.activity(subject);
+            let command = sets.entry(set).or_insert_with_key(|set| {
+                let mut command = ::redis::cmd("ZADD");
+                command.arg(set).arg("GT");
+                command
+            });
+            command.arg(seen.as_millis().clamp(0, MAX_SCORE)).arg(subject.id.as_str());
+        }
+        let mut pipeline = ::redis::pipe();
+        for (_, command) in sets {
+            pipeline.add_command(command).ignore();
+        }
+        pipeline
+    }
+}
+
+/// The time that a score stands for, if it is one.
+pub(super) fn time_of(score: f64) -> Option<Timestamp> {
+    #[expect(clippy::cast_precision_loss, reason = "exact up to MAX_SCORE")]
+    let credible = (0.0..=MAX_SCORE as f64).contains(&score);
+    #[expect(clippy::cast_possible_truncation, reason = "within MAX_SCORE, a fraction of a millisecond is dropped")]
+    credible.then_some(Timestamp::from_millis(score as i64))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn subject(id: &str) -> Subject {
+        Subject { issuer: "acme".try_into().unwrap(), id: id.try_into().unwrap() }
+    }
+
+    #[test]
+    fn names_are_those_of_the_public_format() {
+        let keys = Keys::new("portcullis:").unwrap();
+        assert_eq!(keys.marker(&MarkerKey::logout(&subject("auth0|123"))), "portcullis:m:logout:acme:auth0|123");
+        // printf 'auth0|123' | sha256sum begins with 40: 0x40 % 64 = 0
+        assert_eq!(keys.activity(&subject("auth0|123")), "portcullis:seen:acme:00");
+        assert!(!keys.activity(&subject("auth0|123")).starts_with(&*keys.markers()));
+    }
+
+    #[test]
+    fn prefixes_are_checked() {
+        for prefix in ["", "a b", "ü:", "a\n", &"x".repeat(65)] {
+            assert!(Keys::new(prefix).is_none(), "{prefix:?}");
+        }
+    }
+
+    #[test]
+    fn scores_that_are_no_times_are_none() {
+        assert_eq!(time_of(1_763_700_000_123.0), Some(Timestamp::from_millis(1_763_700_000_123)));
+        for score in [-1.0, f64::NAN, f64::INFINITY, 1e300] {
+            assert_eq!(time_of(score), None, "{score}");
+        }
+    }
+}
