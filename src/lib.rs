@@ -44,3 +44,9 @@ pub mod config;
 
 #[cfg(feature = "server")]
 pub mod telemetry;
+
+#[cfg(feature = "server")]
+pub mod instance;
+
+#[cfg(feature = "server")]
+pub mod cli;
