@@ -28,8 +28,8 @@ use secrecy::SecretString;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-pub use self::health::Readiness;
 use self::answer::problem;
+pub use self::health::Readiness;
 use crate::{
     config::Config,
     gate::{Judge, Policy},
@@ -98,7 +98,9 @@ impl Admin {
             .route("/metrics", get(metrics))
             .route("/openapi.json", get(openapi))
             .merge(guarded)
-            .fallback(|| async { problem(StatusCode::NOT_FOUND, "no_endpoint", "there is no such endpoint; see /openapi.json") })
+            .fallback(|| async {
+                problem(StatusCode::NOT_FOUND, "no_endpoint", "there is no such endpoint; see /openapi.json")
+            })
             .method_not_allowed_fallback(|| async {
                 problem(StatusCode::METHOD_NOT_ALLOWED, "method", "this method is not served here; see /openapi.json")
             })

@@ -5,8 +5,8 @@
 
 mod admin;
 mod check;
+mod client;
 mod demo;
-mod http;
 mod print;
 mod serve;
 
@@ -31,7 +31,14 @@ const EXIT_CODES: &str = "Exit codes:
 #[command(name = "portcullis", version, about, after_help = EXIT_CODES, propagate_version = true)]
 pub struct Cli {
     /// The configuration file
-    #[arg(long, short, global = true, env = "PORTCULLIS_CONFIG", default_value = "portcullis.toml", value_name = "FILE")]
+    #[arg(
+        long,
+        short,
+        global = true,
+        env = "PORTCULLIS_CONFIG",
+        default_value = "portcullis.toml",
+        value_name = "FILE"
+    )]
     config: PathBuf,
     /// The form of what is printed
     #[arg(long, global = true, value_enum, default_value_t)]
@@ -53,10 +60,14 @@ enum Output {
 #[derive(Subcommand, Debug)]
 enum Command {
     /// Runs the gate
-    #[command(after_help = "Examples:\n  portcullis serve --config gateway.toml\n  PORTCULLIS_LISTENER_ADDRESS=0.0.0.0:8080 portcullis serve\n\nSIGTERM and SIGINT drain: requests in flight end, what waits is written.")]
+    #[command(
+        after_help = "Examples:\n  portcullis serve --config gateway.toml\n  PORTCULLIS_LISTENER_ADDRESS=0.0.0.0:8080 portcullis serve\n\nSIGTERM and SIGINT drain: requests in flight end, what waits is written."
+    )]
     Serve,
     /// Checks the configuration, reaches the issuers' keys and the store, and says what it found
-    #[command(after_help = "Examples:\n  portcullis check --config gateway.toml\n  portcullis check --offline --output json")]
+    #[command(
+        after_help = "Examples:\n  portcullis check --config gateway.toml\n  portcullis check --offline --output json"
+    )]
     Check {
         /// Look at the configuration only
         #[arg(long)]
@@ -65,7 +76,9 @@ enum Command {
     /// Shows it working: an issuer, an API and the gate in one process
     Demo(Demo),
     /// Logs a user out everywhere
-    #[command(after_help = "Examples:\n  portcullis logout 'auth0|6553da60a54af58e29493993'\n  portcullis logout alice --issuer acme --reason 'lost laptop'")]
+    #[command(
+        after_help = "Examples:\n  portcullis logout 'auth0|6553da60a54af58e29493993'\n  portcullis logout alice --issuer acme --reason 'lost laptop'"
+    )]
     Logout {
         #[command(flatten)]
         target: Target,
@@ -73,7 +86,9 @@ enum Command {
         remote: Remote,
     },
     /// Blocks a user
-    #[command(after_help = "Examples:\n  portcullis block 'auth0|6553da60a54af58e29493993' --reason fraud\n  portcullis block alice --until 2026-12-31T00:00:00Z")]
+    #[command(
+        after_help = "Examples:\n  portcullis block 'auth0|6553da60a54af58e29493993' --reason fraud\n  portcullis block alice --until 2026-12-31T00:00:00Z"
+    )]
     Block {
         #[command(flatten)]
         target: Target,
@@ -92,7 +107,9 @@ enum Command {
         remote: Remote,
     },
     /// Shows the gate's health, or what is known of a user
-    #[command(after_help = "Examples:\n  portcullis status\n  portcullis status 'auth0|6553da60a54af58e29493993' --output json")]
+    #[command(
+        after_help = "Examples:\n  portcullis status\n  portcullis status 'auth0|6553da60a54af58e29493993' --output json"
+    )]
     Status {
         /// The user: the `sub` claim
         #[arg(value_name = "USER")]

@@ -149,12 +149,8 @@ impl Instance {
 
         let settings = Arc::new(config.listener);
         let (stop_listening, stop_rest) = (CancellationToken::new(), CancellationToken::new());
-        let listening = tokio::spawn(listener::run(
-            listener,
-            Arc::clone(&gateway),
-            Arc::clone(&settings),
-            stop_listening.clone(),
-        ));
+        let listening =
+            tokio::spawn(listener::run(listener, Arc::clone(&gateway), Arc::clone(&settings), stop_listening.clone()));
         let recording = tokio::spawn(recorder.run(store, stop_rest.clone()));
         tokio::spawn(maintain(judge.clone(), gateway, stop_rest.clone()));
         tokio::spawn(Arc::clone(&readiness).watch(stop_rest.clone()));
@@ -225,10 +221,10 @@ fn local_address(listener: &TcpListener, address: SocketAddr) -> Result<SocketAd
 
 /// The gate's own endpoints take the tokens of every issuer, from wherever a route takes them.
 fn own_policy(config: &Config) -> Policy {
-    let mut policy = config.routes.first().map_or_else(
-        || unreachable!("a configuration without routes is refused"),
-        |route| route.policy.clone(),
-    );
+    let mut policy = config
+        .routes
+        .first()
+        .map_or_else(|| unreachable!("a configuration without routes is refused"), |route| route.policy.clone());
     let everything = |of: fn(&Policy) -> usize| config.routes.iter().map(|route| &route.policy).max_by_key(|p| of(p));
     if let Some(richest) = everything(|policy| policy.sources.cookies.len() + policy.sources.headers.len()) {
         policy.sources = richest.sources.clone();

@@ -1,12 +1,12 @@
 //! Who may use the admin endpoints.
 
+use aws_lc_rs::constant_time::verify_slices_are_equal;
 use axum::{
     extract::{Request, State},
     http::{HeaderMap, HeaderValue, StatusCode, header},
     middleware::Next,
     response::Response,
 };
-use aws_lc_rs::constant_time::verify_slices_are_equal;
 use secrecy::ExposeSecret;
 
 use super::{Admin, answer::problem};

@@ -218,9 +218,16 @@ pub(super) async fn explain(State(Admin(admin)): State<Admin>, body: Bytes) -> R
         let policy = match &route {
             Some(name) => admin.policies.iter().find(|policy| *policy.name == **name).ok_or_else(|| {
                 let names: Vec<&str> = admin.policies.iter().map(|policy| &*policy.name).collect();
-                problem(StatusCode::NOT_FOUND, "no_route", format!("there is no such route; there are: {}", names.join(", ")))
+                problem(
+                    StatusCode::NOT_FOUND,
+                    "no_route",
+                    format!("there is no such route; there are: {}", names.join(", ")),
+                )
             })?,
-            None => admin.policies.first().ok_or_else(|| problem(StatusCode::NOT_FOUND, "no_route", "there are no routes"))?,
+            None => admin
+                .policies
+                .first()
+                .ok_or_else(|| problem(StatusCode::NOT_FOUND, "no_route", "there are no routes"))?,
         };
         let (decision, steps) = admin.judge.explain(policy, token.trim()).await;
         let claims = decision.token.as_ref().map(|known| &known.token.claims);

@@ -12,7 +12,7 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
 
-use super::{Outcome, Output, http, load, print, runtime};
+use super::{Outcome, Output, client, load, print, runtime};
 
 /// Which gate to ask.
 #[derive(Args, Debug)]
@@ -181,7 +181,7 @@ impl Gate {
         }
         let problem = answer.json().unwrap_or_default();
         let detail = problem["detail"].as_str().unwrap_or("the gate gave no reason");
-        let hint = if answer.status == ::http::StatusCode::UNAUTHORIZED {
+        let hint = if answer.status == http::StatusCode::UNAUTHORIZED {
             "; give it by PORTCULLIS_ADMIN_TOKEN or --token-file"
         } else {
             ""
@@ -194,11 +194,11 @@ impl Gate {
         self.exchange(method, path, body).await?.json()
     }
 
-    async fn exchange(&self, method: Method, path: &str, body: Option<&Value>) -> anyhow::Result<http::Answer> {
+    async fn exchange(&self, method: Method, path: &str, body: Option<&Value>) -> anyhow::Result<client::Answer> {
         let base = self.base.to_string();
         let url: Uri = format!("{}{path}", base.trim_end_matches('/')).parse().context("admin URL is not valid")?;
         let token = self.token.as_ref().map(ExposeSecret::expose_secret);
-        http::send(method, &url, token, body)
+        client::send(method, &url, token, body)
             .await
             .with_context(|| format!("no gate answers at {base} (is it running? `portcullis serve` starts it)"))
     }

@@ -83,7 +83,10 @@ async fn keys(config: &Config) -> Vec<Finding> {
         Ok(verifier) => verifier,
         Err(error) => return vec![problem("issuers".to_owned(), &error)],
     };
-    let finding = |(name, result): (crate::token::claims::IssuerName, Result<crate::token::jwks::KeySetStatus, _>)| {
+    let finding = |(name, result): (
+        crate::token::claims::IssuerName,
+        Result<crate::token::jwks::KeySetStatus, Arc<crate::token::jwks::JwksError>>,
+    )| {
         let what = format!("issuer `{name}`");
         match result {
             Ok(status) if status.keys == 0 => {

@@ -17,11 +17,17 @@ use tokio::{net::TcpListener, time::Instant};
 
 use self::{issuer::DemoIssuer, story::Story};
 use super::{Outcome, print, runtime, serve::wait_for_signal};
-use crate::{config::Config, instance::Instance, telemetry::log};
+use crate::{
+    config::{Config, LogFormat, LogSettings},
+    instance::Instance,
+    telemetry::log,
+};
 
 /// `portcullis demo`
 #[derive(Args, Debug)]
-#[command(after_help = "Examples:\n  portcullis demo          starts, prints a token and commands to paste, and stays up\n  portcullis demo --once   walks the story by itself and exits; not 0 if anything differs")]
+#[command(
+    after_help = "Examples:\n  portcullis demo          starts, prints a token and commands to paste, and stays up\n  portcullis demo --once   walks the story by itself and exits; not 0 if anything differs"
+)]
 pub(super) struct Demo {
     /// Walk the story once over real sockets, say what happened at each step, and exit
     #[arg(long)]
@@ -51,7 +57,7 @@ impl Drop for DataDirectory {
 
 impl Demo {
     pub(super) fn run(self) -> anyhow::Result<Outcome> {
-        log::start(&log::LogSettings { filter: "warn".to_owned(), ..log::LogSettings::default() })?;
+        log::start(&LogSettings { level: "warn".to_owned(), format: LogFormat::Text, access: false })?;
         runtime()?.block_on(self.play())
     }
 

@@ -9,9 +9,9 @@ use std::{
 
 use anyhow::Context;
 use aws_lc_rs::{
-    encoding::AsDer,
+    rand::SystemRandom,
     rsa::{KeyPair, KeySize},
-    signature::KeyPair as _,
+    signature::{KeyPair as _, RSA_PKCS1_SHA256},
 };
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytes::Bytes;
@@ -19,13 +19,14 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use http_body_util::Full;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
-use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
-use super::super::http as client;
-use crate::clock::{Clock, Timestamp};
+use crate::{
+    cli::client,
+    clock::{Clock, Timestamp},
+};
 
 const KEY_ID: &str = "demo-key";
 const AUDIENCE: &str = "https://api.demo.example";
@@ -33,15 +34,15 @@ const TOKEN_LIFETIME: i64 = 3600;
 
 pub(super) struct DemoIssuer {
     address: SocketAddr,
-    key: EncodingKey,
+    key: KeyPair,
     jwks: Value,
     admin: OnceLock<SocketAddr>,
 }
 
 impl DemoIssuer {
     pub(super) fn new(address: SocketAddr) -> anyhow::Result<Self> {
-        let pair = KeyPair::generate(KeySize::Rsa2048).context("no RSA key can be made")?;
-        let public = pair.public_key();
+        let key = KeyPair::generate(KeySize::Rsa2048).context("no RSA key can be made")?;
+        let public = key.public_key();
         let encode = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
         let jwks = json!({ "keys": [{
             "kty": "RSA",
@@ -51,8 +52,7 @@ impl DemoIssuer {
             "n": encode(public.modulus().big_endian_without_leading_zero()),
             "e": encode(public.exponent().big_endian_without_leading_zero()),
         }] });
-        let pkcs8: aws_lc_rs::encoding::Pkcs8V1Der<'_> = pair.as_der().context("the RSA key cannot be encoded")?;
-        Ok(Self { address, key: EncodingKey::from_rsa_der(pkcs8.as_ref()), jwks, admin: OnceLock::new() })
+        Ok(Self { address, key, jwks, admin: OnceLock::new() })
     }
 
     /// Its identifier. The slash at the end is how Auth0 writes it.
@@ -87,9 +87,19 @@ impl DemoIssuer {
         if let Some(logout) = self.last_logout(user).await {
             claims["last_logout"] = json!(logout.as_millis());
         }
-        let mut header = Header::new(Algorithm::RS256);
-        header.kid = Some(KEY_ID.to_owned());
-        jsonwebtoken::encode(&header, &claims, &self.key).context("the token cannot be signed")
+        self.sign(&claims)
+    }
+
+    /// A JWS in compact form (RFC 7515 §7.1).
+    fn sign(&self, claims: &Value) -> anyhow::Result<String> {
+        let header = json!({ "alg": "RS256", "typ": "at+jwt", "kid": KEY_ID });
+        let encode = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
+        let message = format!("{}.{}", encode(&header), encode(claims));
+        let mut signature = vec![0; self.key.public_modulus_len()];
+        self.key
+            .sign(&RSA_PKCS1_SHA256, &SystemRandom::new(), message.as_bytes(), &mut signature)
+            .context("the token cannot be signed")?;
+        Ok(format!("{message}.{}", URL_SAFE_NO_PAD.encode(signature)))
     }
 
     pub(super) async fn serve(self: Arc<Self>, listener: TcpListener) {

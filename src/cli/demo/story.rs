@@ -11,8 +11,12 @@ use anyhow::{Context, ensure};
 use http::{Method, Uri};
 use serde_json::{Value, json};
 
-use super::{super::http::{self as client, Answer}, issuer::DemoIssuer};
-use crate::cli::{Outcome, print};
+use super::issuer::DemoIssuer;
+use crate::cli::{
+    Outcome,
+    client::{self, Answer},
+    print,
+};
 
 const USER: &str = "auth0|alice";
 
