@@ -411,8 +411,8 @@ async fn other_kinds_are_verified_by_their_own_rules() {
     assert_eq!(read(&token), Ok("auth0|alice".to_owned()));
     assert_eq!(read(&ISSUER.token(&claims())), Err(TokenFault::Type.into()));
     let forger = SigningKey::generate("key-1", Algorithm::RS256);
-    let forged = forger.compact(header_with(json!({"typ": "logout+jwt"})), claims().to_string());
-    assert_eq!(read(&forged), Err(TokenFault::Signature.into()));
+    let other = forger.compact(header_with(json!({"typ": "logout+jwt"})), claims().to_string());
+    assert_eq!(read(&other), Err(TokenFault::Signature.into()));
 }
 
 #[tokio::test]
@@ -424,7 +424,7 @@ async fn nothing_of_a_token_is_in_debug_output() {
     let verifier = Verifier::new(vec![settings], options).unwrap();
     let mut claims = issuer.claims(NOW);
     claims["email"] = json!("alice@secret.example");
-    let verified = verifier.verify(&issuer.token(&claims)).unwrap();
-    let text = format!("{verified:?} {verifier:?}");
+    let shown = verifier.verify(&issuer.token(&claims)).unwrap();
+    let text = format!("{shown:?} {verifier:?}");
     assert!(!text.contains("alice"), "{text}");
 }
