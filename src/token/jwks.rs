@@ -87,6 +87,7 @@ struct State {
 }
 
 /// Where an issuer's keys come from, ready to use.
+#[expect(clippy::large_enum_variant, reason = "one per issuer, moved once")]
 pub(super) enum Origin {
     /// A shared secret: known from the start, never fetched.
     Secret(Key),
@@ -185,11 +186,11 @@ impl KeySet {
         // `load` may have run just before.
         let mut wait = if self.inner.state.load().fetched_at.is_some() { self.refresh_wait() } else { Duration::ZERO };
         loop {
-            let step = async {
+            let next = async {
                 tokio::time::sleep(wait).await;
                 self.join_fetch().await
             };
-            match stop.run_until_cancelled(step).await {
+            match stop.run_until_cancelled(next).await {
                 None => return,
                 Some(Ok(())) => {
                     retry = FIRST_RETRY;
@@ -244,14 +245,12 @@ impl Inner {
 
     /// One at a time: `join_fetch` sees to it.
     async fn fetch_and_publish(&self) -> Outcome {
-        let fetched = match &self.fetcher {
-            None => return Ok(()),
-            Some(fetcher) => match tokio::time::timeout(self.fetch_timeout, fetcher.fetch()).await {
-                Err(_) => Err(JwksError::TimedOut),
-                Ok(fetched) => fetched,
-            },
-        };
-        match fetched.and_then(|document| Ok(parse_key_set(&document, &self.algorithms)?)) {
+        let Some(fetcher) = &self.fetcher else { return Ok(()) };
+        let answer = tokio::time::timeout(self.fetch_timeout, fetcher.fetch()).await;
+        match answer
+            .unwrap_or(Err(JwksError::TimedOut))
+            .and_then(|document| Ok(parse_key_set(&document, &self.algorithms)?))
+        {
             Ok(parsed) => {
                 self.publish(parsed);
                 Ok(())

@@ -68,7 +68,7 @@ pub struct Key {
 
 enum Prepared {
     Public(ParsedPublicKey),
-    Secret(hmac::Key),
+    Secret(Box<hmac::Key>),
 }
 
 impl Key {
@@ -102,7 +102,7 @@ impl Key {
             if secret.len() < hash.tag_len() {
                 return Err(KeyFault::Weak);
             }
-            Ok((algorithm, Prepared::Secret(hmac::Key::new(hash, secret))))
+            Ok((algorithm, Prepared::Secret(Box::new(hmac::Key::new(hash, secret)))))
         });
         Ok(Self {
             verifiers: verifiers.collect::<Result<_, _>>()?,
@@ -401,8 +401,10 @@ impl PublicPart {
     }
 }
 
+/// Some issuers write padding, or the alphabet of plain base64, which no other reading of the text contradicts.
 fn decoded(member: Option<&str>) -> Result<Vec<u8>, KeyFault> {
-    URL_SAFE_NO_PAD.decode(member.ok_or(KeyFault::Malformed)?).map_err(|_| KeyFault::Malformed)
+    let text = member.ok_or(KeyFault::Malformed)?.trim_end_matches('=').replace('+', "-").replace('/', "_");
+    URL_SAFE_NO_PAD.decode(text).map_err(|_| KeyFault::Malformed)
 }
 
 /// A member of fixed length.
@@ -444,6 +446,7 @@ fn has_roca_fingerprint(modulus: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use base64::engine::general_purpose::STANDARD;
     use serde_json::json;
 
     use super::*;
@@ -451,10 +454,11 @@ mod tests {
     const RSA: [Algorithm; 2] = [Algorithm::RS256, Algorithm::PS256];
 
     #[test]
-    fn leading_zeros_of_a_modulus_are_dropped() {
-        let modulus = URL_SAFE_NO_PAD.encode([&[0][..], &[0xff; 256]].concat());
-        let key = Key::from_jwk(&json!({"kty": "RSA", "n": modulus, "e": "AQAB"}), &RSA).unwrap();
-        assert!(key.algorithms().eq(RSA));
+    fn a_modulus_may_have_leading_zeros_and_plain_base64() {
+        let modulus = [&[0][..], &[0xff; 256]].concat();
+        let key = |modulus: String| Key::from_jwk(&json!({"kty": "RSA", "n": modulus, "e": "AQAB"}), &RSA).unwrap();
+        let (bare, plain) = (key(URL_SAFE_NO_PAD.encode(&modulus[1..])), key(STANDARD.encode(&modulus)));
+        assert!(bare.algorithms().eq(RSA) && bare.is_same(&plain));
     }
 
     #[test]
@@ -466,7 +470,7 @@ mod tests {
             (json!("key"), KeyFault::Malformed),
             (json!({"n": n, "e": "AQAB"}), KeyFault::Malformed),
             (json!({"kty": "RSA", "n": n}), KeyFault::Malformed),
-            (json!({"kty": "RSA", "n": format!("{n}="), "e": "AQAB"}), KeyFault::Malformed),
+            (json!({"kty": "RSA", "n": format!("{n}."), "e": "AQAB"}), KeyFault::Malformed),
             (json!({"kty": "RSA", "n": n, "e": "AQAB", "kid": 1}), KeyFault::Malformed),
             (json!({"kty": "RSA", "n": short, "e": "AQAB"}), KeyFault::Weak),
             (json!({"kty": "RSA", "n": n, "e": "AQ"}), KeyFault::Weak),

@@ -374,12 +374,12 @@ fn check(settings: &IssuerSettings) -> Result<(), VerifierError> {
 
 /// The client is made when the first issuer needs it: reading the system's certificates takes a while.
 fn origin(settings: &IssuerSettings, client: &mut Option<HttpClient>) -> Result<Origin, VerifierError> {
-    let mut http = || match client {
-        Some(client) => Ok(client.clone()),
-        None => {
-            let made = HttpClient::new().map_err(VerifierError::Certificates)?;
-            Ok(client.insert(made).clone())
+    let mut http = || {
+        if let Some(client) = client {
+            return Ok(client.clone());
         }
+        let made = HttpClient::new().map_err(VerifierError::Certificates)?;
+        Ok(client.insert(made).clone())
     };
     Ok(match &settings.keys {
         KeySource::Discovery => {

@@ -33,23 +33,21 @@ pub(super) fn field_value(claim: &Value<'_>) -> Option<HeaderValue> {
 }
 
 fn text<'v>(value: &'v Value<'_>) -> Cow<'v, str> {
-    match value {
-        Value::String(text) => Cow::Borrowed(text),
-        _ => {
-            let mut json = String::new();
-            value.write_json(&mut json);
-            Cow::Owned(json)
-        }
+    if let Value::String(text) = value {
+        return Cow::Borrowed(text);
     }
+    let mut json = String::new();
+    value.write_json(&mut json);
+    Cow::Owned(json)
 }
 
 fn encoded(text: &str, is_element: bool) -> Cow<'_, str> {
     // A recipient strips spaces at the ends: ` admin` must not arrive as `admin`.
-    let goes_as_it_is = text.bytes().all(|byte| matches!(byte, b' '..=b'~'))
-        && !text.starts_with(' ')
-        && !text.ends_with(' ')
-        && !(is_element && text.contains(','));
-    if goes_as_it_is { Cow::Borrowed(text) } else { utf8_percent_encode(text, ENCODED).into() }
+    let needs_encoding = !text.bytes().all(|byte| matches!(byte, b' '..=b'~'))
+        || text.starts_with(' ')
+        || text.ends_with(' ')
+        || (is_element && text.contains(','));
+    if needs_encoding { utf8_percent_encode(text, ENCODED).into() } else { Cow::Borrowed(text) }
 }
 
 #[cfg(test)]

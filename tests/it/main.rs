@@ -1,0 +1,7 @@
+//! Integration tests: one binary, a module per capability.
+#![cfg(feature = "server")]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
+#![allow(clippy::needless_pass_by_value, reason = "calls read better with `json!` in place")]
+
+mod support;
+mod token;
