@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// How far ahead of the gate's clock a change may be dated.
-const MAX_AHEAD: std::time::Duration = std::time::Duration::from_mins(1);
+const MAX_AHEAD: std::time::Duration = std::time::Duration::from_secs(60);
 
 /// What may be said about a change. All of it is optional, and so is the body.
 #[derive(Deserialize, Default)]

@@ -284,3 +284,6 @@ struct MarkerCacheMetrics {
     entries: Gauge,
     age: Gauge<f64, AtomicU64>,
 }
+
+#[cfg(test)]
+mod tests;

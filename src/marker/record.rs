@@ -224,7 +224,7 @@ pub struct Retention {
 
 impl Retention {
     /// How long a cleared block is remembered.
-    pub const TOMBSTONE: Duration = Duration::from_hours(7 * 24);
+    pub const TOMBSTONE: Duration = Duration::from_secs(7 * 24 * 3600);
 
     /// When a marker may be forgotten; `None`: never by itself.
     #[must_use]

@@ -1,0 +1,228 @@
+use std::{
+    collections::HashMap,
+    sync::{Mutex, atomic::AtomicUsize},
+};
+
+use async_trait::async_trait;
+use tokio::sync::{Notify, Semaphore};
+
+use super::*;
+use crate::{
+    clock::{Moment, Timestamp},
+    marker::{Logout, MarkerClock, MarkerRecord},
+    store::{Merged, StoreReport},
+    token::claims::{Scopes, Subject},
+};
+
+const SETTINGS: MarkerSettings = MarkerSettings {
+    max_staleness: Duration::from_secs(2),
+    cache_size: 1 << 20,
+    read_timeout: Duration::from_secs(1),
+    write_timeout: Duration::from_secs(1),
+};
+
+/// A store in memory whose reads take their value first and deliver it when they are let.
+#[derive(Debug)]
+struct SlowStore {
+    values: Mutex<HashMap<String, MarkerRecord>>,
+    reads: AtomicUsize,
+    /// A read has taken its value.
+    taken: Notify,
+    /// One permit lets one read deliver.
+    deliveries: Semaphore,
+}
+
+impl SlowStore {
+    fn new(deliveries: usize) -> Self {
+        Self {
+            values: Mutex::default(),
+            reads: AtomicUsize::new(0),
+            taken: Notify::new(),
+            deliveries: Semaphore::new(deliveries),
+        }
+    }
+
+    /// Writes and pushes, as a store does before it acknowledges.
+    fn write(&self, key: &MarkerKey, at: i64, cache: &MarkerCache) {
+        let logout = Logout { at: Timestamp::from_millis(at), clock: MarkerClock::Gateway };
+        let record = MarkerRecord::new(Marker::Logout(logout));
+        self.values.lock().unwrap().insert(key.as_str().to_owned(), record);
+        cache.changed(key.as_str());
+    }
+}
+
+#[async_trait]
+impl Store for SlowStore {
+    async fn read(&self, key: &MarkerKey) -> Result<Reading<MarkerRecord>, StoreError> {
+        self.reads.fetch_add(1, Ordering::SeqCst);
+        let value = self.values.lock().unwrap().get(key.as_str()).cloned();
+        self.taken.notify_one();
+        self.deliveries.acquire().await.unwrap().forget();
+        Ok(value.map_or(Reading::Absent, Reading::Present))
+    }
+    async fn merge(&self, _: &MarkerKey, _: &MarkerRecord, _: Option<Timestamp>) -> Result<Merged, StoreError> {
+        Err(StoreError::timed_out(&"slow".into()))
+    }
+    async fn record_activity(&self, _: &[(Subject, Timestamp)]) -> Result<(), StoreError> {
+        Ok(())
+    }
+    async fn last_activity(&self, _: &Subject) -> Result<Option<Timestamp>, StoreError> {
+        Ok(None)
+    }
+    async fn report(&self) -> Result<StoreReport, StoreError> {
+        Err(StoreError::timed_out(&"slow".into()))
+    }
+    async fn close(&self) {}
+}
+
+/// A token that three markers can concern: logout, block, issuer.
+fn claims() -> Claims {
+    Claims {
+        subject: Subject { issuer: "acme".try_into().unwrap(), id: "alice".try_into().unwrap() },
+        session: None,
+        client: None,
+        token_id: None,
+        issued_at: Moment::whole_second(1_700_000_000),
+        expires_at: Timestamp::from_secs(1_700_003_600),
+        not_before: None,
+        session_start: None,
+        last_logout: None,
+        scopes: Scopes::default(),
+    }
+}
+
+fn current_cache() -> Arc<MarkerCache> {
+    let cache = Arc::new(MarkerCache::new(SETTINGS));
+    cache.heard();
+    cache
+}
+
+fn logged_out_at(known: &Known) -> Option<i64> {
+    known.logout.present().map(|logout| logout.at.as_millis())
+}
+
+const FIRST: i64 = 1_700_000_000_001;
+
+#[tokio::test]
+async fn absence_is_remembered_and_forgotten_when_it_changes() {
+    let (cache, store) = (current_cache(), SlowStore::new(100));
+    let marks = cache.marks(&claims());
+    assert_eq!(cache.recall(&marks), None, "an empty cache is never taken for no markers");
+    assert_eq!(cache.learn(&marks, &store).await.unwrap(), Known::default());
+    assert_eq!(cache.recall(&marks), Some(Known::default()));
+    store.write(&MarkerKey::logout(&claims().subject), FIRST, &cache);
+    assert_eq!(cache.recall(&marks), None);
+    assert_eq!(logged_out_at(&cache.learn(&marks, &store).await.unwrap()), Some(FIRST));
+    assert_eq!(store.reads.load(Ordering::SeqCst), 4, "only what changed was read again");
+}
+
+#[tokio::test]
+async fn a_change_during_a_read_wins() {
+    for reset in [false, true] {
+        let (cache, store) = (current_cache(), Arc::new(SlowStore::new(0)));
+        let marks = Arc::new(cache.marks(&claims()));
+        let reading = {
+            let (cache, store, marks) = (Arc::clone(&cache), Arc::clone(&store), Arc::clone(&marks));
+            tokio::spawn(async move { cache.learn(&marks, &*store).await.unwrap() })
+        };
+        while store.reads.load(Ordering::SeqCst) < 3 {
+            store.taken.notified().await;
+        }
+        store.write(&MarkerKey::logout(&claims().subject), FIRST, &cache);
+        if reset {
+            cache.reset();
+        }
+        store.deliveries.add_permits(100);
+        assert_eq!(reading.await.unwrap(), Known::default(), "the read began before the change");
+        assert_eq!(cache.recall(&marks), None, "what it read must not be kept");
+        assert_eq!(logged_out_at(&cache.learn(&marks, &*store).await.unwrap()), Some(FIRST));
+    }
+}
+
+#[tokio::test]
+async fn a_reset_forgets_everything() {
+    let (cache, store) = (current_cache(), SlowStore::new(100));
+    let marks = cache.marks(&claims());
+    cache.learn(&marks, &store).await.unwrap();
+    cache.reset();
+    assert_eq!(cache.recall(&marks), None);
+    cache.learn(&marks, &store).await.unwrap();
+    assert_eq!(store.reads.load(Ordering::SeqCst), 6);
+}
+
+#[tokio::test]
+async fn many_who_ask_share_one_read() {
+    let (cache, store) = (current_cache(), Arc::new(SlowStore::new(0)));
+    let callers: Vec<_> = (0..1000)
+        .map(|_| {
+            let (cache, store) = (Arc::clone(&cache), Arc::clone(&store));
+            tokio::spawn(async move { cache.learn(&cache.marks(&claims()), &*store).await.unwrap() })
+        })
+        .collect();
+    while store.reads.load(Ordering::SeqCst) < 3 {
+        store.taken.notified().await;
+    }
+    store.deliveries.add_permits(3);
+    for caller in callers {
+        caller.await.unwrap();
+    }
+    assert_eq!(store.reads.load(Ordering::SeqCst), 3, "one for each key");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_does_not_answer_fails_the_read_in_time() {
+    let (cache, store) = (current_cache(), SlowStore::new(0));
+    let begun = tokio::time::Instant::now();
+    assert!(cache.learn(&cache.marks(&claims()), &store).await.is_err());
+    assert!(begun.elapsed() <= SETTINGS.read_timeout + Duration::from_millis(1));
+}
+
+#[test]
+fn a_cache_that_has_not_heard_is_not_current() {
+    let cache = MarkerCache::new(MarkerSettings { max_staleness: Duration::ZERO, ..SETTINGS });
+    assert!(!cache.is_current());
+    cache.heard();
+    assert!(cache.age().is_some());
+}
+
+/// Writers push higher and higher times, readers learn and recall at once; whatever was acknowledged before a reader
+/// asked must be in its answer.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn no_answer_is_older_than_what_was_acknowledged_before_it() {
+    const WRITES: i64 = 20_000;
+    let (cache, store) = (current_cache(), Arc::new(SlowStore::new(Semaphore::MAX_PERMITS)));
+    let marks = Arc::new(cache.marks(&claims()));
+    let acknowledged = Arc::new(std::sync::atomic::AtomicI64::new(0));
+    let readers: Vec<_> = (0..4)
+        .map(|_| {
+            let (cache, store, marks) = (Arc::clone(&cache), Arc::clone(&store), Arc::clone(&marks));
+            let acknowledged = Arc::clone(&acknowledged);
+            tokio::spawn(async move {
+                let mut answers = 0_u64;
+                loop {
+                    let before = acknowledged.load(Ordering::SeqCst);
+                    let known = match cache.recall(&marks) {
+                        Some(known) => known,
+                        None => cache.learn(&marks, &*store).await.unwrap(),
+                    };
+                    assert!(logged_out_at(&known).unwrap_or(0) >= before, "a stale answer");
+                    answers += 1;
+                    if before == FIRST + WRITES {
+                        return answers;
+                    }
+                    tokio::task::yield_now().await;
+                }
+            })
+        })
+        .collect();
+    for write in 0..=WRITES {
+        store.write(&MarkerKey::logout(&claims().subject), FIRST + write, &cache);
+        acknowledged.store(FIRST + write, Ordering::SeqCst);
+        if write % 16 == 0 {
+            tokio::task::yield_now().await;
+        }
+    }
+    for reader in readers {
+        assert!(reader.await.unwrap() > 0);
+    }
+}
