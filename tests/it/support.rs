@@ -1,0 +1,18 @@
+//! What the tests share.
+
+pub(crate) mod redis;
+pub(crate) mod watcher;
+
+use std::time::{Duration, Instant};
+
+/// How long anything may take to come true.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// Polls until `condition` holds, and names what did not come true.
+pub(crate) async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
+    let start = Instant::now();
+    while !condition().await {
+        assert!(start.elapsed() < PATIENCE, "did not happen within {PATIENCE:?}: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
