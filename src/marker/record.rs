@@ -339,7 +339,7 @@ mod tests {
 
     #[test]
     fn length_is_limited() {
-        let padded = |length| format!("{:>length$}", AT);
+        let padded = |length| format!("{AT:>length$}");
         assert!(decode(Kind::Logout, &padded(MAX_VALUE_LENGTH)).is_ok());
         assert_eq!(decode(Kind::Logout, &padded(MAX_VALUE_LENGTH + 1)), Err(Unreadable));
     }
@@ -368,7 +368,7 @@ mod tests {
 
     #[test]
     fn nothing_is_forgotten_while_it_could_stop_something() {
-        let hours = Duration::from_hours;
+        let hours = |hours: u64| Duration::from_secs(hours * 3600);
         let retention =
             Retention { max_token_lifetime: hours(24), clock_skew: Duration::from_secs(1), session: hours(24 * 30) };
         let tokens = hours(24) + Duration::from_secs(2);

@@ -118,7 +118,7 @@ async fn the_documented_user_may_do_all_that_a_gateway_does() {
     let store = open_redis(&url, &watcher).await;
     let key = MarkerKey::logout(&subject("a"));
     store.merge(&key, &logout(time(1)), None).await.unwrap();
-    store.merge(&key, &logout(time(2)), Some(super::now().plus(std::time::Duration::from_mins(1)))).await.unwrap();
+    store.merge(&key, &logout(time(2)), Some(super::now().plus(std::time::Duration::from_secs(60)))).await.unwrap();
     assert_eq!(store.read(&key).await.unwrap(), Reading::Present(logout(time(2))));
     store.record_activity(&[(subject("a"), time(1))]).await.unwrap();
     assert_eq!(store.last_activity(&subject("a")).await.unwrap(), Some(time(1)));
