@@ -59,7 +59,7 @@ async fn the_directory_is_made_and_belongs_to_one_at_a_time() {
 #[test]
 fn a_newer_schema_is_refused() {
     let directory = tempfile::tempdir().unwrap();
-    drop_and_wait(open(directory.path()).unwrap());
+    close(&open(directory.path()).unwrap());
     sqlite(directory.path()).pragma_update(None, "user_version", 2).unwrap();
     let error = open(directory.path()).unwrap_err();
     assert!(matches!(error, EmbeddedOpenError::Newer { found: 2, known: 1, .. }), "{error:?}");
@@ -197,6 +197,6 @@ async fn acknowledge_until_killed() {
 }
 
 /// Closes a store outside of a runtime.
-fn drop_and_wait(store: Arc<EmbeddedStore>) {
+fn close(store: &EmbeddedStore) {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(store.close());
 }
