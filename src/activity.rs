@@ -1,6 +1,13 @@
 //! The trace that an admitted request leaves: when its subject was last active.
+//!
+//! [`recorder`] gathers, the store keeps. Nothing here is on a request's path but one atomic comparison; once per
+//! subject and `resolution`, also one short lock.
+
+pub mod recorder;
 
 use std::time::Duration;
+
+pub use recorder::{Recorder, Trace};
 
 /// How activity is recorded.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -6,7 +6,7 @@
 //!
 //! A token in the query or in a form body is never read.
 
-use http::{HeaderMap, HeaderName, header};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 use crate::token::claims::IssuerName;
 
@@ -80,6 +80,25 @@ impl CredentialSources {
         }
         found
     }
+
+    /// Removes the cookies that may hold a token, and leaves the others.
+    pub fn remove_cookies(&self, fields: &mut HeaderMap) {
+        let is_token = |pair: &[u8]| {
+            let name = pair.split(|&byte| byte == b'=').next().unwrap_or_default().trim_ascii();
+            self.cookies.iter().any(|source| source.name.as_bytes() == name)
+        };
+        let values: Vec<HeaderValue> = fields.get_all(header::COOKIE).iter().cloned().collect();
+        fields.remove(header::COOKIE);
+        for value in values {
+            let kept: Vec<&[u8]> =
+                value.as_bytes().split(|&byte| byte == b';').filter(|pair| !is_token(pair)).collect();
+            if let Ok(value) = HeaderValue::from_bytes(kept.join(&b';').trim_ascii())
+                && !value.is_empty()
+            {
+                fields.append(header::COOKIE, value);
+            }
+        }
+    }
 }
 
 /// `Bearer 1*SP b64token`
@@ -122,7 +141,6 @@ fn cookie_pairs(value: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
     use proptest::prelude::*;
 
     use super::*;
@@ -187,6 +205,14 @@ mod tests {
         for case in cases {
             assert_eq!(sources().find(&fields(case)), Credential::Malformed, "{case:?}");
         }
+    }
+
+    #[test]
+    fn only_token_cookies_are_removed() {
+        let mut fields = fields(&[("cookie", "a=1; token=x.y.z; b=2"), ("cookie", "token=q")]);
+        sources().remove_cookies(&mut fields);
+        let left: Vec<_> = fields.get_all(header::COOKIE).iter().collect();
+        assert_eq!(left, ["a=1; b=2"]);
     }
 
     proptest! {

@@ -41,3 +41,12 @@ pub mod admin;
 
 #[cfg(feature = "server")]
 pub mod config;
+
+#[cfg(feature = "server")]
+pub mod telemetry;
+
+#[cfg(feature = "server")]
+pub mod instance;
+
+#[cfg(feature = "server")]
+pub mod cli;

@@ -3,12 +3,14 @@
 //! - [`key`]: the names they are stored under.
 //! - [`record`]: what they say, how they merge, how long they are kept.
 //! - [`known`]: what a gateway knows about the keys that concern one token.
-//! - `cache` (feature `gate`): that knowledge, kept current by the store's pushes.
+//! - `cache`, `ledger` (feature `gate`): that knowledge, kept current by the store's pushes, and the way to write.
 
 #[cfg(feature = "gate")]
 pub mod cache;
 pub mod key;
 pub mod known;
+#[cfg(feature = "gate")]
+pub mod ledger;
 pub mod record;
 
 pub use self::{

@@ -1,4 +1,16 @@
 //! A request arrives: accept, HTTP/1.1 and HTTP/2, limits, drain.
+//!
+//! - [`listener`]: sockets, the limit of connections, drain.
+//! - [`connection`]: one connection and its protocol.
+//! - [`patience`]: clients that take too long.
+//! - [`gateway`]: what happens to a request.
+//! - [`own`]: the gate's own endpoints.
+
+pub mod connection;
+pub mod gateway;
+pub mod listener;
+pub mod own;
+pub mod patience;
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -11,7 +23,7 @@ pub struct ListenerSettings {
     pub address: SocketAddr,
     /// How long a client may take to send the header of a request, its first bytes included.
     pub header_timeout: Duration,
-    /// How long a connection may be idle between requests.
+    /// How long a connection may be idle between requests, or a client may take to read what it is sent.
     pub idle_timeout: Duration,
     /// The largest header, in bytes.
     pub max_header_size: usize,

@@ -1,12 +1,17 @@
 //! Access tokens: what they say, and how it is verified.
 //!
 //! - [`claims`]: what a verified token says, as checked types.
-//! - `issuer`, `jwks`, `verify` (feature `gate`): whom to trust, with which keys, and the verification itself
+//! - `issuer`, `key`, `jwks` (feature `gate`): whom to trust, and with which keys (RFC 7517, 7518).
+//! - `json`, `compact`, `verify` (feature `gate`): the form of a token, and the verification itself
 //!   (RFC 7515, 7519, 8725, 9068).
 
 pub mod claims;
 #[cfg(feature = "gate")]
+pub mod compact;
+#[cfg(feature = "gate")]
 pub mod issuer;
+#[cfg(feature = "gate")]
+pub mod json;
 #[cfg(feature = "gate")]
 pub mod jwks;
 #[cfg(feature = "gate")]

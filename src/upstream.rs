@@ -1,8 +1,20 @@
 //! The request travels on: forwarded fields, connections to upstreams, bodies both ways.
+//!
+//! - [`fields`]: which header fields stop here, and which are added.
+//! - [`body`]: bodies and trailers, streamed with their limits.
+//! - [`pool`]: connections.
+//! - [`proxy`]: the service that puts them together.
+
+pub mod body;
+pub mod fields;
+pub mod pool;
+pub mod proxy;
 
 use std::time::Duration;
 
 use http::uri::Authority;
+
+pub use self::{body::Body, proxy::Upstream};
 
 /// An upstream and how to talk to it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -13,7 +25,7 @@ pub struct UpstreamSettings {
     pub protocol: Protocol,
     /// How long connecting may take.
     pub connect_timeout: Duration,
-    /// How long it may take from the last byte of the request to the header of the response.
+    /// How long it may take from the start of the request to the header of the response.
     pub response_timeout: Duration,
     /// How long a body may stand still, either way.
     pub body_idle_timeout: Duration,

@@ -52,6 +52,16 @@ pub struct Known {
 }
 
 impl Known {
+    /// Nothing at all.
+    pub const NOTHING: Self = Self {
+        logout: Reading::Absent,
+        block: Reading::Absent,
+        session_end: Reading::Absent,
+        token_revoked: Reading::Absent,
+        client_not_before: Reading::Absent,
+        issuer_not_before: Reading::Absent,
+    };
+
     /// Takes in what the store holds under a key of this kind.
     pub fn learn(&mut self, kind: super::Kind, reading: Reading<Marker>) {
         use super::Kind;

@@ -1,5 +1,7 @@
 //! What the tests share.
 
+pub(crate) mod jwks_server;
+pub(crate) mod keys;
 pub(crate) mod redis;
 pub(crate) mod watcher;
 

@@ -1,0 +1,205 @@
+//! The command line.
+//!
+//! Data goes to standard output, everything else to standard error. Exit codes: 0 done, 1 failed, 2 the command line or the
+//! configuration is wrong, 3 the answer is no (`check` found a problem, `explain` a refusal).
+
+mod admin;
+mod check;
+mod client;
+mod demo;
+mod print;
+mod serve;
+
+use std::{io, path::PathBuf, process::ExitCode};
+
+use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
+
+use self::{
+    admin::{Explain, Remote, Target},
+    demo::Demo,
+};
+use crate::config::{Config, ConfigErrors};
+
+const EXIT_CODES: &str = "Exit codes:
+  0  done
+  1  failed
+  2  the command line or the configuration is wrong
+  3  the answer is no: `check` found a problem, `explain` a refusal";
+
+/// A gate in front of APIs: a JWT is good until its session ends, not until it expires.
+#[derive(Parser, Debug)]
+#[command(name = "portcullis", version, about, after_help = EXIT_CODES, propagate_version = true)]
+pub struct Cli {
+    /// The configuration file
+    #[arg(
+        long,
+        short,
+        global = true,
+        env = "PORTCULLIS_CONFIG",
+        default_value = "portcullis.toml",
+        value_name = "FILE"
+    )]
+    config: PathBuf,
+    /// The form of what is printed
+    #[arg(long, global = true, value_enum, default_value_t)]
+    output: Output,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// The form of what is printed.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, ValueEnum)]
+enum Output {
+    /// For people
+    #[default]
+    Text,
+    /// For programs
+    Json,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Runs the gate
+    #[command(
+        after_help = "Examples:\n  portcullis serve --config gateway.toml\n  PORTCULLIS_LISTENER_ADDRESS=0.0.0.0:8080 portcullis serve\n\nSIGTERM and SIGINT drain: requests in flight end, what waits is written."
+    )]
+    Serve,
+    /// Checks the configuration, reaches the issuers' keys and the store, and says what it found
+    #[command(
+        after_help = "Examples:\n  portcullis check --config gateway.toml\n  portcullis check --offline --output json"
+    )]
+    Check {
+        /// Look at the configuration only
+        #[arg(long)]
+        offline: bool,
+    },
+    /// Shows it working: an issuer, an API and the gate in one process
+    Demo(Demo),
+    /// Logs a user out everywhere
+    #[command(
+        after_help = "Examples:\n  portcullis logout 'auth0|6553da60a54af58e29493993'\n  portcullis logout alice --issuer acme --reason 'lost laptop'"
+    )]
+    Logout {
+        #[command(flatten)]
+        target: Target,
+        #[command(flatten)]
+        remote: Remote,
+    },
+    /// Blocks a user
+    #[command(
+        after_help = "Examples:\n  portcullis block 'auth0|6553da60a54af58e29493993' --reason fraud\n  portcullis block alice --until 2026-12-31T00:00:00Z"
+    )]
+    Block {
+        #[command(flatten)]
+        target: Target,
+        /// When the block ends by itself (RFC 3339)
+        #[arg(long, value_name = "TIME")]
+        until: Option<String>,
+        #[command(flatten)]
+        remote: Remote,
+    },
+    /// Unblocks a user
+    #[command(after_help = "Example:\n  portcullis unblock 'auth0|6553da60a54af58e29493993'")]
+    Unblock {
+        #[command(flatten)]
+        target: Target,
+        #[command(flatten)]
+        remote: Remote,
+    },
+    /// Shows the gate's health, or what is known of a user
+    #[command(
+        after_help = "Examples:\n  portcullis status\n  portcullis status 'auth0|6553da60a54af58e29493993' --output json"
+    )]
+    Status {
+        /// The user: the `sub` claim
+        #[arg(value_name = "USER")]
+        user: Option<String>,
+        /// The issuer's short name; needed when there are several
+        #[arg(long, value_name = "NAME")]
+        issuer: Option<String>,
+        #[command(flatten)]
+        remote: Remote,
+    },
+    /// Shows why a token would be admitted or refused, step by step
+    #[command(after_help = "Examples:\n  portcullis explain \"$TOKEN\" --route api\n  pbpaste | portcullis explain -")]
+    Explain(Explain),
+    /// Prints a completion script for a shell
+    #[command(after_help = "Example:\n  portcullis completions bash > /etc/bash_completion.d/portcullis")]
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// How a command ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Outcome {
+    /// Done.
+    Done,
+    /// Done, and the answer is no.
+    No,
+}
+
+impl From<Outcome> for ExitCode {
+    fn from(outcome: Outcome) -> Self {
+        match outcome {
+            Outcome::Done => Self::SUCCESS,
+            Outcome::No => Self::from(3),
+        }
+    }
+}
+
+impl Cli {
+    /// Runs the command.
+    ///
+    /// # Errors
+    /// Whatever kept it from being done.
+    pub fn run(self) -> anyhow::Result<Outcome> {
+        let Self { config, output, command } = self;
+        match command {
+            Command::Serve => serve::run(&config),
+            Command::Check { offline } => check::run(&config, offline, output),
+            Command::Demo(demo) => demo.run(),
+            Command::Logout { target, remote } => admin::log_out(&config, &target, &remote, output),
+            Command::Block { target, until, remote } => admin::block(&config, &target, until, &remote, output),
+            Command::Unblock { target, remote } => admin::unblock(&config, &target, &remote, output),
+            Command::Status { user, issuer, remote } => {
+                admin::status(&config, user.as_deref(), issuer.as_deref(), &remote, output)
+            }
+            Command::Explain(explain) => explain.run(&config, output),
+            Command::Completions { shell } => {
+                clap_complete::generate(shell, &mut Self::command(), "portcullis", &mut io::stdout());
+                Ok(Outcome::Done)
+            }
+        }
+    }
+}
+
+fn load(path: &std::path::Path) -> anyhow::Result<Config> {
+    Ok(Config::load(path, std::env::vars())?)
+}
+
+fn runtime() -> io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()
+}
+
+/// Prints an error with its causes, and says which code to exit with.
+#[expect(clippy::print_stderr, reason = "this is where errors are printed")]
+#[must_use]
+pub fn report(error: &anyhow::Error) -> ExitCode {
+    if let Some(io) = error.downcast_ref::<io::Error>()
+        && io.kind() == io::ErrorKind::BrokenPipe
+    {
+        return ExitCode::SUCCESS;
+    }
+    if let Some(errors) = error.downcast_ref::<ConfigErrors>() {
+        eprintln!("{errors}");
+        return ExitCode::from(2);
+    }
+    eprint!("error: {error}");
+    for cause in error.chain().skip(1) {
+        eprint!(": {cause}");
+    }
+    eprintln!();
+    ExitCode::FAILURE
+}

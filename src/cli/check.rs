@@ -1,0 +1,149 @@
+//! `portcullis check`
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use serde::Serialize;
+use serde_json::json;
+use tokio::time::{Instant, sleep};
+
+use super::{Outcome, Output, load, print, runtime};
+use crate::{
+    clock::Clock,
+    config::{Config, StoreSettings},
+    instance::{StartError, open_store, verifier},
+    marker::cache::MarkerCache,
+    store::{Store, StoreError, StoreReport, embedded::EmbeddedOpenError},
+};
+
+/// How long a store may take to come up.
+const STORE_DEADLINE: Duration = Duration::from_secs(5);
+
+#[derive(Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Level {
+    Ok,
+    Warning,
+    Problem,
+}
+
+/// One thing that was looked at.
+#[derive(Serialize)]
+struct Finding {
+    level: Level,
+    what: String,
+    message: String,
+}
+
+pub(super) fn run(path: &Path, offline: bool, output: Output) -> anyhow::Result<Outcome> {
+    let config = load(path)?;
+    let mut findings = vec![Finding {
+        level: Level::Ok,
+        what: "configuration".to_owned(),
+        message: format!("{} issuers, {} routes", config.issuers.len(), config.routes.len()),
+    }];
+    findings.extend(gaps(&config));
+    if !offline {
+        runtime()?.block_on(async {
+            findings.extend(keys(&config).await);
+            findings.extend(store(&config.store, &config).await);
+        });
+    }
+    let problems = findings.iter().any(|finding| finding.level == Level::Problem);
+    match output {
+        Output::Json => print::json(&json!({ "ok": !problems, "findings": findings }))?,
+        Output::Text => {
+            let line = |finding: &Finding| {
+                let level = match finding.level {
+                    Level::Ok => "ok",
+                    Level::Warning => "warning",
+                    Level::Problem => "PROBLEM",
+                };
+                format!("{level:8} {}: {}\n", finding.what, finding.message)
+            };
+            print::text(&findings.iter().map(line).collect::<String>())?;
+        }
+    }
+    Ok(if problems { Outcome::No } else { Outcome::Done })
+}
+
+/// What is configured and does not take effect yet.
+fn gaps(config: &Config) -> Vec<Finding> {
+    let limited = config.routes.iter().filter(|route| route.policy.limits != crate::session::SessionLimits::default());
+    limited
+        .map(|route| Finding {
+            level: Level::Warning,
+            what: format!("route `{}`", route.policy.name),
+            message: "session limits are read and checked, but not enforced by this version".to_owned(),
+        })
+        .collect()
+}
+
+async fn keys(config: &Config) -> Vec<Finding> {
+    let verifier = match verifier(config, Clock::System) {
+        Ok(verifier) => verifier,
+        Err(error) => return vec![problem("issuers".to_owned(), &error)],
+    };
+    let finding = |(name, result): (
+        crate::token::claims::IssuerName,
+        Result<crate::token::jwks::KeySetStatus, Arc<crate::token::jwks::JwksError>>,
+    )| {
+        let what = format!("issuer `{name}`");
+        match result {
+            Ok(status) if status.keys == 0 => {
+                Finding { level: Level::Problem, what, message: "its key set holds no usable key".to_owned() }
+            }
+            Ok(status) if status.skipped > 0 => Finding {
+                level: Level::Warning,
+                what,
+                message: format!("{} usable keys; {} others were passed over", status.keys, status.skipped),
+            },
+            Ok(status) => Finding { level: Level::Ok, what, message: format!("{} usable keys", status.keys) },
+            Err(error) => problem(what, &*error),
+        }
+    };
+    verifier.load().await.into_iter().map(finding).collect()
+}
+
+async fn store(settings: &StoreSettings, config: &Config) -> Vec<Finding> {
+    let what = || "store".to_owned();
+    let cache = Arc::new(MarkerCache::new(config.markers));
+    let store = match open_store(settings, cache, Clock::System) {
+        Ok(store) => store,
+        Err(StartError::Embedded(error @ EmbeddedOpenError::InUse { .. })) => {
+            let message = format!("{error}; a running gate is most likely the one");
+            return vec![Finding { level: Level::Warning, what: what(), message }];
+        }
+        Err(error) => return vec![problem(what(), &error)],
+    };
+    let report = report(&*store).await;
+    store.close().await;
+    match report {
+        Ok(report) => {
+            let ok = Finding { level: Level::Ok, what: what(), message: report.description };
+            let warning = |message| Finding { level: Level::Warning, what: what(), message };
+            [ok].into_iter().chain(report.warnings.into_iter().map(warning)).collect()
+        }
+        Err(error) => vec![problem(what(), &error)],
+    }
+}
+
+/// What the store says, once it is connected.
+async fn report(store: &dyn Store) -> Result<StoreReport, StoreError> {
+    let deadline = Instant::now() + STORE_DEADLINE;
+    loop {
+        match store.report().await {
+            Err(StoreError::Unavailable { .. }) if Instant::now() < deadline => sleep(Duration::from_millis(50)).await,
+            answer => return answer,
+        }
+    }
+}
+
+fn problem(what: String, error: &dyn std::error::Error) -> Finding {
+    let mut message = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        message = format!("{message}: {cause}");
+        source = cause.source();
+    }
+    Finding { level: Level::Problem, what, message }
+}

@@ -1,0 +1,68 @@
+//! A small HTTP client for the gate's own listeners.
+
+use std::{error::Error as _, time::Duration};
+
+use anyhow::{Context, anyhow, bail};
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request, StatusCode, Uri, header};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper_util::{client::legacy::Client, rt::TokioExecutor};
+use serde_json::Value;
+
+const TIMEOUT: Duration = Duration::from_secs(10);
+const MAX_ANSWER: usize = 4 * 1024 * 1024;
+
+/// An answer.
+pub(super) struct Answer {
+    pub(super) status: StatusCode,
+    pub(super) fields: HeaderMap,
+    pub(super) body: Bytes,
+}
+
+impl Answer {
+    pub(super) fn json(&self) -> anyhow::Result<Value> {
+        serde_json::from_slice(&self.body).context("the answer is not JSON")
+    }
+}
+
+/// Sends one request.
+pub(super) async fn send(
+    method: Method,
+    url: &Uri,
+    token: Option<&str>,
+    body: Option<&Value>,
+) -> anyhow::Result<Answer> {
+    if url.scheme_str() != Some("http") {
+        bail!("`{url}` is not an http:// URL");
+    }
+    let mut request = Request::builder().method(method).uri(url);
+    if let Some(token) = token {
+        request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+    }
+    let bytes = match body {
+        Some(body) => {
+            request = request.header(header::CONTENT_TYPE, "application/json");
+            serde_json::to_vec(body)?
+        }
+        None => Vec::new(),
+    };
+    let request = request.body(Full::new(Bytes::from(bytes)))?;
+    let exchange = async {
+        let response = Client::builder(TokioExecutor::new()).build_http().request(request).await?;
+        let (parts, body) = response.into_parts();
+        let body = Limited::new(body, MAX_ANSWER).collect().await.map_err(|error| anyhow!(error))?.to_bytes();
+        anyhow::Ok(Answer { status: parts.status, fields: parts.headers, body })
+    };
+    let exchanged = tokio::time::timeout(TIMEOUT, exchange).await;
+    exchanged.map_err(|_| anyhow!("no answer within {} s", TIMEOUT.as_secs()))?.map_err(deepest)
+}
+
+/// The client's own words say little; the last cause tells what happened.
+fn deepest(error: anyhow::Error) -> anyhow::Error {
+    let Some(client) = error.downcast_ref::<hyper_util::client::legacy::Error>() else { return error };
+    let mut cause = client.source();
+    while let Some(next) = cause.and_then(std::error::Error::source) {
+        cause = Some(next);
+    }
+    cause.map_or_else(|| anyhow!("{client}"), |cause| anyhow!("{cause}"))
+}

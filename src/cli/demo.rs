@@ -1,0 +1,148 @@
+//! `portcullis demo`: an issuer, an API and the gate in one process, and the story they tell.
+
+mod api;
+mod issuer;
+mod story;
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::{Context, bail};
+use clap::Args;
+use tokio::{net::TcpListener, time::Instant};
+
+use self::{issuer::DemoIssuer, story::Story};
+use super::{Outcome, print, runtime, serve::wait_for_signal};
+use crate::{
+    config::{Config, LogFormat, LogSettings},
+    instance::Instance,
+    telemetry::log,
+};
+
+/// `portcullis demo`
+#[derive(Args, Debug)]
+#[command(
+    after_help = "Examples:\n  portcullis demo          starts, prints a token and commands to paste, and stays up\n  portcullis demo --once   walks the story by itself and exits; not 0 if anything differs"
+)]
+pub(super) struct Demo {
+    /// Walk the story once over real sockets, say what happened at each step, and exit
+    #[arg(long)]
+    once: bool,
+    /// The port of the gate; a free one if it is taken
+    #[arg(long, default_value_t = 8080)]
+    port: u16,
+    /// Where to keep markers and activity; a temporary directory unless given
+    #[arg(long, value_name = "DIRECTORY")]
+    data: Option<PathBuf>,
+}
+
+/// Removes a temporary directory at the end.
+struct DataDirectory {
+    path: PathBuf,
+    temporary: bool,
+}
+
+impl Drop for DataDirectory {
+    fn drop(&mut self) {
+        if self.temporary {
+            // It holds nothing that anyone wants; what cannot be removed stays in the temporary directory.
+            let _ = std::fs::remove_dir_all(&self.path);
+        }
+    }
+}
+
+impl Demo {
+    pub(super) fn run(self) -> anyhow::Result<Outcome> {
+        log::start(&LogSettings { level: "warn".to_owned(), format: LogFormat::Text, access: false })?;
+        runtime()?.block_on(self.play())
+    }
+
+    async fn play(self) -> anyhow::Result<Outcome> {
+        let data = self.data.clone().map_or_else(
+            || DataDirectory {
+                path: std::env::temp_dir().join(format!("portcullis-demo-{}", std::process::id())),
+                temporary: true,
+            },
+            |path| DataDirectory { path, temporary: false },
+        );
+        let issuer_listener = listen().await?;
+        let api_listener = listen().await?;
+        let issuer = Arc::new(DemoIssuer::new(issuer_listener.local_addr()?)?);
+        let api = api_listener.local_addr()?;
+        tokio::spawn(api::serve(api_listener));
+        tokio::spawn(Arc::clone(&issuer).serve(issuer_listener));
+
+        let port = if self.once { 0 } else { self.free_port().await };
+        let text = configuration(&issuer.url(), api, port, &data.path);
+        let config = Config::parse(&text, "demo.toml", [])?;
+        let instance = Instance::start(config).await?;
+        issuer.ask_about_logouts(instance.admin_address());
+        wait_until_ready(&instance).await?;
+        let story = Story { issuer, gate: instance.address(), admin: instance.admin_address() };
+        let outcome = if self.once {
+            story.walk().await
+        } else {
+            print::text(&story.invitation(&data.path)?)?;
+            wait_for_signal().await?;
+            Ok(Outcome::Done)
+        };
+        instance.stop().await;
+        outcome
+    }
+
+    async fn free_port(&self) -> u16 {
+        match TcpListener::bind((Ipv4Addr::LOCALHOST, self.port)).await {
+            Ok(_) => self.port,
+            Err(_) => 0,
+        }
+    }
+}
+
+async fn listen() -> anyhow::Result<TcpListener> {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.context("no free port on the loopback address")
+}
+
+fn configuration(issuer: &str, api: SocketAddr, port: u16, data: &std::path::Path) -> String {
+    let store = toml::Value::from(format!("embedded:{}", data.display()));
+    format!(
+        r#"
+[listener]
+address = "127.0.0.1:{port}"
+drain_timeout = "1s"
+
+[admin]
+address = "127.0.0.1:0"
+
+[store]
+url = {store}
+
+[activity]
+resolution = "1s"
+flush_interval = "100ms"
+
+[issuers.demo]
+issuer = "{issuer}"
+audiences = ["https://api.demo.example"]
+
+[[routes]]
+name = "echo"
+upstream = "http://{api}"
+identity = {{ "X-Forwarded-User" = "sub" }}
+"#
+    )
+}
+
+async fn wait_until_ready(instance: &Instance) -> anyhow::Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !instance.is_ready() {
+        if Instant::now() > deadline {
+            bail!("the gate did not become ready within 10 s");
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    Ok(())
+}

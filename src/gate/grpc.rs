@@ -1,0 +1,76 @@
+//! Refusals in gRPC's own form: a trailers-only response whose details carry the code.
+
+use base64::{Engine, engine::general_purpose::STANDARD_NO_PAD};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+
+/// Whether the request is a gRPC call (`application/grpc`, `application/grpc+proto`, …).
+pub(super) fn is_call(fields: &HeaderMap) -> bool {
+    let Some(content_type) = fields.get(header::CONTENT_TYPE) else { return false };
+    content_type
+        .as_bytes()
+        .strip_prefix(b"application/grpc")
+        .is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
+}
+
+/// The status code for an HTTP one (`google.rpc.Code`).
+pub(super) const fn code(status: StatusCode) -> u8 {
+    match status {
+        StatusCode::BAD_REQUEST => 3,
+        StatusCode::FORBIDDEN => 7,
+        StatusCode::SERVICE_UNAVAILABLE => 14,
+        _ => 16,
+    }
+}
+
+/// The fields of a trailers-only response: `grpc-status`, `grpc-message`, and a `google.rpc.Status` with an
+/// `ErrorInfo { reason: code, domain: "portcullis" }` in `grpc-status-details-bin`.
+pub(super) fn fields(status: StatusCode, reason: &'static str) -> HeaderMap {
+    let info = [length_delimited(1, reason.as_bytes()), length_delimited(2, b"portcullis")].concat();
+    let any = [length_delimited(1, b"type.googleapis.com/google.rpc.ErrorInfo"), length_delimited(2, &info)].concat();
+    let details =
+        [vec![0x08, code(status)], length_delimited(2, reason.as_bytes()), length_delimited(3, &any)].concat();
+    let mut fields = HeaderMap::new();
+    fields.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    fields.insert("grpc-status", HeaderValue::from(u16::from(code(status))));
+    fields.insert("grpc-message", HeaderValue::from_static(reason));
+    if let Ok(details) = HeaderValue::try_from(STANDARD_NO_PAD.encode(details)) {
+        fields.insert("grpc-status-details-bin", details);
+    }
+    fields
+}
+
+/// A length-delimited field of the protocol buffers wire format. Short enough for a one-byte length, as all of ours are.
+fn length_delimited(field: u8, value: &[u8]) -> Vec<u8> {
+    debug_assert!(value.len() < 128);
+    #[expect(clippy::cast_possible_truncation, reason = "asserted above")]
+    let mut bytes = vec![field << 3 | 2, value.len() as u8];
+    bytes.extend_from_slice(value);
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn calls_are_told_by_their_content_type() {
+        for (content_type, expected) in [
+            ("application/grpc", true),
+            ("application/grpc+proto", true),
+            ("application/grpc-web", false),
+            ("text/html", false),
+        ] {
+            let fields = HeaderMap::from_iter([(header::CONTENT_TYPE, HeaderValue::from_static(content_type))]);
+            assert_eq!(is_call(&fields), expected, "{content_type}");
+        }
+    }
+
+    #[test]
+    fn details_hold_the_code() {
+        let fields = fields(StatusCode::UNAUTHORIZED, "logged_out");
+        assert_eq!(fields["grpc-status"], "16");
+        let details = STANDARD_NO_PAD.decode(&fields["grpc-status-details-bin"]).unwrap();
+        let expected = b"\x08\x10\x12\x0alogged_out\x1aF\x0a(type.googleapis.com/google.rpc.ErrorInfo\x12\x18\x0a\x0alogged_out\x12\x0aportcullis";
+        assert_eq!(details, expected, "{:?}", String::from_utf8_lossy(&details));
+    }
+}

@@ -1,0 +1,179 @@
+//! Refusals as responses: status, challenge (RFC 6750 §3, RFC 9470 §3) and problem body (RFC 9457).
+//!
+//! Everything but the choice among them is prepared once per policy.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+
+use super::{grpc, policy::Policy};
+use crate::verdict::Reason;
+
+/// How long a client should wait before it tries again when the gate itself is at a loss.
+const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
+
+/// The refusals of one policy.
+#[derive(Debug)]
+pub struct Refusals(Vec<Prepared>);
+
+#[derive(Debug)]
+struct Prepared {
+    status: StatusCode,
+    fields: HeaderMap,
+    body: Bytes,
+    grpc: HeaderMap,
+}
+
+impl Refusals {
+    /// Prepares them.
+    #[must_use]
+    pub fn new(policy: &Policy) -> Self {
+        Self(Reason::ALL.iter().map(|reason| Prepared::new(with_max_age(*reason, policy), policy)).collect())
+    }
+
+    /// The response that refuses a request with this header, for this reason.
+    #[must_use]
+    pub fn answer<B: From<Bytes>>(&self, reason: Reason, request: &HeaderMap) -> Response<B> {
+        let index = Reason::ALL.iter().position(|each| each.code() == reason.code()).unwrap_or_default();
+        let prepared = &self.0[index];
+        if grpc::is_call(request) {
+            let mut response = Response::new(Bytes::new().into());
+            response.headers_mut().clone_from(&prepared.grpc);
+            return response;
+        }
+        let mut response = Response::new(prepared.body.clone().into());
+        *response.status_mut() = prepared.status;
+        response.headers_mut().clone_from(&prepared.fields);
+        response
+    }
+}
+
+fn with_max_age(reason: Reason, policy: &Policy) -> Reason {
+    match reason {
+        Reason::ReauthenticationRequired { .. } => {
+            Reason::ReauthenticationRequired { max_age: policy.limits.absolute.unwrap_or(Duration::ZERO) }
+        }
+        other => other,
+    }
+}
+
+impl Prepared {
+    fn new(reason: Reason, policy: &Policy) -> Self {
+        let status = reason.status();
+        let mut fields = HeaderMap::new();
+        fields.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        fields.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if let Some(challenge) = challenge(reason, policy) {
+            fields.insert(header::WWW_AUTHENTICATE, challenge);
+        }
+        let mut grpc = grpc::fields(status, reason.code());
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            fields.insert(header::RETRY_AFTER, RETRY_AFTER);
+            grpc.insert(header::RETRY_AFTER, RETRY_AFTER);
+        }
+        let body = serde_json::json!({
+            "title": reason.title(),
+            "status": status.as_u16(),
+            "code": reason.code(),
+            "detail": reason.detail(),
+        });
+        Self { status, fields, body: body.to_string().into(), grpc }
+    }
+}
+
+impl Reason {
+    /// The status that answers it. For nginx `auth_request` and the like, other surfaces map it further.
+    #[must_use]
+    pub const fn status(self) -> StatusCode {
+        match self {
+            Self::InvalidRequest => StatusCode::BAD_REQUEST,
+            Self::MissingToken
+            | Self::InvalidToken
+            | Self::TokenExpired
+            | Self::TokenLifetime
+            | Self::Revoked
+            | Self::UserBlocked
+            | Self::LoggedOut
+            | Self::SessionEnded
+            | Self::ReauthenticationRequired { .. }
+            | Self::IdleTimeout => StatusCode::UNAUTHORIZED,
+            Self::InsufficientScope => StatusCode::FORBIDDEN,
+            Self::Stale | Self::KeysUnavailable => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+
+    /// The error code of the challenge (RFC 6750 §3.1, RFC 9470 §3).
+    const fn error(self) -> Option<&'static str> {
+        match self {
+            Self::MissingToken | Self::Stale | Self::KeysUnavailable => None,
+            Self::InvalidRequest => Some("invalid_request"),
+            Self::InvalidToken
+            | Self::TokenExpired
+            | Self::TokenLifetime
+            | Self::Revoked
+            | Self::UserBlocked
+            | Self::LoggedOut
+            | Self::SessionEnded
+            | Self::IdleTimeout => Some("invalid_token"),
+            Self::ReauthenticationRequired { .. } => Some("insufficient_user_authentication"),
+            Self::InsufficientScope => Some("insufficient_scope"),
+        }
+    }
+
+    const fn title(self) -> &'static str {
+        match self {
+            Self::InvalidRequest => "Malformed credentials",
+            Self::InsufficientScope => "Insufficient scope",
+            Self::Stale | Self::KeysUnavailable => "Temporarily unable to judge",
+            _ => "Authentication required",
+        }
+    }
+
+    /// A sentence for people: nothing in it comes from the token.
+    const fn detail(self) -> &'static str {
+        match self {
+            Self::MissingToken => "The request carries no access token.",
+            Self::InvalidRequest => "The request carries a malformed access token, or more than one.",
+            Self::InvalidToken => "The access token is not valid here.",
+            Self::TokenExpired => "The access token expired.",
+            Self::TokenLifetime => "The access token is valid for longer than is accepted here.",
+            Self::KeysUnavailable => "The keys of the token's issuer cannot be had at the moment.",
+            Self::Stale => "The state of sessions cannot be had at the moment.",
+            Self::Revoked => "The access token was revoked.",
+            Self::UserBlocked => "The user is blocked.",
+            Self::LoggedOut => "The user logged out.",
+            Self::SessionEnded => "The session ended.",
+            Self::ReauthenticationRequired { .. } => "The session lasted as long as it may; a new login is needed.",
+            Self::IdleTimeout => "The session was idle for too long.",
+            Self::InsufficientScope => "The access token lacks a scope that is required here.",
+        }
+    }
+}
+
+fn challenge(reason: Reason, policy: &Policy) -> Option<HeaderValue> {
+    if reason.status() == StatusCode::SERVICE_UNAVAILABLE {
+        return None;
+    }
+    let mut challenge = format!("Bearer realm=\"{}\"", policy.realm);
+    if let Some(error) = reason.error() {
+        challenge.push_str(", error=\"");
+        challenge.push_str(error);
+        challenge.push('"');
+        if policy.describe {
+            challenge.push_str(", error_description=\"");
+            challenge.push_str(reason.detail().trim_end_matches('.'));
+            challenge.push('"');
+        }
+    }
+    match reason {
+        Reason::InsufficientScope => {
+            challenge.push_str(&format!(", scope=\"{}\"", policy.settings.required_scopes.join(" ")));
+        }
+        Reason::ReauthenticationRequired { max_age } => {
+            challenge.push_str(&format!(", max_age=\"{}\"", max_age.as_secs()));
+        }
+        _ => {}
+    }
+    HeaderValue::try_from(challenge).ok()
+}

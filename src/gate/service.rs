@@ -1,0 +1,148 @@
+use std::{
+    mem,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http::{Request, Response, header};
+use tower::Service;
+
+use super::{
+    Decision, Judge, Judgement, Policy, ResponseFuture,
+    identity::{self, ReservedNames},
+    policy::Authentication,
+    refusal::Refusals,
+    tokens::KnownToken,
+    verdicts::Verdicts,
+};
+use crate::{token::claims::Claims, verdict::Reason};
+
+/// Lets requests through to `inner`, or refuses them.
+#[derive(Clone, Debug)]
+pub struct Gate<S> {
+    shared: Arc<Shared>,
+    inner: S,
+}
+
+/// Who was admitted: an extension of requests that passed with a token.
+#[derive(Clone, Debug)]
+pub struct Admission(Arc<KnownToken>);
+
+impl Admission {
+    /// What the token says.
+    #[must_use]
+    pub fn claims(&self) -> &Claims {
+        &self.0.token.claims
+    }
+}
+
+/// What all clones of a gate share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    judge: Judge,
+    policy: Arc<Policy>,
+    reserved: ReservedNames,
+    refusals: Refusals,
+    verdicts: Verdicts,
+}
+
+impl Shared {
+    pub(super) fn new(judge: Judge, policy: Policy, reserved: ReservedNames) -> Self {
+        let refusals = Refusals::new(&policy);
+        let verdicts = judge.parts().verdicts.of_route(&policy.name);
+        Self { judge, policy: Arc::new(policy), reserved, refusals, verdicts }
+    }
+
+    /// What a decision comes to: the request as it goes on, or the response that refuses it.
+    pub(super) fn apply<B, R: From<Bytes>>(
+        &self,
+        decision: Decision,
+        mut request: Request<B>,
+    ) -> Result<Request<B>, Response<R>> {
+        self.verdicts.count(&decision);
+        if let Some(reason) = decision.reason() {
+            self.log(reason, &decision);
+            if !decision.passes {
+                return Err(self.refusals.answer(reason, request.headers()));
+            }
+        }
+        let fields = request.headers_mut();
+        self.reserved.strip(fields);
+        if !self.policy.forward_token && self.policy.authentication != Authentication::None {
+            self.withhold_token(fields);
+        }
+        if decision.stale {
+            identity::flag_stale(fields);
+        }
+        if let Some(known) = decision.token {
+            identity::add(&self.policy.identity, &known.token, fields);
+            request.extensions_mut().insert(Admission(known));
+        }
+        Ok(request)
+    }
+
+    fn withhold_token(&self, fields: &mut http::HeaderMap) {
+        let sources = &self.policy.sources;
+        fields.remove(header::AUTHORIZATION);
+        for source in &sources.headers {
+            fields.remove(&source.name);
+        }
+        if !sources.cookies.is_empty() {
+            sources.remove_cookies(fields);
+        }
+    }
+
+    fn log(&self, reason: Reason, decision: &Decision) {
+        let subject = decision.token.as_ref().map(|known| &known.token.claims.subject);
+        tracing::debug!(
+            route.name = &*self.policy.name,
+            verdict = reason.code(),
+            fault = decision.fault.as_ref().map(tracing::field::display),
+            subject = subject.map(tracing::field::debug),
+            enforced = !decision.passes,
+            "refused"
+        );
+    }
+}
+
+impl<S> Gate<S> {
+    pub(super) const fn new(shared: Arc<Shared>, inner: S) -> Self {
+        Self { shared, inner }
+    }
+
+    /// The policy it applies.
+    #[must_use]
+    pub fn policy(&self) -> &Policy {
+        &self.shared.policy
+    }
+}
+
+impl<S, B, R> Service<Request<B>> for Gate<S>
+where
+    S: Service<Request<B>, Response = Response<R>> + Clone,
+    R: From<Bytes>,
+{
+    type Response = Response<R>;
+    /// A refusal is a response: an infallible service stays infallible.
+    type Error = S::Error;
+    type Future = ResponseFuture<S, B, R>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let judgement = self.shared.judge.judge(&self.shared.policy, request.headers());
+        // Only the instance that was polled is ready; the clone takes its place for the next call.
+        let clone = self.inner.clone();
+        let mut inner = mem::replace(&mut self.inner, clone);
+        match judgement {
+            Judgement::Decided(decision) => match self.shared.apply(decision, request) {
+                Ok(request) => ResponseFuture::forwarding(inner.call(request)),
+                Err(refusal) => ResponseFuture::refusing(refusal),
+            },
+            Judgement::Pending(decision) => ResponseFuture::judging(decision, Arc::clone(&self.shared), request, inner),
+        }
+    }
+}

@@ -1,0 +1,252 @@
+//! A running gate: assembled from a configuration, started, and stopped in order.
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use prometheus_client::registry::Registry;
+use tokio::{
+    net::TcpListener,
+    task::JoinHandle,
+    time::{MissedTickBehavior, interval, sleep},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    activity::Recorder,
+    admin::{self, Admin, Readiness},
+    clock::Clock,
+    config::{Config, StoreSettings},
+    gate::{
+        Judge, Policy,
+        judge::Parts,
+        policy::{Authentication, Mode},
+        tokens::TokenCache,
+        verdicts::VerdictMetrics,
+    },
+    marker::{cache::MarkerCache, ledger::Ledger},
+    server::{ListenerSettings, gateway::Gateway, listener, own::OwnEndpoints},
+    store::{
+        Store, Watcher,
+        embedded::{EmbeddedOpenError, EmbeddedStore},
+        redis::{InvalidRedisSettings, RedisStore},
+    },
+    telemetry::metrics::ServerMetrics,
+    token::verify::{Refreshing, Verifier, VerifierError, VerifierOptions},
+};
+
+/// How often caches tidy up and unused connections are let go.
+const MAINTENANCE: Duration = Duration::from_secs(1);
+
+/// Why a gate does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The embedded store does not open.
+    #[error("embedded store does not open")]
+    Embedded(#[from] EmbeddedOpenError),
+    /// The settings of Redis are contradictory.
+    #[error("store settings are not valid")]
+    Redis(#[from] InvalidRedisSettings),
+    /// The settings of issuers are contradictory.
+    #[error("issuer settings are not valid")]
+    Verifier(#[from] VerifierError),
+    /// An address cannot be listened on.
+    #[error("cannot listen on {address}")]
+    Listen {
+        /// Which one.
+        address: SocketAddr,
+        /// What happened.
+        source: io::Error,
+    },
+}
+
+/// A running gate. Dropping it stops it at once; [`Instance::stop`] lets requests end and writes what waits.
+#[derive(Debug)]
+pub struct Instance {
+    address: SocketAddr,
+    admin_address: SocketAddr,
+    judge: Judge,
+    settings: Arc<ListenerSettings>,
+    readiness: Arc<Readiness>,
+    refreshing: Refreshing,
+    stop_listening: CancellationToken,
+    stop_rest: CancellationToken,
+    listening: JoinHandle<bool>,
+    recording: JoinHandle<()>,
+    administrating: JoinHandle<()>,
+}
+
+/// Opens the store that the configuration names.
+///
+/// # Errors
+/// [`StartError`].
+pub fn open_store(
+    settings: &StoreSettings,
+    watcher: Arc<dyn Watcher>,
+    clock: Clock,
+) -> Result<Arc<dyn Store>, StartError> {
+    Ok(match settings {
+        StoreSettings::Embedded(settings) => EmbeddedStore::open(settings, watcher, clock)?,
+        StoreSettings::Redis(settings) => RedisStore::open(settings, watcher, clock)?,
+    })
+}
+
+/// The verifier that the configuration describes, without keys yet.
+///
+/// # Errors
+/// [`StartError`].
+pub fn verifier(config: &Config, clock: Clock) -> Result<Verifier, StartError> {
+    let options = VerifierOptions {
+        max_token_length: config.tokens.max_length,
+        forwarded_claims: config.forwarded_claims.clone(),
+        clock,
+    };
+    Ok(Verifier::new(config.issuers.clone(), options)?)
+}
+
+impl Instance {
+    /// Starts a gate. It listens when this returns; `/readyz` tells when keys and store have answered.
+    ///
+    /// Must be called within a multi-thread tokio runtime.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub async fn start(config: Config) -> Result<Self, StartError> {
+        let clock = Clock::System;
+        let listener = listen(config.listener.address)?;
+        let admin_listener = listen(config.admin.address)?;
+        let address = local_address(&listener, config.listener.address)?;
+        let admin_address = local_address(&admin_listener, config.admin.address)?;
+
+        let cache = Arc::new(MarkerCache::new(config.markers));
+        let store = open_store(&config.store, Arc::clone(&cache) as Arc<dyn Watcher>, clock.clone())?;
+        let verifier = Arc::new(verifier(&config, clock.clone())?);
+        let refreshing = verifier.start();
+        let recorder = Arc::new(Recorder::new(config.activity, clock.clone()));
+        let judge = Judge::new(Parts {
+            verifier: Arc::clone(&verifier),
+            tokens: TokenCache::new(config.tokens.cache_size),
+            ledger: Ledger::new(
+                Arc::clone(&store),
+                Arc::clone(&cache),
+                config.retention,
+                config.markers.write_timeout,
+                clock.clone(),
+            ),
+            recorder: Arc::clone(&recorder),
+            clock: clock.clone(),
+            verdicts: VerdictMetrics::default(),
+        });
+
+        let metrics = ServerMetrics::new();
+        let (gates, reserved) = Gateway::gates(&config.routes, &judge);
+        let own = OwnEndpoints::new(judge.clone(), own_policy(&config), clock);
+        let gateway = Arc::new(Gateway::new(&config.routes, &gates, &reserved, own, Arc::clone(&metrics)));
+
+        let mut registry = Registry::with_prefix("portcullis");
+        judge.register(&mut registry);
+        metrics.register(&mut registry);
+        let readiness = Arc::new(Readiness::new(Arc::clone(&verifier), cache, Arc::clone(&store)));
+        let admin = Admin::new(&config, judge.clone(), Arc::clone(&readiness), registry);
+
+        let settings = Arc::new(config.listener);
+        let (stop_listening, stop_rest) = (CancellationToken::new(), CancellationToken::new());
+        let listening =
+            tokio::spawn(listener::run(listener, Arc::clone(&gateway), Arc::clone(&settings), stop_listening.clone()));
+        let recording = tokio::spawn(recorder.run(store, stop_rest.clone()));
+        tokio::spawn(maintain(judge.clone(), gateway, stop_rest.clone()));
+        tokio::spawn(Arc::clone(&readiness).watch(stop_rest.clone()));
+        let administrating = tokio::spawn(admin::serve(admin_listener, admin, stop_rest.clone()));
+        Ok(Self {
+            address,
+            admin_address,
+            judge,
+            settings,
+            readiness,
+            refreshing,
+            stop_listening,
+            stop_rest,
+            listening,
+            recording,
+            administrating,
+        })
+    }
+
+    /// Where the public listener listens.
+    #[must_use]
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Where the admin listener listens.
+    #[must_use]
+    pub const fn admin_address(&self) -> SocketAddr {
+        self.admin_address
+    }
+
+    /// What judges.
+    #[must_use]
+    pub const fn judge(&self) -> &Judge {
+        &self.judge
+    }
+
+    /// Whether keys and store have answered.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.readiness.is_ready()
+    }
+
+    /// Stops: `/readyz` says no for `drain_delay`, the listener closes, requests end within `drain_timeout`, what waits is
+    /// written. Returns whether all requests ended by themselves.
+    pub async fn stop(self) -> bool {
+        self.readiness.drain();
+        sleep(self.settings.drain_delay).await;
+        self.stop_listening.cancel();
+        let ended = self.listening.await.unwrap_or(false);
+        self.stop_rest.cancel();
+        // A task that panicked has nothing left to wait for.
+        let _ = self.recording.await;
+        let _ = self.administrating.await;
+        self.refreshing.stop().await;
+        self.judge.parts().ledger.store().close().await;
+        ended
+    }
+}
+
+fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
+    listener::bind(address).map_err(|source| StartError::Listen { address, source })
+}
+
+fn local_address(listener: &TcpListener, address: SocketAddr) -> Result<SocketAddr, StartError> {
+    listener.local_addr().map_err(|source| StartError::Listen { address, source })
+}
+
+/// The gate's own endpoints take the tokens of every issuer, from wherever a route takes them.
+fn own_policy(config: &Config) -> Policy {
+    let mut policy = config
+        .routes
+        .first()
+        .map_or_else(|| unreachable!("a configuration without routes is refused"), |route| route.policy.clone());
+    let everything = |of: fn(&Policy) -> usize| config.routes.iter().map(|route| &route.policy).max_by_key(|p| of(p));
+    if let Some(richest) = everything(|policy| policy.sources.cookies.len() + policy.sources.headers.len()) {
+        policy.sources = richest.sources.clone();
+    }
+    policy.name = "portcullis".into();
+    policy.authentication = Authentication::Required;
+    policy.mode = Mode::Enforce;
+    policy.issuers = None;
+    policy.identity = Box::default();
+    policy.settings.required_scopes = Box::default();
+    policy
+}
+
+async fn maintain(judge: Judge, gateway: Arc<Gateway>, stop: CancellationToken) {
+    let mut ticks = interval(MAINTENANCE);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = ticks.tick() => {}
+        }
+        judge.maintain().await;
+        gateway.maintain();
+    }
+}

@@ -1,0 +1,110 @@
+//! One connection: which protocol it speaks, and serving it until it ends or the gate drains.
+
+use std::{convert::Infallible, io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+
+use http::Request;
+use hyper::{
+    body::Incoming,
+    server::conn::{http1, http2},
+    service::service_fn,
+};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::{net::TcpStream, time::timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    ListenerSettings,
+    gateway::Gateway,
+    patience::{Limits, Patient, Progress, Served},
+};
+use crate::upstream::fields::Downstream;
+
+/// How an HTTP/2 connection with prior knowledge begins (RFC 9113 §3.4).
+const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// How many requests an HTTP/2 connection may have under way.
+const MAX_STREAMS: u32 = 200;
+
+/// Serves a connection. Ends with it, or, once `drain` is cancelled, with the requests that are under way.
+pub async fn serve(
+    stream: TcpStream,
+    peer: SocketAddr,
+    gateway: Arc<Gateway>,
+    settings: &ListenerSettings,
+    drain: CancellationToken,
+) {
+    let ip = peer.ip().to_canonical();
+    let trusted = settings.trusted_proxies.iter().any(|network| network.contains(&ip));
+    let downstream = Arc::new(Downstream::new(ip, trusted));
+    // Answers go out at once; a client that does not care has lost nothing when this fails.
+    let _ = stream.set_nodelay(true);
+    let speaks_http2 = tokio::select! {
+        speaks = timeout(settings.header_timeout, speaks_http2(&stream)) => match speaks {
+            Ok(Ok(speaks)) => speaks,
+            Ok(Err(_)) | Err(_) => return,
+        },
+        () = drain.cancelled() => return,
+    };
+    let progress = Progress::new(gateway.in_flight());
+    let limits = Limits { header: settings.header_timeout, idle: settings.idle_timeout };
+    let io = TokioIo::new(Patient::new(stream, Arc::clone(&progress), limits));
+    let service = service_fn(move |request: Request<Incoming>| {
+        let (gateway, downstream, serving) = (Arc::clone(&gateway), Arc::clone(&downstream), progress.serve());
+        async move {
+            let response = gateway.serve(request, downstream).await;
+            Ok::<_, Infallible>(response.map(|body| Served::new(body, serving)))
+        }
+    });
+    let result = if speaks_http2 {
+        let mut builder = http2::Builder::new(TokioExecutor::new());
+        builder
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(MAX_STREAMS)
+            .max_header_list_size(u32::try_from(settings.max_header_size).unwrap_or(u32::MAX))
+            .keep_alive_interval(settings.idle_timeout)
+            .keep_alive_timeout(settings.header_timeout);
+        let mut connection = pin!(builder.serve_connection(io, service));
+        tokio::select! {
+            result = connection.as_mut() => result,
+            () = drain.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        }
+    } else {
+        let mut builder = http1::Builder::new();
+        builder
+            .max_headers(settings.max_headers)
+            .max_header_size(settings.max_header_size)
+            .header_read_timeout(None::<Duration>)
+            .pipeline_flush(true);
+        let mut connection = pin!(builder.serve_connection(io, service));
+        tokio::select! {
+            result = connection.as_mut() => result,
+            () = drain.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        }
+    };
+    if let Err(error) = result {
+        tracing::debug!(error = &error as &dyn std::error::Error, "connection from client ended");
+    }
+}
+
+/// Looks at the first bytes and leaves them where they are.
+async fn speaks_http2(stream: &TcpStream) -> io::Result<bool> {
+    let mut first = [0; PREFACE.len()];
+    loop {
+        let seen = stream.peek(&mut first).await?;
+        let seen = &first[..seen];
+        if seen.is_empty() || !PREFACE.starts_with(seen) {
+            return Ok(false);
+        }
+        if seen.len() == PREFACE.len() {
+            return Ok(true);
+        }
+        // Part of a preface: what is there stays readable, so only time tells when there is more.
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}

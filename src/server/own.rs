@@ -1,0 +1,134 @@
+//! The gate's own endpoints on the public listener, under `/.portcullis/`.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
+use hyper::body::Incoming;
+
+use crate::{
+    clock::{Clock, Timestamp},
+    credential::Credential,
+    gate::{Decision, Judge, Judgement, Policy, problem, refusal::Refusals, tokens::KnownToken},
+    marker::{Logout, Marker, MarkerClock, MarkerKey, MarkerRecord},
+    store::StoreError,
+    telemetry::audit::{self, Actor},
+    upstream::{Body, fields::Downstream},
+    verdict::Reason,
+};
+
+/// What all of them begin with. No route can lead there.
+pub const PREFIX: &str = "/.portcullis/";
+
+/// The endpoints.
+#[derive(Debug)]
+pub struct OwnEndpoints {
+    judge: Judge,
+    policy: Arc<Policy>,
+    refusals: Refusals,
+    clock: Clock,
+}
+
+impl OwnEndpoints {
+    /// Endpoints that take tokens by `policy`.
+    #[must_use]
+    pub fn new(judge: Judge, policy: Policy, clock: Clock) -> Self {
+        Self { judge, refusals: Refusals::new(&policy), policy: Arc::new(policy), clock }
+    }
+
+    /// Whether a canonical path is one of theirs.
+    #[must_use]
+    pub fn owns(&self, path: &str) -> bool {
+        path.starts_with(PREFIX)
+    }
+
+    /// Answers a request for one of them.
+    pub async fn serve(&self, request: Request<Incoming>, downstream: &Downstream) -> Response<Body> {
+        match (request.uri().path().strip_prefix(PREFIX), request.method()) {
+            (Some("logout"), &Method::POST) => self.log_out(&request, downstream).await,
+            (Some("logout"), _) => method_not_allowed("POST"),
+            _ => problem::response(StatusCode::NOT_FOUND, "no_endpoint", "There is no such endpoint."),
+        }
+    }
+
+    /// Ends the session of the caller's token, or with `?everywhere` all sessions of its subject. Without a session id in
+    /// the token there is only everywhere. 204 when it is durable.
+    async fn log_out(&self, request: &Request<Incoming>, downstream: &Downstream) -> Response<Body> {
+        let fields = request.headers();
+        if self.is_forged(fields) {
+            let detail = "A logout with a cookie must come from the site itself.";
+            return problem::response(StatusCode::FORBIDDEN, "cross_site", detail);
+        }
+        let decision = match self.judge.judge(&self.policy, fields) {
+            Judgement::Decided(decision) => decision,
+            Judgement::Pending(decision) => decision.await,
+        };
+        match (decision.reason(), &decision.token) {
+            (None, Some(known)) => self.end(known, everywhere(request), downstream).await,
+            // What is over already is over.
+            (Some(Reason::SessionEnded | Reason::LoggedOut), Some(_)) if decision_is_final(&decision) => no_content(),
+            (reason, _) => self.refusals.answer(reason.unwrap_or(Reason::MissingToken), fields),
+        }
+    }
+
+    async fn end(&self, known: &KnownToken, everywhere: bool, downstream: &Downstream) -> Response<Body> {
+        let claims = &known.token.claims;
+        let now = self.clock.now();
+        let (what, key, marker) = match &claims.session {
+            Some(session) if !everywhere => {
+                ("session_end", MarkerKey::session(&claims.subject.issuer, session), Marker::SessionEnd(now))
+            }
+            _ => ("logout", MarkerKey::logout(&claims.subject), log_out_at(now)),
+        };
+        let by = claims.client.as_ref().map_or("self", |client| client.as_str());
+        let record = MarkerRecord { marker, by: Some(by.to_owned()), reason: Some("logout".to_owned()) };
+        let result = self.judge.parts().ledger.write(&key, &record).await;
+        let from = downstream.peer.to_str().ok().and_then(|peer| peer.parse().ok());
+        audit::record(&Actor { who: "self".to_owned(), from }, what, &key, &marker, &result);
+        result.map_or_else(|error| store_failed(&error), |_| no_content())
+    }
+
+    /// A cookie is sent by the browser whoever asks it to; only the site itself may ask (Fetch Metadata).
+    fn is_forged(&self, fields: &HeaderMap) -> bool {
+        let Credential::Bearer { ambient: true, .. } = self.policy.sources.find(fields) else { return false };
+        let site = fields.get("sec-fetch-site").map(HeaderValue::as_bytes);
+        !matches!(site, None | Some(b"same-origin" | b"none"))
+    }
+}
+
+/// A logout by this gateway's clock.
+#[must_use]
+pub const fn log_out_at(now: Timestamp) -> Marker {
+    Marker::Logout(Logout { at: now, clock: MarkerClock::Gateway })
+}
+
+const fn decision_is_final(decision: &Decision) -> bool {
+    !decision.stale
+}
+
+fn everywhere<B>(request: &Request<B>) -> bool {
+    let query = request.uri().query().unwrap_or_default();
+    query.split('&').any(|pair| matches!(pair, "everywhere" | "everywhere=" | "everywhere=true" | "everywhere=1"))
+}
+
+fn no_content() -> Response<Body> {
+    let mut response = Response::new(Bytes::new().into());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+fn method_not_allowed(allow: &'static str) -> Response<Body> {
+    let mut response = problem::response(StatusCode::METHOD_NOT_ALLOWED, "method", "This method is not served here.");
+    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allow));
+    response
+}
+
+/// The logout could not be stored: the caller must know, and try again.
+fn store_failed(error: &StoreError) -> Response<Body> {
+    tracing::error!(error = error as &dyn std::error::Error, "logout could not be stored");
+    let mut response =
+        problem::response(StatusCode::SERVICE_UNAVAILABLE, "not_stored", "The logout could not be stored; try again.");
+    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    response
+}

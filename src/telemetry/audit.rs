@@ -1,0 +1,40 @@
+//! The audit trail: one line per change of a marker, under the log target `portcullis::audit`.
+
+use std::net::IpAddr;
+
+use crate::{
+    marker::{Marker, MarkerKey},
+    store::{Merged, StoreError},
+};
+
+/// The log target of audit lines, so that they can be sent elsewhere.
+pub const TARGET: &str = "portcullis::audit";
+
+/// Who asks for a change, and from where.
+#[derive(Clone, Debug)]
+pub struct Actor {
+    /// Who: `admin`, `self`, or a source of events.
+    pub who: String,
+    /// The address of the connection.
+    pub from: Option<IpAddr>,
+}
+
+/// Writes down a change and what became of it.
+pub fn record(actor: &Actor, what: &str, key: &MarkerKey, marker: &Marker, result: &Result<Merged, StoreError>) {
+    let outcome = match result {
+        Ok(Merged { changed: true, .. }) => "changed",
+        Ok(Merged { changed: false, .. }) => "unchanged",
+        Err(_) => "failed",
+    };
+    tracing::info!(
+        target: TARGET,
+        who = actor.who,
+        what,
+        marker.key = key.as_str(),
+        at = %marker.at(),
+        from = actor.from.map(tracing::field::display),
+        outcome,
+        error = result.as_ref().err().map(tracing::field::display),
+        "marker"
+    );
+}

@@ -1,0 +1,208 @@
+//! Connections to one upstream.
+//!
+//! HTTP/1.1: the connection used last is used next, so that as few as possible are kept. One that the upstream closed while
+//! it was unused is never used; if it closes just as a request goes out, the request comes back unsent and takes another.
+//! HTTP/2: one connection that all requests share, replaced when it closes.
+
+use std::{
+    collections::VecDeque,
+    io,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
+};
+
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::{
+    net::TcpStream,
+    time::{error::Elapsed, timeout},
+};
+
+use super::{UpstreamSettings, body::RequestBody};
+
+/// How many unused connections are looked at before a new one is made: the last few may still be finishing.
+const LOOK_AT: usize = 4;
+
+/// The largest response header, in bytes.
+const MAX_RESPONSE_HEADER: usize = 64 * 1024;
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// It was refused, reset or could not be resolved.
+    #[error("cannot connect to upstream `{upstream}`")]
+    Io {
+        /// Which one.
+        upstream: String,
+        /// What happened.
+        source: io::Error,
+    },
+    /// It took too long.
+    #[error("connecting to upstream `{upstream}` took too long")]
+    TimedOut {
+        /// Which one.
+        upstream: String,
+        /// What happened.
+        source: Elapsed,
+    },
+    /// The HTTP handshake failed.
+    #[error("upstream `{upstream}` does not speak HTTP as configured")]
+    Handshake {
+        /// Which one.
+        upstream: String,
+        /// What happened.
+        source: hyper::Error,
+    },
+}
+
+/// HTTP/1.1 connections.
+#[derive(Debug)]
+pub struct Http1Pool {
+    settings: UpstreamSettings,
+    unused: Mutex<VecDeque<Unused>>,
+}
+
+#[derive(Debug)]
+struct Unused {
+    sender: http1::SendRequest<RequestBody>,
+    since: Instant,
+}
+
+/// A connection in use. Dropping it closes it; [`Lease::give_back`] keeps it.
+#[derive(Debug)]
+pub struct Lease {
+    pub(super) sender: http1::SendRequest<RequestBody>,
+    pool: Arc<Http1Pool>,
+    /// Whether it served a request before.
+    pub(super) reused: bool,
+}
+
+impl Http1Pool {
+    /// No connections yet.
+    #[must_use]
+    pub const fn new(settings: UpstreamSettings) -> Self {
+        Self { settings, unused: Mutex::new(VecDeque::new()) }
+    }
+
+    /// An unused connection, or a new one.
+    pub(super) async fn lease(self: &Arc<Self>) -> Result<Lease, ConnectError> {
+        if let Some(sender) = self.take_unused() {
+            return Ok(Lease { sender, pool: Arc::clone(self), reused: true });
+        }
+        self.connect().await
+    }
+
+    /// A new connection.
+    pub(super) async fn connect(self: &Arc<Self>) -> Result<Lease, ConnectError> {
+        let stream = connect(&self.settings).await?;
+        let (sender, connection) = http1::Builder::new()
+            .max_header_size(MAX_RESPONSE_HEADER)
+            .handshake(TokioIo::new(stream))
+            .await
+            .map_err(|source| ConnectError::Handshake { upstream: self.settings.authority.to_string(), source })?;
+        // It ends with its sender, which a lease or this pool owns.
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(error = &error as &dyn std::error::Error, "connection to upstream ended");
+            }
+        });
+        Ok(Lease { sender, pool: Arc::clone(self), reused: false })
+    }
+
+    /// Lets go of connections that were unused for too long.
+    pub fn reap(&self) {
+        let mut unused = self.unused();
+        while unused.front().is_some_and(|oldest| self.is_too_old(oldest) || oldest.sender.is_closed()) {
+            unused.pop_front();
+        }
+    }
+
+    fn take_unused(&self) -> Option<http1::SendRequest<RequestBody>> {
+        let mut unused = self.unused();
+        let mut looked_at = 0;
+        let mut index = unused.len();
+        while index > 0 && looked_at < LOOK_AT {
+            index -= 1;
+            looked_at += 1;
+            let candidate = &unused[index];
+            if candidate.sender.is_closed() || self.is_too_old(candidate) {
+                unused.remove(index);
+            } else if candidate.sender.is_ready() {
+                return unused.remove(index).map(|found| found.sender);
+            }
+        }
+        None
+    }
+
+    fn is_too_old(&self, unused: &Unused) -> bool {
+        unused.since.elapsed() > self.settings.keep_alive
+    }
+
+    fn unused(&self) -> MutexGuard<'_, VecDeque<Unused>> {
+        self.unused.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Lease {
+    /// The connection may serve another request. It may yet be finishing this one.
+    pub(super) fn give_back(self) {
+        if self.sender.is_closed() {
+            return;
+        }
+        let mut unused = self.pool.unused();
+        if unused.len() < self.pool.settings.max_idle {
+            unused.push_back(Unused { sender: self.sender, since: Instant::now() });
+        }
+    }
+}
+
+/// The HTTP/2 connection.
+#[derive(Debug)]
+pub struct Http2Pool {
+    settings: UpstreamSettings,
+    shared: Mutex<Option<http2::SendRequest<RequestBody>>>,
+}
+
+impl Http2Pool {
+    /// No connection yet.
+    #[must_use]
+    pub const fn new(settings: UpstreamSettings) -> Self {
+        Self { settings, shared: Mutex::new(None) }
+    }
+
+    /// The connection, made anew if it is closed. Several may be made at once at first; the last one stays.
+    pub(super) async fn sender(&self) -> Result<http2::SendRequest<RequestBody>, ConnectError> {
+        let shared = self.shared().clone();
+        if let Some(sender) = shared.filter(|sender| !sender.is_closed()) {
+            return Ok(sender);
+        }
+        let stream = connect(&self.settings).await?;
+        let (sender, connection) = http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .keep_alive_interval(self.settings.keep_alive)
+            .handshake(TokioIo::new(stream))
+            .await
+            .map_err(|source| ConnectError::Handshake { upstream: self.settings.authority.to_string(), source })?;
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(error = &error as &dyn std::error::Error, "connection to upstream ended");
+            }
+        });
+        *self.shared() = Some(sender.clone());
+        Ok(sender)
+    }
+
+    fn shared(&self) -> MutexGuard<'_, Option<http2::SendRequest<RequestBody>>> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn connect(settings: &UpstreamSettings) -> Result<TcpStream, ConnectError> {
+    let upstream = || settings.authority.to_string();
+    let stream = timeout(settings.connect_timeout, TcpStream::connect(settings.authority.as_str()))
+        .await
+        .map_err(|source| ConnectError::TimedOut { upstream: upstream(), source })?
+        .map_err(|source| ConnectError::Io { upstream: upstream(), source })?;
+    stream.set_nodelay(true).map_err(|source| ConnectError::Io { upstream: upstream(), source })?;
+    Ok(stream)
+}

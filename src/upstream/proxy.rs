@@ -1,0 +1,247 @@
+//! Sends a request to its upstream and brings the response back.
+
+use std::{
+    convert::Infallible,
+    error::Error,
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use http::{Request, Response, StatusCode, Uri, Version, header, uri::PathAndQuery};
+use hyper::body::Incoming;
+use tokio::time::timeout;
+use tower::Service;
+
+use super::{
+    Body, Protocol, UpstreamSettings,
+    body::{RequestBody, UpstreamBody},
+    fields::{self, Downstream},
+    pool::{ConnectError, Http1Pool, Http2Pool, Lease},
+};
+use crate::gate::{identity::ReservedNames, problem};
+
+/// Why there is no response from the upstream.
+#[derive(Debug, thiserror::Error)]
+pub enum UpstreamError {
+    /// No connection.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// No response header in time.
+    #[error("upstream did not answer in time")]
+    ResponseTimeout,
+    /// The client stopped sending its request.
+    #[error("request body stood still for too long")]
+    RequestTimeout,
+    /// The client broke off, or its body broke HTTP.
+    #[error("request body broke off")]
+    RequestBody(#[source] hyper::Error),
+    /// The upstream broke HTTP, or off.
+    #[error("upstream broke off or does not speak HTTP")]
+    Exchange(#[source] hyper::Error),
+}
+
+impl UpstreamError {
+    /// The response that tells the client. What went wrong where is for the log.
+    fn answer(&self) -> Response<Body> {
+        match self {
+            Self::Connect(ConnectError::TimedOut { .. }) | Self::ResponseTimeout => problem::response(
+                StatusCode::GATEWAY_TIMEOUT,
+                "upstream_timeout",
+                "The upstream did not answer in time.",
+            ),
+            Self::Connect(_) | Self::Exchange(_) => {
+                problem::response(StatusCode::BAD_GATEWAY, "upstream_unavailable", "The upstream cannot be reached.")
+            }
+            Self::RequestTimeout => problem::response(
+                StatusCode::REQUEST_TIMEOUT,
+                "request_timeout",
+                "The request body stood still for too long.",
+            ),
+            Self::RequestBody(_) => {
+                problem::response(StatusCode::BAD_REQUEST, "request_body", "The request body broke off.")
+            }
+        }
+    }
+}
+
+/// One upstream, as a service. Clones share its connections.
+#[derive(Clone, Debug)]
+pub struct Upstream(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    settings: UpstreamSettings,
+    reserved: ReservedNames,
+    connections: Connections,
+}
+
+#[derive(Debug)]
+enum Connections {
+    Http1(Arc<Http1Pool>),
+    Http2(Http2Pool),
+}
+
+impl Upstream {
+    /// An upstream without connections. `reserved`: names of trailers that must not come from a client.
+    #[must_use]
+    pub fn new(settings: UpstreamSettings, reserved: ReservedNames) -> Self {
+        let connections = match settings.protocol {
+            Protocol::Http1 => Connections::Http1(Arc::new(Http1Pool::new(settings.clone()))),
+            Protocol::Http2 => Connections::Http2(Http2Pool::new(settings.clone())),
+        };
+        Self(Arc::new(Shared { settings, reserved, connections }))
+    }
+
+    /// Lets go of connections that were unused for too long.
+    pub fn maintain(&self) {
+        if let Connections::Http1(pool) = &self.0.connections {
+            pool.reap();
+        }
+    }
+}
+
+impl Service<Request<Incoming>> for Upstream {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Incoming>) -> Self::Future {
+        let shared = Arc::clone(&self.0);
+        Box::pin(async move {
+            Ok(shared.exchange(request).await.unwrap_or_else(|error| {
+                tracing::warn!(
+                    upstream = shared.settings.authority.as_str(),
+                    error = &error as &dyn Error,
+                    "no response from upstream"
+                );
+                error.answer()
+            }))
+        })
+    }
+}
+
+impl Shared {
+    async fn exchange(&self, request: Request<Incoming>) -> Result<Response<Body>, UpstreamError> {
+        let request = self.outbound(request);
+        let mut response = match timeout(self.settings.response_timeout, self.send(request)).await {
+            Ok(response) => response?,
+            Err(_) => return Err(UpstreamError::ResponseTimeout),
+        };
+        fields::strip_hop_by_hop(response.headers_mut());
+        *response.version_mut() = Version::HTTP_11;
+        Ok(response)
+    }
+
+    /// The request as the upstream gets it.
+    fn outbound(&self, request: Request<Incoming>) -> Request<RequestBody> {
+        let (mut parts, body) = request.into_parts();
+        if let Some(downstream) = parts.extensions.get::<Arc<Downstream>>() {
+            fields::add_forwarded(&mut parts.headers, downstream, parts.version);
+        }
+        parts.headers.remove(header::EXPECT);
+        let host = parts.headers.get(header::HOST).cloned();
+        let path = parts.uri.into_parts().path_and_query.unwrap_or_else(|| PathAndQuery::from_static("/"));
+        match self.settings.protocol {
+            Protocol::Http1 => {
+                fields::join_cookies(&mut parts.headers);
+                if !self.settings.preserve_host || host.is_none() {
+                    parts.headers.insert(header::HOST, self.own_host());
+                }
+                parts.uri = Uri::from(path);
+                parts.version = Version::HTTP_11;
+            }
+            Protocol::Http2 => {
+                parts.headers.remove(header::HOST);
+                let shown =
+                    host.filter(|_| self.settings.preserve_host).and_then(|host| host.as_bytes().try_into().ok());
+                let mut uri = http::uri::Parts::default();
+                uri.scheme = Some(http::uri::Scheme::HTTP);
+                uri.authority = Some(shown.unwrap_or_else(|| self.settings.authority.clone()));
+                uri.path_and_query = Some(path);
+                // Scheme, authority and path are all there, which is all that can be missing.
+                parts.uri = Uri::from_parts(uri).unwrap_or_default();
+                parts.version = Version::HTTP_2;
+            }
+        }
+        parts.extensions.clear();
+        let body = RequestBody::new(body, self.reserved.clone(), self.settings.body_idle_timeout);
+        Request::from_parts(parts, body)
+    }
+
+    fn own_host(&self) -> http::HeaderValue {
+        http::HeaderValue::try_from(self.settings.authority.as_str())
+            .unwrap_or_else(|_| http::HeaderValue::from_static("upstream"))
+    }
+
+    async fn send(&self, request: Request<RequestBody>) -> Result<Response<Body>, UpstreamError> {
+        let idle_timeout = self.settings.body_idle_timeout;
+        match &self.connections {
+            Connections::Http1(pool) => {
+                let (response, lease) = send_http1(pool, request).await?;
+                Ok(response.map(|body| Body::Upstream(UpstreamBody::new(body, Some(lease), idle_timeout))))
+            }
+            Connections::Http2(pool) => {
+                let mut sender = pool.sender().await?;
+                sender.ready().await.map_err(UpstreamError::Exchange)?;
+                let response = sender.send_request(request).await.map_err(whose_fault)?;
+                Ok(response.map(|body| Body::Upstream(UpstreamBody::new(body, None, idle_timeout))))
+            }
+        }
+    }
+}
+
+/// Sends over a kept connection if there is one. If the upstream closes that just now, a request that never went out, or
+/// that is idempotent and has no body, takes a new connection (RFC 9110 §9.2.2, RFC 9112 §9.3.1); once.
+async fn send_http1(
+    pool: &Arc<Http1Pool>,
+    request: Request<RequestBody>,
+) -> Result<(Response<Incoming>, Lease), UpstreamError> {
+    let mut lease = pool.lease().await?;
+    let spare = if lease.reused { again(&request) } else { None };
+    let mut failed = match lease.sender.try_send_request(request).await {
+        Ok(response) => return Ok((response, lease)),
+        Err(failed) => failed,
+    };
+    let unsent = failed.take_message();
+    let error = failed.into_error();
+    let Some(request) = unsent.or_else(|| spare.filter(|_| error.is_incomplete_message())).filter(|_| lease.reused)
+    else {
+        return Err(whose_fault(error));
+    };
+    let mut lease = pool.connect().await?;
+    let response = lease.sender.send_request(request).await.map_err(whose_fault)?;
+    Ok((response, lease))
+}
+
+/// The request once more, if its repetition does no harm.
+fn again(request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
+    let body = request.body().again().filter(|_| request.method().is_idempotent())?;
+    let mut again = Request::new(body);
+    again.method_mut().clone_from(request.method());
+    again.uri_mut().clone_from(request.uri());
+    again.headers_mut().clone_from(request.headers());
+    Some(again)
+}
+
+/// An error of ours in the request's body comes back through the upstream's connection.
+fn whose_fault(error: hyper::Error) -> UpstreamError {
+    let mut source = error.source();
+    while let Some(cause) = source {
+        if let Some(stalled) = cause.downcast_ref::<io::Error>()
+            && error.is_user()
+        {
+            if stalled.kind() == io::ErrorKind::TimedOut {
+                return UpstreamError::RequestTimeout;
+            }
+            return UpstreamError::RequestBody(error);
+        }
+        source = cause.source();
+    }
+    if error.is_user() { UpstreamError::RequestBody(error) } else { UpstreamError::Exchange(error) }
+}
