@@ -14,7 +14,7 @@ use async_trait::async_trait;
 
 use crate::{
     clock::Timestamp,
-    marker::{MarkerKey, MarkerRecord, Reading, Unreadable},
+    marker::{MarkerKey, MarkerRecord, Reading},
     token::claims::Subject,
 };
 
@@ -132,7 +132,7 @@ fn reading(key: &MarkerKey, value: Option<&[u8]>) -> Reading<MarkerRecord> {
     match value.map(|value| MarkerRecord::decode(key.kind(), value)) {
         None => Reading::Absent,
         Some(Ok(record)) => Reading::Present(record),
-        Some(Err(Unreadable)) => Reading::Unreadable,
+        Some(Err(crate::marker::Unreadable)) => Reading::Unreadable,
     }
 }
 
@@ -153,7 +153,7 @@ fn merged(key: &MarkerKey, value: Option<&[u8]>, record: &MarkerRecord) -> Merge
 fn check_readable(store: &Arc<str>, key: &MarkerKey, record: &MarkerRecord) -> Result<(), StoreError> {
     match MarkerRecord::decode(key.kind(), record.encode().as_bytes()) {
         Ok(read) if read == *record => Ok(()),
-        Ok(_) | Err(Unreadable) => Err(StoreError::Refused {
+        Ok(_) | Err(crate::marker::Unreadable) => Err(StoreError::Refused {
             store: Arc::clone(store),
             message: format!(
                 "a {} marker must be of its key's kind, not before September 2001, and within {} bytes",

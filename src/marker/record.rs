@@ -242,3 +242,218 @@ impl Retention {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const AT: i64 = 1_763_700_000_123;
+
+    fn at(millis: i64) -> Timestamp {
+        Timestamp::from_millis(AT + millis)
+    }
+
+    fn logout(millis: i64, clock: MarkerClock) -> MarkerRecord {
+        MarkerRecord::new(Marker::Logout(Logout { at: at(millis), clock }))
+    }
+
+    fn block(millis: i64, blocked: bool, until: Option<i64>) -> MarkerRecord {
+        MarkerRecord::new(Marker::Block(Block { blocked, at: at(millis), until: until.map(at) }))
+    }
+
+    fn decode(kind: Kind, value: &str) -> Result<MarkerRecord, Unreadable> {
+        MarkerRecord::decode(kind, value.as_bytes())
+    }
+
+    #[test]
+    fn the_stored_form_is_the_public_one() {
+        let cases = [
+            (logout(0, MarkerClock::Issuer), r#"{"at":1763700000123,"clock":"issuer"}"#),
+            (logout(0, MarkerClock::Gateway), r#"{"at":1763700000123,"clock":"gateway"}"#),
+            (block(0, true, None), r#"{"at":1763700000123,"blocked":true}"#),
+            (block(0, false, Some(1)), r#"{"at":1763700000123,"blocked":false,"until":1763700000124}"#),
+            (MarkerRecord::new(Marker::SessionEnd(at(0))), r#"{"at":1763700000123}"#),
+            (
+                MarkerRecord {
+                    by: Some("ops".to_owned()),
+                    reason: Some("\"why\"".to_owned()),
+                    ..MarkerRecord::new(Marker::NotBefore(at(0)))
+                },
+                r#"{"at":1763700000123,"by":"ops","reason":"\"why\""}"#,
+            ),
+        ];
+        for (record, expected) in cases {
+            assert_eq!(record.encode(), expected);
+        }
+    }
+
+    #[test]
+    fn defaults_refuse() {
+        for value in
+            ["1763700000123", " 1763700000123\n", r#"{"at":1763700000123}"#, r#"{"at":"2025-11-21T04:40:00.123Z"}"#]
+        {
+            assert_eq!(decode(Kind::Logout, value), Ok(logout(0, MarkerClock::Gateway)), "{value}");
+            assert_eq!(decode(Kind::Block, value), Ok(block(0, true, None)), "{value}");
+            assert_eq!(decode(Kind::Session, value).unwrap().marker, Marker::SessionEnd(at(0)), "{value}");
+            assert_eq!(decode(Kind::Token, value).unwrap().marker, Marker::TokenRevoked(at(0)), "{value}");
+            assert_eq!(decode(Kind::Client, value).unwrap().marker, Marker::NotBefore(at(0)), "{value}");
+            assert_eq!(decode(Kind::Issuer, value).unwrap().marker, Marker::NotBefore(at(0)), "{value}");
+        }
+    }
+
+    #[test]
+    fn other_values_are_unreadable() {
+        let values = [
+            "",
+            " ",
+            "true",
+            "null",
+            "-1763700000123",
+            "1763700000",
+            "999999999999",
+            "1763700000123.0",
+            "1763700000123 x",
+            "\"1763700000123\"",
+            "[1763700000123]",
+            "{}",
+            r#"{"at":null}"#,
+            r#"{"at":1763700000}"#,
+            r#"{"at":"1763700000123"}"#,
+            r#"{"at":"2025-11-21"}"#,
+            r#"{"at":1763700000123,"clock":"mine"}"#,
+            r#"{"at":1763700000123,"blocked":"no"}"#,
+            r#"{"at":1763700000123,"by":7}"#,
+            r#"{"at":1763700000123} trailing"#,
+            r#"{"at":1763700000123,"at":1763700000123}"#,
+        ];
+        for value in values {
+            for kind in Kind::ALL {
+                assert_eq!(decode(kind, value), Err(Unreadable), "{kind:?} {value}");
+            }
+        }
+        assert_eq!(decode(Kind::Block, r#"{"at":1763700000123,"until":1763700000}"#), Err(Unreadable));
+        assert_eq!(MarkerRecord::decode(Kind::Logout, b"\xff"), Err(Unreadable));
+    }
+
+    #[test]
+    fn length_is_limited() {
+        let padded = |length| format!("{AT:>length$}");
+        assert!(decode(Kind::Logout, &padded(MAX_VALUE_LENGTH)).is_ok());
+        assert_eq!(decode(Kind::Logout, &padded(MAX_VALUE_LENGTH + 1)), Err(Unreadable));
+    }
+
+    #[test]
+    fn merges_follow_the_rule_of_their_kind() {
+        let end = |millis| MarkerRecord::new(Marker::SessionEnd(at(millis)));
+        let revoked = |millis| MarkerRecord::new(Marker::TokenRevoked(at(millis)));
+        let not_before = |millis| MarkerRecord::new(Marker::NotBefore(at(millis)));
+        let cases = [
+            ("the later logout", logout(2, MarkerClock::Issuer), logout(1, MarkerClock::Gateway)),
+            ("the logout that refuses more", logout(1, MarkerClock::Gateway), logout(1, MarkerClock::Issuer)),
+            ("the later block event", block(2, false, None), block(1, true, None)),
+            ("the block, at the same time", block(1, true, None), block(1, false, None)),
+            ("the endless block", block(1, true, None), block(1, true, Some(9))),
+            ("the longer block", block(1, true, Some(9)), block(1, true, Some(8))),
+            ("the earlier end", end(1), end(2)),
+            ("the earlier revocation", revoked(1), revoked(2)),
+            ("the later not-before", not_before(2), not_before(1)),
+        ];
+        for (name, stays, goes) in cases {
+            assert_eq!(stays.clone().merge(goes.clone()), stays, "{name}");
+            assert_eq!(goes.merge(stays.clone()), stays, "{name}, the other way round");
+        }
+    }
+
+    #[test]
+    fn nothing_is_forgotten_while_it_could_stop_something() {
+        let hours = |hours: u64| Duration::from_secs(hours * 3600);
+        let retention =
+            Retention { max_token_lifetime: hours(24), clock_skew: Duration::from_secs(1), session: hours(24 * 30) };
+        let tokens = hours(24) + Duration::from_secs(2);
+        let now = at(0);
+        let past = Marker::NotBefore(now.minus(hours(5)));
+        let future = Marker::NotBefore(now.plus(hours(5)));
+        let until = now.plus(hours(9));
+        let cases = [
+            (past, Some(now.plus(tokens))),
+            (future, Some(now.plus(hours(5)).plus(tokens))),
+            (Marker::SessionEnd(now), Some(now.plus(hours(24 * 30)))),
+            (Marker::Block(Block { blocked: true, at: now, until: None }), None),
+            (
+                Marker::Block(Block { blocked: true, at: now, until: Some(until) }),
+                Some(until.plus(Retention::TOMBSTONE)),
+            ),
+            (Marker::Block(Block { blocked: false, at: now, until: None }), Some(now.plus(Retention::TOMBSTONE))),
+        ];
+        for (marker, expected) in cases {
+            assert_eq!(retention.expires(&marker, now), expected, "{marker:?}");
+        }
+        let short = Retention { session: hours(1), ..retention };
+        assert_eq!(short.expires(&Marker::SessionEnd(now), now), Some(now.plus(tokens)));
+    }
+
+    fn times() -> impl Strategy<Value = Timestamp> {
+        prop_oneof![(0..4_i64).prop_map(at), (EARLIEST_CREDIBLE..=i64::MAX).prop_map(Timestamp::from_millis)]
+    }
+
+    fn markers(kind: Kind) -> BoxedStrategy<Marker> {
+        match kind {
+            Kind::Logout => (times(), any::<bool>())
+                .prop_map(|(at, issuer)| {
+                    let clock = if issuer { MarkerClock::Issuer } else { MarkerClock::Gateway };
+                    Marker::Logout(Logout { at, clock })
+                })
+                .boxed(),
+            Kind::Block => (times(), any::<bool>(), prop::option::of(times()))
+                .prop_map(|(at, blocked, until)| Marker::Block(Block { blocked, at, until }))
+                .boxed(),
+            Kind::Session => times().prop_map(Marker::SessionEnd).boxed(),
+            Kind::Token => times().prop_map(Marker::TokenRevoked).boxed(),
+            Kind::Client | Kind::Issuer => times().prop_map(Marker::NotBefore).boxed(),
+        }
+    }
+
+    fn records(kind: Kind) -> impl Strategy<Value = MarkerRecord> {
+        let text = || prop::option::of(prop_oneof!["[ab]", "\\PC{0,40}"]);
+        (markers(kind), text(), text()).prop_map(|(marker, by, reason)| MarkerRecord { marker, by, reason })
+    }
+
+    fn three_of_a_kind() -> impl Strategy<Value = (Kind, MarkerRecord, MarkerRecord, MarkerRecord)> {
+        prop::sample::select(&Kind::ALL[..])
+            .prop_flat_map(|kind| (Just(kind), records(kind), records(kind), records(kind)))
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read((kind, record, ..) in three_of_a_kind()) {
+            prop_assert_eq!(MarkerRecord::decode(kind, record.encode().as_bytes()), Ok(record));
+        }
+
+        #[test]
+        fn merging_commutes_associates_and_repeats((_, a, b, c) in three_of_a_kind()) {
+            prop_assert_eq!(a.clone().merge(b.clone()), b.clone().merge(a.clone()));
+            let left = a.clone().merge(b.clone()).merge(c.clone());
+            prop_assert_eq!(&left, &a.clone().merge(b.clone().merge(c)));
+            prop_assert_eq!(a.clone().merge(a.clone()), a.clone());
+            prop_assert_eq!(left.clone().merge(a), left);
+        }
+
+        #[test]
+        fn any_bytes_are_read_without_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            for kind in Kind::ALL {
+                let _ = MarkerRecord::decode(kind, &bytes);
+            }
+        }
+
+        #[test]
+        fn near_markers_are_read_without_panic_and_settle(text in r#"\{("(at|clock|blocked|until|by)":("[a-z0-9:TZ-]{0,20}"|-?[0-9]{0,20}|true|null),?){0,4}\}?"#) {
+            for kind in Kind::ALL {
+                if let Ok(record) = MarkerRecord::decode(kind, text.as_bytes()) {
+                    prop_assert_eq!(MarkerRecord::decode(kind, record.encode().as_bytes()), Ok(record));
+                }
+            }
+        }
+    }
+}

@@ -2,6 +2,8 @@
 
 pub(crate) mod jwks_server;
 pub(crate) mod keys;
+pub(crate) mod redis;
+pub(crate) mod watcher;
 
 use std::time::{Duration, Instant};
 

@@ -1,0 +1,157 @@
+//! `docs/markers.md` is held to: its examples are run as they stand.
+
+use std::process::Command;
+
+use portcullis::{
+    marker::{Block, Kind, Marker, MarkerKey, MarkerRecord, Reading, Unreadable},
+    store::Store,
+};
+
+use super::{block, logout, open_redis, subject, time};
+use crate::support::{eventually, redis::RedisServer, watcher::Recorder};
+
+const PAGE: &str = include_str!("../../../docs/markers.md");
+
+/// The contents of all fences of this kind.
+fn fences(kind: &str) -> Vec<&'static str> {
+    let opening = format!("```{kind}\n");
+    PAGE.split(&opening).skip(1).map(|rest| rest.split("```").next().unwrap()).collect()
+}
+
+/// Commands with the output that the page promises for each.
+fn examples() -> Vec<(&'static str, String)> {
+    let mut examples: Vec<(&str, String)> = Vec::new();
+    for line in fences("sh").into_iter().flat_map(str::lines) {
+        match line.strip_prefix("# ") {
+            Some(output) => examples.last_mut().expect("a command before its output").1 += output,
+            None => examples.push((line, String::new())),
+        }
+    }
+    examples
+}
+
+/// What a shell prints for a command of the page.
+fn run(server: &RedisServer, command: &str) -> String {
+    let script = match command.strip_prefix("redis-cli ") {
+        Some(arguments) => format!("redis-cli -h 127.0.0.1 -p {} {arguments}", server.port()),
+        None => command.to_owned(),
+    };
+    let output = Command::new("sh").arg("-c").arg(script).output().unwrap();
+    assert!(output.status.success(), "{command}: {output:?}");
+    String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
+}
+
+/// The key that a name on the page is of.
+fn marker_key(name: &str) -> MarkerKey {
+    let mut parts = name.strip_prefix("portcullis:m:").expect("the prefix").splitn(3, ':');
+    let kind = parts.next().unwrap();
+    let issuer = parts.next().unwrap().try_into().unwrap();
+    let id = parts.next().unwrap_or("none");
+    match Kind::ALL.into_iter().find(|each| each.as_str() == kind).expect("a kind") {
+        Kind::Logout => MarkerKey::logout(&subject(id)),
+        Kind::Block => MarkerKey::block(&subject(id)),
+        Kind::Session => MarkerKey::session(&issuer, &id.try_into().unwrap()),
+        Kind::Token => MarkerKey::token(&issuer, &id.try_into().unwrap()),
+        Kind::Client => MarkerKey::client(&issuer, &id.try_into().unwrap()),
+        Kind::Issuer => MarkerKey::issuer(&issuer),
+    }
+}
+
+#[tokio::test]
+async fn the_examples_are_markers_and_are_pushed() {
+    let Some(server) = RedisServer::start() else { return };
+    let watcher = Recorder::new();
+    let store = open_redis(&server.url(), &watcher).await;
+    let mut kinds = Vec::new();
+    for (command, expected) in examples() {
+        watcher.forget();
+        assert_eq!(run(&server, command), expected, "{command}");
+        let Some(rest) = command.strip_prefix("redis-cli SET '") else { continue };
+        let key = marker_key(rest.split('\'').next().unwrap());
+        assert!(matches!(store.read(&key).await.unwrap(), Reading::Present(_)), "{command}");
+        eventually(command, async || watcher.was_told_of(key.as_str())).await;
+        kinds.push(key.kind());
+    }
+    for kind in Kind::ALL {
+        assert!(kinds.contains(&kind), "no example of {kind:?}");
+    }
+    assert_eq!(store.last_activity(&subject("auth0|123")).await.unwrap(), Some(time(123)));
+}
+
+#[tokio::test]
+async fn the_examples_say_what_the_page_says_they_do() {
+    let Some(server) = RedisServer::start() else { return };
+    let store = open_redis(&server.url(), &Recorder::new()).await;
+    for (command, _) in examples() {
+        run(&server, command);
+    }
+    let until = "2099-01-01T00:00:00Z".parse().unwrap();
+    let timed = Marker::Block(Block { blocked: true, at: time(123), until: Some(until) });
+    let read = async |id| store.read(&MarkerKey::block(&subject(id))).await.unwrap().present().unwrap();
+    assert_eq!(read("auth0|456").await, MarkerRecord::new(timed));
+    assert_eq!(read("auth0|123").await, MarkerRecord { by: Some("help desk".to_owned()), ..block(time(456), false) });
+}
+
+#[test]
+fn what_the_page_calls_unreadable_is() {
+    let values: Vec<_> = fences("text").into_iter().flat_map(str::lines).collect();
+    assert!(values.len() > 5);
+    for value in values {
+        for kind in Kind::ALL {
+            assert_eq!(MarkerRecord::decode(kind, value.as_bytes()), Err(Unreadable), "{value}");
+        }
+    }
+}
+
+/// The example that makes a user, and a URL for it.
+fn gateway_user(server: &RedisServer) -> (String, String) {
+    let (line, _) = examples().into_iter().find(|(line, _)| line.contains("SETUSER gateway")).unwrap();
+    (line.to_owned(), format!("redis://gateway:correct%20horse@127.0.0.1:{}/", server.port()))
+}
+
+#[tokio::test]
+async fn the_documented_user_may_do_all_that_a_gateway_does() {
+    let Some(server) = RedisServer::start_with(&["--appendonly", "yes"]) else { return };
+    let (line, url) = gateway_user(&server);
+    run(&server, &line);
+    let watcher = Recorder::new();
+    let store = open_redis(&url, &watcher).await;
+    let key = MarkerKey::logout(&subject("a"));
+    store.merge(&key, &logout(time(1)), None).await.unwrap();
+    store.merge(&key, &logout(time(2)), Some(super::now().plus(std::time::Duration::from_secs(60)))).await.unwrap();
+    assert_eq!(store.read(&key).await.unwrap(), Reading::Present(logout(time(2))));
+    store.record_activity(&[(subject("a"), time(1))]).await.unwrap();
+    assert_eq!(store.last_activity(&subject("a")).await.unwrap(), Some(time(1)));
+    assert_eq!(store.report().await.unwrap().warnings, [""; 0]);
+    watcher.forget();
+    run(&server, "redis-cli DEL portcullis:m:logout:acme:a");
+    eventually("it is pushed", async || watcher.was_told_of(key.as_str())).await;
+}
+
+#[tokio::test]
+async fn what_may_not_be_checked_is_told() {
+    let Some(server) = RedisServer::start() else { return };
+    let (line, url) = gateway_user(&server);
+    run(&server, &line.replace(" +config\\|get", "").replace(" +time", ""));
+    let warnings = open_redis(&url, &Recorder::new()).await.report().await.unwrap().warnings;
+    assert!(warnings.len() == 1 && warnings[0].contains("could not be checked"), "{warnings:?}");
+    run(&server, &line.replace(" +info", ""));
+    let warnings = open_redis(&url, &Recorder::new()).await.report().await.unwrap().warnings;
+    assert!(warnings.len() == 1 && warnings[0].contains("could not be checked"), "{warnings:?}");
+}
+
+#[tokio::test]
+async fn a_lacking_permission_is_named() {
+    let Some(server) = RedisServer::start() else { return };
+    let (line, url) = gateway_user(&server);
+    run(&server, &line.replace(" +client\\|tracking", ""));
+    let settings = portcullis::store::redis::RedisSettings::new(url.into());
+    let clock = portcullis::clock::Clock::System;
+    let store = portcullis::store::redis::RedisStore::open(&settings, Recorder::new(), clock).unwrap();
+    let key = MarkerKey::logout(&subject("a"));
+    eventually("it is refused", async || match store.read(&key).await {
+        Err(error) => error.to_string().contains("NOPERM") && error.to_string().contains("docs/markers.md"),
+        Ok(_) => panic!("read without tracking"),
+    })
+    .await;
+}

@@ -1,0 +1,365 @@
+//! What the Redis store promises besides.
+
+use std::time::{Duration, Instant};
+
+use portcullis::{
+    clock::Clock,
+    marker::{MarkerKey, Reading},
+    store::{
+        Store, StoreError,
+        redis::{InvalidRedisSettings, RedisSettings, RedisStore},
+    },
+};
+use redis::Connection;
+
+use super::{logout, now, open_redis, raw_key, subject, time};
+use crate::support::{
+    eventually,
+    redis::RedisServer,
+    watcher::{Recorder, Told},
+};
+
+fn run(connection: &mut Connection, command: &[&str]) {
+    redis::cmd(command[0]).arg(&command[1..]).exec(connection).unwrap();
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "reads better")]
+fn is_unavailable<T>(result: Result<T, StoreError>) -> bool {
+    matches!(result, Err(StoreError::Unavailable { .. }))
+}
+
+/// How long a call takes at most: the response timeout, and some for a busy machine.
+const DEADLINE: Duration = Duration::from_millis(1500);
+
+async fn within_deadline<T>(what: impl Future<Output = T>) -> T {
+    tokio::time::timeout(DEADLINE, what).await.expect("an answer within the deadline")
+}
+
+#[tokio::test]
+async fn changes_by_other_programs_reach_the_watcher() {
+    let Some(server) = RedisServer::start() else { return };
+    let watcher = Recorder::new();
+    let store = open_redis(&server.url(), &watcher).await;
+    let key = MarkerKey::logout(&subject("auth0|1"));
+    let name = raw_key(&key);
+    let mut other = server.client();
+    let soon = now().plus(Duration::from_millis(100)).as_millis().to_string();
+    let commands: [&[&str]; 5] = [
+        &["SET", &name, "1763700000123"],
+        &["DEL", &name],
+        &["SET", &name, "1763700000123", "PXAT", &soon],
+        &["RENAME", "elsewhere", &name],
+        &["UNLINK", &name],
+    ];
+    run(&mut other, &["SET", "elsewhere", "1763700000123"]);
+    for command in commands {
+        eventually("all earlier pushes have come", async || {
+            run(&mut other, &["SET", "portcullis:m:issuer:fence", "1763700000123"]);
+            watcher.was_told_of("issuer:fence")
+        })
+        .await;
+        watcher.forget();
+        run(&mut other, command);
+        eventually(&format!("{} is told", command[0]), async || watcher.was_told_of(key.as_str())).await;
+        if command.contains(&"PXAT") {
+            watcher.forget();
+            eventually("expiry is told", async || watcher.was_told_of(key.as_str())).await;
+            assert_eq!(store.read(&key).await.unwrap(), Reading::Absent);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_flush_resets() {
+    let Some(server) = RedisServer::start() else { return };
+    let watcher = Recorder::new();
+    let _store = open_redis(&server.url(), &watcher).await;
+    for flush in ["FLUSHALL", "FLUSHDB"] {
+        run(&mut server.client(), &["SET", "portcullis:m:issuer:acme", "1763700000123"]);
+        watcher.forget();
+        run(&mut server.client(), &[flush]);
+        eventually(flush, async || watcher.was_told(&Told::Reset)).await;
+    }
+}
+
+#[tokio::test]
+async fn activity_is_not_pushed() {
+    let Some(server) = RedisServer::start() else { return };
+    let watcher = Recorder::new();
+    let store = open_redis(&server.url(), &watcher).await;
+    watcher.forget();
+    store.record_activity(&[(subject("a"), time(1))]).await.unwrap();
+    run(&mut server.client(), &["SET", "other:m:logout:acme:a", "1763700000123"]);
+    run(&mut server.client(), &["SET", "portcullis:m:issuer:fence", "1763700000123"]);
+    eventually("the fence is told", async || watcher.was_told_of("issuer:fence")).await;
+    let changed: Vec<_> = watcher.told().into_iter().filter(|told| matches!(told, Told::Changed(_))).collect();
+    assert_eq!(changed, [Told::Changed("issuer:fence".to_owned())]);
+}
+
+#[tokio::test]
+async fn a_server_that_was_killed_is_unavailable_and_comes_back() {
+    let Some(mut server) = RedisServer::start() else { return };
+    let watcher = Recorder::new();
+    let store = open_redis(&server.url(), &watcher).await;
+    let key = MarkerKey::logout(&subject("a"));
+    store.merge(&key, &logout(time(1)), None).await.unwrap();
+    watcher.forget();
+    server.kill();
+    eventually("reads are unavailable", async || is_unavailable(store.read(&key).await)).await;
+    eventually("writes are unavailable", async || is_unavailable(store.merge(&key, &logout(time(2)), None).await))
+        .await;
+    let start = Instant::now();
+    assert!(is_unavailable(store.read(&key).await) && is_unavailable(store.last_activity(&subject("a")).await));
+    assert!(start.elapsed() < Duration::from_millis(500), "without a connection the answer comes at once");
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    assert!(!watcher.was_told(&Told::Reset), "what is known stays until it is too old");
+    watcher.forget();
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    assert_eq!(watcher.told(), [], "silence");
+
+    server.restart();
+    eventually("reads are back", async || store.read(&key).await.is_ok()).await;
+    assert_eq!(watcher.told()[..2], [Told::Reset, Told::Heard], "nothing known before counts any more");
+    assert_eq!(store.read(&key).await.unwrap(), Reading::Absent, "this server kept nothing");
+    eventually("writes are back", async || store.merge(&key, &logout(time(3)), None).await.is_ok()).await;
+    watcher.forget();
+    run(&mut server.client(), &["DEL", &raw_key(&key)]);
+    eventually("pushes are back", async || watcher.was_told_of(key.as_str())).await;
+}
+
+#[tokio::test]
+async fn a_server_that_comes_late_is_found() {
+    let Some(mut server) = RedisServer::start() else { return };
+    server.kill();
+    let watcher = Recorder::new();
+    let store = RedisStore::open(&RedisSettings::new(server.url().into()), watcher.clone(), Clock::System).unwrap();
+    let key = MarkerKey::logout(&subject("a"));
+    assert!(is_unavailable(store.read(&key).await));
+    assert!(is_unavailable(store.report().await));
+    assert_eq!(watcher.told(), []);
+    server.restart();
+    eventually("it is found", async || store.read(&key).await.is_ok()).await;
+}
+
+#[tokio::test]
+async fn a_server_that_hangs_is_noticed_and_heard_again() {
+    let Some(server) = RedisServer::start() else { return };
+    let watcher = Recorder::new();
+    let store = open_redis(&server.url(), &watcher).await;
+    let key = MarkerKey::logout(&subject("a"));
+    store.merge(&key, &logout(time(1)), None).await.unwrap();
+    server.stop();
+    // An answer from before may still be under way.
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    watcher.forget();
+    assert!(is_unavailable(within_deadline(store.read(&key)).await));
+    assert!(is_unavailable(within_deadline(store.merge(&key, &logout(time(2)), None)).await));
+    assert!(is_unavailable(within_deadline(store.record_activity(&[(subject("a"), time(1))])).await));
+    assert!(is_unavailable(within_deadline(store.report()).await));
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(watcher.told(), [], "nothing is heard, and nothing forgotten");
+    server.cont();
+    eventually("it is heard", async || watcher.was_told(&Told::Heard)).await;
+    let told = watcher.told();
+    let first = told.iter().position(|told| *told == Told::Heard).unwrap();
+    assert!(told[..first].contains(&Told::Reset), "after a silence that long nothing is known: {told:?}");
+    eventually("reads are back", async || store.read(&key).await.is_ok()).await;
+    eventually("writes are back", async || store.merge(&key, &logout(time(3)), None).await.is_ok()).await;
+}
+
+#[tokio::test]
+async fn a_killed_connection_is_made_anew() {
+    let Some(server) = RedisServer::start() else { return };
+    let watcher = Recorder::new();
+    let store = open_redis(&server.url(), &watcher).await;
+    let key = MarkerKey::logout(&subject("a"));
+    for round in 0..3 {
+        watcher.forget();
+        run(&mut server.client(), &["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
+        eventually("it is reset", async || watcher.was_told(&Told::Reset)).await;
+        eventually("reads are back", async || store.read(&key).await.is_ok()).await;
+        eventually("writes are back", async || store.merge(&key, &logout(time(round)), None).await.is_ok()).await;
+        watcher.forget();
+        run(&mut server.client(), &["DEL", &raw_key(&key)]);
+        eventually("pushes are back", async || watcher.was_told_of(key.as_str())).await;
+    }
+}
+
+#[tokio::test]
+async fn a_lost_connection_is_noticed_before_the_next_heartbeat() {
+    let Some(server) = RedisServer::start() else { return };
+    let watcher = Recorder::new();
+    let settings = RedisSettings { heartbeat: Duration::from_secs(3600), ..RedisSettings::new(server.url().into()) };
+    let store = RedisStore::open(&settings, watcher.clone(), Clock::System).unwrap();
+    eventually("it is connected", async || store.report().await.is_ok()).await;
+    watcher.forget();
+    run(&mut server.client(), &["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
+    eventually("it is reset", async || watcher.was_told(&Told::Reset)).await;
+}
+
+#[tokio::test]
+async fn it_is_heard_while_it_answers() {
+    let Some(server) = RedisServer::start() else { return };
+    let watcher = Recorder::new();
+    let _store = open_redis(&server.url(), &watcher).await;
+    assert_eq!(watcher.told()[..2], [Told::Reset, Told::Heard]);
+    eventually("it is heard again and again", async || watcher.count(&Told::Heard) > 4).await;
+    assert_eq!(watcher.count(&Told::Reset), 1);
+}
+
+#[tokio::test]
+async fn a_key_of_another_type_is_unreadable() {
+    let Some(server) = RedisServer::start() else { return };
+    let store = open_redis(&server.url(), &Recorder::new()).await;
+    let key = MarkerKey::block(&subject("a"));
+    run(&mut server.client(), &["RPUSH", &raw_key(&key), "x"]);
+    assert_eq!(store.read(&key).await.unwrap(), Reading::Unreadable);
+    let record = super::block(time(1), true);
+    let Err(StoreError::Refused { message, .. }) = store.merge(&key, &record, None).await else { panic!("merged") };
+    assert!(message.starts_with("WRONGTYPE") && message.contains("delete it"), "{message}");
+}
+
+#[tokio::test]
+async fn the_expiry_is_the_servers_too() {
+    let Some(server) = RedisServer::start() else { return };
+    let store = open_redis(&server.url(), &Recorder::new()).await;
+    let (key, expires) = (MarkerKey::logout(&subject("a")), now().plus(Duration::from_secs(3600)));
+    store.merge(&key, &logout(time(1)), Some(expires)).await.unwrap();
+    let expiry = |key| redis::cmd("PEXPIRETIME").arg(raw_key(key)).query::<i64>(&mut server.client()).unwrap();
+    assert_eq!(expiry(&key), expires.as_millis());
+    let forever = MarkerKey::block(&subject("a"));
+    store.merge(&forever, &super::block(time(1), true), None).await.unwrap();
+    assert_eq!(expiry(&forever), -1);
+}
+
+#[tokio::test]
+async fn a_forgotten_script_is_sent_again() {
+    let Some(server) = RedisServer::start() else { return };
+    let store = open_redis(&server.url(), &Recorder::new()).await;
+    for round in 0..3 {
+        run(&mut server.client(), &["SCRIPT", "FLUSH"]);
+        assert!(store.merge(&MarkerKey::logout(&subject("a")), &logout(time(round)), None).await.unwrap().changed);
+    }
+}
+
+#[tokio::test]
+async fn two_gateways_merging_at_once_lose_nothing() {
+    let Some(server) = RedisServer::start() else { return };
+    let (here, there) = (Recorder::new(), Recorder::new());
+    let stores = [open_redis(&server.url(), &here).await, open_redis(&server.url(), &there).await];
+    let key = MarkerKey::logout(&subject("a"));
+    for round in 0..20 {
+        let [one, other] = [0, 1].map(|n| (&stores[n], logout(time(round * 2 + i64::try_from(n).unwrap()))));
+        let merges = tokio::join!(other.0.merge(&key, &other.1, None), one.0.merge(&key, &one.1, None));
+        merges.0.unwrap();
+        merges.1.unwrap();
+        assert_eq!(one.0.read(&key).await.unwrap(), Reading::Present(other.1), "round {round}");
+    }
+    here.forget();
+    stores[1].merge(&key, &logout(time(1000)), None).await.unwrap();
+    eventually("the other gateway is told", async || here.was_told_of(key.as_str())).await;
+}
+
+#[tokio::test]
+async fn what_the_server_refuses_says_what_to_do() {
+    let Some(server) = RedisServer::start() else { return };
+    let store = open_redis(&server.url(), &Recorder::new()).await;
+    let key = MarkerKey::logout(&subject("a"));
+    let refusal = async || match store.merge(&key, &logout(time(1)), None).await {
+        Err(StoreError::Refused { message, .. }) => message,
+        other => panic!("{other:?}"),
+    };
+    run(&mut server.client(), &["CONFIG", "SET", "maxmemory", "1"]);
+    let message = refusal().await;
+    assert!(message.starts_with("OOM") && message.contains("maxmemory"), "{message}");
+    let activity = store.record_activity(&[(subject("a"), time(1))]).await;
+    assert!(
+        matches!(activity, Err(StoreError::Refused { ref message, .. }) if message.starts_with("OOM")),
+        "{activity:?}"
+    );
+    run(&mut server.client(), &["CONFIG", "SET", "maxmemory", "0"]);
+    run(&mut server.client(), &["REPLICAOF", "127.0.0.1", "1"]);
+    let message = refusal().await;
+    assert!(message.starts_with("READONLY") && message.contains("primary"), "{message}");
+    let report = store.report().await.unwrap();
+    assert!(report.warnings.iter().any(|warning| warning.contains("replica")), "{report:?}");
+}
+
+#[tokio::test]
+async fn the_report_warns_of_eviction() {
+    let Some(server) = RedisServer::start() else { return };
+    let store = open_redis(&server.url(), &Recorder::new()).await;
+    run(&mut server.client(), &["CONFIG", "SET", "appendonly", "yes"]);
+    assert_eq!(store.report().await.unwrap().warnings, [""; 0]);
+    run(&mut server.client(), &["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]);
+    let warnings = store.report().await.unwrap().warnings;
+    assert!(warnings.len() == 1 && warnings[0].contains("maxmemory-policy allkeys-lru"), "{warnings:?}");
+}
+
+async fn refusal_at(url: &str) -> String {
+    let store = RedisStore::open(&RedisSettings::new(url.into()), Recorder::new(), Clock::System).unwrap();
+    let key = MarkerKey::logout(&subject("a"));
+    eventually("it is refused", async || matches!(store.read(&key).await, Err(StoreError::Refused { .. }))).await;
+    let errors = [store.read(&key).await.map(drop), store.report().await.map(drop)];
+    let shown = format!("{store:?} {errors:?} {}", errors[0].clone().unwrap_err());
+    store.close().await;
+    shown
+}
+
+#[tokio::test]
+async fn a_wrong_password_is_told_and_not_shown() {
+    let Some(server) = RedisServer::start_with(&["--requirepass", "s3cret"]) else { return };
+    let port = server.port();
+    let shown = refusal_at(&format!("redis://:hunter2@127.0.0.1:{port}/")).await;
+    assert!(shown.contains("check user and password") && !shown.contains("hunter2"), "{shown}");
+    let shown = refusal_at(&format!("redis://nobody:hunter2@127.0.0.1:{port}/")).await;
+    assert!(shown.contains("check user and password") && !shown.contains("hunter2"), "{shown}");
+    let shown = refusal_at(&server.url()).await;
+    assert!(shown.contains("password"), "{shown}");
+
+    let watcher = Recorder::new();
+    let store = open_redis(&format!("redis://:s3cret@127.0.0.1:{port}/0"), &watcher).await;
+    let report = store.report().await.unwrap();
+    assert!(report.description.ends_with(&format!("at 127.0.0.1:{port}/0")), "{report:?}");
+    assert!(!format!("{store:?} {report:?}").contains("s3cret"));
+}
+
+#[test]
+fn settings_are_checked_and_never_shown() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let _guard = runtime.enter();
+    let good = RedisSettings::new("redis://:hunter2@127.0.0.1:1/".into());
+    assert!(!format!("{good:?}").contains("hunter2"));
+    let open = |settings: RedisSettings| {
+        let error = RedisStore::open(&settings, Recorder::new(), Clock::System).unwrap_err();
+        assert!(!format!("{error:?} {error}").contains("hunter2"));
+        error
+    };
+    for url in ["", "http://:hunter2@x/", "redis://:hunter2@/", "redis://u:hunter2@x:port/", "redis://u:hunter2@x/db"] {
+        assert_eq!(open(RedisSettings::new(url.into())), InvalidRedisSettings::Url, "{url}");
+    }
+    assert_eq!(open(RedisSettings { prefix: "a b".to_owned(), ..good.clone() }), InvalidRedisSettings::Prefix);
+    assert_eq!(open(RedisSettings { heartbeat: Duration::ZERO, ..good }), InvalidRedisSettings::Zero);
+}
+
+#[tokio::test]
+async fn a_unix_socket_will_do() {
+    let Some(server) = RedisServer::start() else { return };
+    let watcher = Recorder::new();
+    let store = open_redis(&server.unix_url(), &watcher).await;
+    let key = MarkerKey::logout(&subject("a"));
+    store.merge(&key, &logout(time(1)), None).await.unwrap();
+    assert_eq!(store.read(&key).await.unwrap(), Reading::Present(logout(time(1))));
+}
+
+#[tokio::test]
+async fn a_server_without_tls_is_unavailable_to_a_tls_url() {
+    let Some(server) = RedisServer::start() else { return };
+    let url = server.url().replace("redis://", "rediss://");
+    let store = RedisStore::open(&RedisSettings::new(url.into()), Recorder::new(), Clock::System).unwrap();
+    let reason = async || store.read(&MarkerKey::logout(&subject("a"))).await.unwrap_err();
+    eventually("the attempt fails", async || {
+        matches!(reason().await, StoreError::Unavailable { source, .. } if source.to_string() != "not connected yet")
+    })
+    .await;
+}
