@@ -207,6 +207,7 @@ impl TestIssuer {
             keys,
             profile: TokenProfile::Jwt,
             claims: ClaimNames::default(),
+            limits: portcullis::session::SessionLimits::default(),
             refresh_interval: Duration::from_secs(600),
             refetch_interval: Duration::from_secs(600),
             fetch_timeout: Duration::from_secs(5),
