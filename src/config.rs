@@ -1,1 +1,208 @@
-//! Configuration.
+//! Configuration: one TOML file, environment variables over it, and every mistake told at once.
+//!
+//! 1. Keys that do not exist are errors, in the file and among the variables, with the nearest that does.
+//! 2. All problems are reported, each with its line or its variable, and with what would be right.
+//! 3. What cannot work together is refused here, with the reason, and not at the first request.
+//! 4. Secrets stand in files of their own or in variables. No message repeats one.
+//! 5. Relative paths start at the directory of the file; those in variables at the current one.
+//!
+//! `config/portcullis.toml` is the manual: every key with default, unit, range and reason.
+
+mod gateway;
+mod issuer;
+mod problem;
+mod reader;
+mod route;
+mod secret;
+mod store;
+#[cfg(test)]
+mod tests;
+mod value;
+mod web;
+
+use std::path::Path;
+
+use http::HeaderName;
+use toml::de::DeTable;
+
+pub use self::problem::{ConfigErrors, Place, Problem};
+use self::reader::{Reader, Section};
+use crate::{
+    activity::ActivitySettings,
+    admin::AdminSettings,
+    gate::policy::Mode,
+    marker::{Retention, cache::MarkerSettings},
+    route::RouteSettings,
+    server::ListenerSettings,
+    store::{embedded::EmbeddedSettings, redis::RedisSettings},
+    token::issuer::IssuerSettings,
+};
+
+/// Everything that the gateway needs to know, checked.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The public listener.
+    pub listener: ListenerSettings,
+    /// The admin listener.
+    pub admin: AdminSettings,
+    /// Where markers and activity live.
+    pub store: StoreSettings,
+    /// How markers are cached.
+    pub markers: MarkerSettings,
+    /// How long markers are kept.
+    pub retention: Retention,
+    /// How verified tokens are cached.
+    pub tokens: TokenSettings,
+    /// How activity is recorded.
+    pub activity: ActivitySettings,
+    /// Whom to trust. Empty only where no route asks for a token.
+    pub issuers: Vec<IssuerSettings>,
+    /// The routes. Never empty.
+    pub routes: Vec<RouteSettings>,
+    /// The claims that any route makes a field of; `Policy::identity` points into it.
+    pub forwarded_claims: Box<[Box<str>]>,
+    /// The fields that any route makes of claims. Clients must not send them on any route: two routes may lead to one upstream.
+    pub identity_fields: Box<[HeaderName]>,
+    /// What is logged.
+    pub log: LogSettings,
+    /// What works, and should be looked at.
+    pub warnings: Vec<Problem>,
+}
+
+/// Which store.
+#[derive(Clone, Debug)]
+pub enum StoreSettings {
+    /// In this process.
+    Embedded(EmbeddedSettings),
+    /// Shared by a fleet.
+    Redis(RedisSettings),
+}
+
+/// How verified tokens are cached.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TokenSettings {
+    /// The most memory for verified tokens, in bytes.
+    pub cache_size: u64,
+    /// The longest token that is looked at, in bytes.
+    pub max_length: usize,
+}
+
+/// What is logged.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LogSettings {
+    /// A level, or directives as `tracing-subscriber` reads them.
+    pub level: String,
+    /// The form of each line.
+    pub format: LogFormat,
+    /// Whether each request is logged.
+    pub access: bool,
+}
+
+/// The form of log lines.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+impl Config {
+    /// Reads a file, and the variables over it: [`environment`] outside of tests.
+    ///
+    /// # Errors
+    /// [`ConfigErrors`]: everything that is wrong, or that the file cannot be read.
+    pub fn load(path: &Path, variables: impl IntoIterator<Item = (String, String)>) -> Result<Self, ConfigErrors> {
+        let name = path.to_string_lossy();
+        let text = std::fs::read_to_string(path).map_err(|error| {
+            ConfigErrors(vec![Problem {
+                place: Place::File(name.to_string()),
+                key: String::new(),
+                message: format!("cannot be read: {error}"),
+                hint: None,
+            }])
+        })?;
+        Self::parse(&text, &name, variables)
+    }
+
+    /// Reads the text of a file. `name` is shown in errors, and relative paths start at its directory.
+    ///
+    /// # Errors
+    /// [`ConfigErrors`]: everything that is wrong.
+    pub fn parse(
+        text: &str,
+        name: &str,
+        variables: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Self, ConfigErrors> {
+        read(&Reader::new(name, text, variables), text)
+    }
+}
+
+/// The variables of this process that are meant for the gateway.
+#[must_use]
+pub fn environment() -> Vec<(String, String)> {
+    let ours = std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("PORTCULLIS_"));
+    ours.map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned())).collect()
+}
+
+fn read(reader: &Reader<'_>, text: &str) -> Result<Config, ConfigErrors> {
+    let (table, errors) = DeTable::parse_recoverable(text);
+    for error in &errors {
+        // Not its `Display`, which repeats the line, secrets and all.
+        reader.report_syntax(error.span().map(|span| span.start), error.message());
+    }
+    if !errors.is_empty() {
+        reader.finish()?;
+    }
+    let config = read_sections(&reader.root(table.get_ref()));
+    let warnings = reader.finish()?;
+    Ok(Config { warnings, ..config })
+}
+
+fn read_sections(root: &Section<'_>) -> Config {
+    const SECTIONS: [&str; 11] =
+        ["LISTENER", "ADMIN", "STORE", "MARKERS", "TOKENS", "ACTIVITY", "SESSION", "LOG", "ISSUERS", "ROUTES", "MODE"];
+    let mode = root.get("mode").or(Mode::Enforce);
+    let (listener, _) = gateway::listener(&root.section("listener"));
+    let admin = gateway::admin(&root.section("admin"), listener.address);
+    let markers = gateway::markers(&root.section("markers"));
+    let store = store::read(&root.section("store"), &markers);
+    let tokens = gateway::tokens(&root.section("tokens"), listener.max_header_size);
+    let activity = gateway::activity(&root.section("activity"));
+    let session = root.section("session");
+    let limits = gateway::session(&session, &activity, &markers.retention);
+    gateway::check_limits(&session, &limits);
+    let log = gateway::log(&root.section("log"));
+    let basis = issuer::Basis { activity: &activity, retention: &markers.retention, limits: &limits };
+    let issuers = issuer::read_all(root, &basis);
+    let issuer_names = root.keys("issuers");
+    let basis = route::Basis {
+        mode,
+        listener: listener.address,
+        admin: admin.address,
+        markers: &markers,
+        activity: &activity,
+        issuers: &issuers,
+        issuer_names: &issuer_names,
+        limits: &limits,
+    };
+    let routes = route::read_all(root, &basis);
+    root.finish();
+    root.reader().report_unknown_variables(&SECTIONS);
+    Config {
+        listener,
+        admin,
+        store,
+        markers: markers.settings,
+        retention: markers.retention,
+        tokens,
+        activity,
+        issuers: issuers.into_iter().map(|issuer| issuer.settings).collect(),
+        routes: routes.settings,
+        forwarded_claims: routes.claims.into(),
+        identity_fields: routes.fields.into(),
+        log,
+        warnings: Vec::new(),
+    }
+}

@@ -16,6 +16,12 @@ pub struct SessionLimits {
 }
 
 impl SessionLimits {
+    /// These, and the `wider` ones where there is none: a route's before its issuer's.
+    #[must_use]
+    pub fn or(self, wider: Self) -> Self {
+        Self { idle: self.idle.or(wider.idle), absolute: self.absolute.or(wider.absolute) }
+    }
+
     /// The smaller of both: limits at the start of a session and limits now.
     #[must_use]
     pub fn tightest(self, other: Self) -> Self {

@@ -46,7 +46,8 @@ pub struct Policy {
     pub sources: CredentialSources,
     /// What the verdict goes by.
     pub settings: Settings,
-    /// How long sessions may last.
+    /// How long sessions may last; where it says nothing, the limits of the token's issuer apply
+    /// ([`SessionLimits::or`]).
     pub limits: SessionLimits,
     /// Claims that become header fields: the field, and the claim's place among the verifier's forwarded claims.
     pub identity: Box<[(HeaderName, usize)]>,

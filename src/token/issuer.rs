@@ -7,6 +7,7 @@ use jsonwebtoken::Algorithm;
 use secrecy::SecretSlice;
 
 use super::claims::IssuerName;
+use crate::session::SessionLimits;
 
 /// A trusted token issuer.
 #[derive(Clone, Debug)]
@@ -26,6 +27,8 @@ pub struct IssuerSettings {
     pub profile: TokenProfile,
     /// The names of its claims.
     pub claims: ClaimNames,
+    /// How long its sessions may last, where a route says nothing else.
+    pub limits: SessionLimits,
     /// How often its keys are fetched in the background.
     pub refresh_interval: Duration,
     /// The least time between two fetches that unknown `kid`s cause.

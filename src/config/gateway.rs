@@ -1,0 +1,264 @@
+//! The sections about the gateway itself.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+
+use ipnet::IpNet;
+use secrecy::ExposeSecret as _;
+use tracing_subscriber::EnvFilter;
+
+use super::{
+    LogFormat, LogSettings, TokenSettings,
+    problem::{Fault, nearest},
+    reader::{At, Section},
+    secret,
+    value::{ByteSize, DAY, HOUR, MILLISECOND, MINUTE, Raw, SECOND, Setting, choose},
+};
+use crate::{
+    activity::ActivitySettings,
+    admin::AdminSettings,
+    marker::{Retention, cache::MarkerSettings},
+    server::ListenerSettings,
+    session::SessionLimits,
+    verdict::OutagePolicy,
+};
+
+/// `[listener]`, and where its address stands.
+pub(super) fn listener(section: &Section<'_>) -> (ListenerSettings, At) {
+    let address = section.get::<SocketAddr>("address");
+    let at = address.at().clone();
+    let settings = ListenerSettings {
+        address: address.or(SocketAddr::from(([127, 0, 0, 1], 8080))),
+        header_timeout: section.get("header_timeout").between(MILLISECOND, HOUR).or(10 * SECOND),
+        idle_timeout: section.get("idle_timeout").between(MILLISECOND, DAY).or(MINUTE),
+        max_header_size: section
+            .get("max_header_size")
+            .between(ByteSize::kib(8), ByteSize::mib(1))
+            .or(ByteSize::kib(32))
+            .as_usize(),
+        max_headers: section.get("max_headers").between(16, 1000).or(100),
+        max_connections: section.get("max_connections").between(1, 1_000_000).or(10_000),
+        drain_delay: section.get("drain_delay").between(Duration::ZERO, HOUR).or(Duration::ZERO),
+        drain_timeout: section.get("drain_timeout").between(Duration::ZERO, DAY).or(30 * SECOND),
+        trusted_proxies: trusted_proxies(section),
+    };
+    section.finish();
+    (settings, at)
+}
+
+fn trusted_proxies(section: &Section<'_>) -> Vec<IpNet> {
+    let proxies = section.list::<IpNet>("trusted_proxies").or(Vec::new());
+    for (proxy, at) in &proxies {
+        if proxy.prefix_len() == 0 {
+            let fault = Fault::new("every client can say who it is: the whole internet is trusted as a proxy");
+            section.reader().warn(at, fault.hint("name the addresses of the proxies in front of this gateway"));
+        }
+    }
+    proxies.into_iter().map(|(proxy, _)| proxy).collect()
+}
+
+/// `[admin]`. It must not share the address of the listener.
+pub(super) fn admin(section: &Section<'_>, listener: SocketAddr) -> AdminSettings {
+    const SHORT: usize = 16;
+    let address = section.get::<SocketAddr>("address");
+    let at = address.at().clone();
+    let address = address.or(SocketAddr::from(([127, 0, 0, 1], 9090)));
+    if overlap(address, listener) {
+        let message = format!("{address} is taken by [listener], {listener}");
+        section.reader().report(&at, Fault::new(message).hint("give [admin] a port of its own"));
+    }
+    let has_token = section.has("token") || section.has("token_file");
+    let token = secret::read_text(section, "token");
+    if let Some((token, at)) = &token {
+        if token.expose_secret().bytes().any(|byte| !byte.is_ascii_graphic()) {
+            section.reader().report(at, Fault::new("the token may hold only visible ASCII characters without spaces"));
+        } else if token.expose_secret().len() < SHORT {
+            let fault = Fault::new(format!("the token is shorter than {SHORT} characters and can be guessed"));
+            section.reader().warn(at, fault.hint("make one with `openssl rand -hex 32`"));
+        }
+    } else if !has_token && !address.ip().is_loopback() {
+        let fault = Fault::new("others than this machine reach it, and there is no token");
+        let hint = "set `token_file` or PORTCULLIS_ADMIN_TOKEN, or listen on 127.0.0.1";
+        section.reader().report(&at, fault.hint(hint));
+    }
+    section.finish();
+    AdminSettings { address, token: token.map(|(token, _)| token) }
+}
+
+/// Whether two sockets would get in each other's way. Port 0 gets a port of its own.
+fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
+    let same_host = |a: IpAddr, b: IpAddr| a == b || a.is_unspecified() || b.is_unspecified();
+    one.port() != 0 && one.port() == other.port() && same_host(one.ip(), other.ip())
+}
+
+/// `[markers]`, but what a store needs to know: settings, and where `max_staleness` stands.
+pub(super) struct Markers {
+    pub(super) settings: MarkerSettings,
+    pub(super) retention: Retention,
+    pub(super) outage: OutagePolicy,
+    pub(super) max_staleness: At,
+}
+
+/// `[markers]`
+pub(super) fn markers(section: &Section<'_>) -> Markers {
+    let max_staleness = section.get::<Duration>("max_staleness").between(MILLISECOND, HOUR);
+    let at = max_staleness.at().clone();
+    let markers = Markers {
+        settings: MarkerSettings {
+            max_staleness: max_staleness.or(2 * SECOND),
+            cache_size: section
+                .get("cache_size")
+                .between(ByteSize::mib(1), ByteSize::mib(1 << 20))
+                .or(ByteSize::mib(64))
+                .0,
+            read_timeout: section.get("read_timeout").between(MILLISECOND, MINUTE).or(SECOND),
+            write_timeout: section.get("write_timeout").between(MILLISECOND, MINUTE).or(5 * SECOND),
+        },
+        retention: Retention {
+            max_token_lifetime: section.get("max_token_lifetime").between(MINUTE, 30 * DAY).or(DAY),
+            clock_skew: section.get("clock_skew").between(Duration::ZERO, 5 * MINUTE).or(SECOND),
+            session: section.get("session_retention").between(HOUR, 400 * DAY).or(30 * DAY),
+        },
+        outage: section.get("outage").or(OutagePolicy::Reject),
+        max_staleness: at,
+    };
+    section.finish();
+    markers
+}
+
+/// `[tokens]`. No token can be longer than the header that brings it.
+pub(super) fn tokens(section: &Section<'_>, max_header_size: usize) -> TokenSettings {
+    let max_length =
+        section.get::<ByteSize>("max_length").between(ByteSize(256), ByteSize::mib(1)).check(|max_length| {
+            if max_length.as_usize() > max_header_size {
+                let header = ByteSize(max_header_size as u64).show();
+                return Err(Fault::new(format!(
+                    "tokens that long never arrive: `listener.max_header_size` is {header}"
+                )));
+            }
+            Ok(())
+        });
+    let settings = TokenSettings {
+        cache_size: section
+            .get("cache_size")
+            .between(ByteSize::mib(1), ByteSize::mib(1 << 20))
+            .or(ByteSize::mib(128))
+            .0,
+        max_length: max_length.or(ByteSize::kib(16)).as_usize().min(max_header_size),
+    };
+    section.finish();
+    settings
+}
+
+/// `[activity]`
+pub(super) fn activity(section: &Section<'_>) -> ActivitySettings {
+    let settings = ActivitySettings {
+        resolution: section.get("resolution").between(SECOND, DAY).or(MINUTE),
+        flush_interval: section.get("flush_interval").between(10 * MILLISECOND, MINUTE).or(SECOND),
+    };
+    section.finish();
+    settings
+}
+
+/// Session limits, and where each stands.
+#[derive(Clone, Default, Debug)]
+pub(super) struct Limits {
+    pub(super) idle: Option<(Duration, At)>,
+    pub(super) absolute: Option<(Duration, At)>,
+}
+
+impl Limits {
+    /// These, and the `wider` ones where there is none.
+    pub(super) fn or(&self, wider: &Self) -> Self {
+        Self {
+            idle: self.idle.clone().or_else(|| wider.idle.clone()),
+            absolute: self.absolute.clone().or_else(|| wider.absolute.clone()),
+        }
+    }
+
+    pub(super) fn settings(&self) -> SessionLimits {
+        let duration = |limit: &Option<(Duration, At)>| limit.as_ref().map(|(duration, _)| *duration);
+        SessionLimits { idle: duration(&self.idle), absolute: duration(&self.absolute) }
+    }
+}
+
+/// `[session]`, of the gateway, an issuer or a route. A limit that the rest of the configuration cannot keep is refused.
+pub(super) fn session(section: &Section<'_>, activity: &ActivitySettings, retention: &Retention) -> Limits {
+    let delay = 2 * (activity.resolution + activity.flush_interval);
+    let idle = section.get::<Duration>("idle_limit").between(MILLISECOND, 400 * DAY).check(|idle| {
+        if *idle > delay {
+            return Ok(());
+        }
+        let message = format!(
+            "must be more than {}, twice the sum of `activity.resolution` and `activity.flush_interval`: activity is known no sooner",
+            delay.show()
+        );
+        Err(Fault::new(message).hint("raise the limit, or lower `activity.resolution`"))
+    });
+    let absolute = section.get::<Duration>("absolute_limit").between(MILLISECOND, 400 * DAY).check(|absolute| {
+        if *absolute <= retention.session {
+            return Ok(());
+        }
+        let message = format!(
+            "is more than `markers.session_retention`, {}: an ended session would be forgotten while it could still go on",
+            retention.session.show()
+        );
+        Err(Fault::new(message))
+    });
+    let limits = Limits { idle: idle.placed(), absolute: absolute.placed() };
+    section.finish();
+    limits
+}
+
+/// Refuses an idle limit that the absolute limit makes pointless.
+pub(super) fn check_limits(section: &Section<'_>, limits: &Limits) {
+    if let (Some((idle, at)), Some((absolute, other))) = (&limits.idle, &limits.absolute)
+        && idle > absolute
+    {
+        let message =
+            format!("{} is longer than `{}`, {}, and would never apply", idle.show(), other.key, absolute.show());
+        section.reader().report(at, Fault::new(message));
+    }
+}
+
+/// `[log]`
+pub(super) fn log(section: &Section<'_>) -> LogSettings {
+    let settings = LogSettings {
+        level: section.get::<String>("level").check(|level| check_filter(level)).or("info".to_owned()),
+        format: section.get("format").or(LogFormat::Text),
+        access: section.get("access").or(false),
+    };
+    section.finish();
+    settings
+}
+
+/// A misspelt level would be taken for the name of a module.
+fn check_filter(filter: &str) -> Result<(), Fault> {
+    const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
+    for directive in filter.split(',').map(str::trim).filter(|directive| !directive.contains(['[', ']'])) {
+        let level = directive.rsplit_once('=').map_or(directive, |(_, level)| level);
+        if !LEVELS.contains(&level.to_ascii_lowercase().as_str()) {
+            let fault = Fault::new(format!("\"{level}\" is not a level"));
+            return Err(match nearest(level, LEVELS) {
+                Some(level) => fault.hint(format!("did you mean \"{level}\"?")),
+                None => fault
+                    .hint("error, warn, info, debug, trace or off; for a part only: \"info,portcullis::store=debug\""),
+            });
+        }
+    }
+    EnvFilter::try_new(filter).map(drop).map_err(|_| Fault::new("not a filter for log messages"))
+}
+
+impl Setting for LogFormat {
+    fn read(raw: Raw<'_>) -> Result<Self, Fault> {
+        choose(raw, &[("text", Self::Text), ("json", Self::Json)])
+    }
+}
+
+impl Setting for OutagePolicy {
+    fn read(raw: Raw<'_>) -> Result<Self, Fault> {
+        choose(raw, &[("reject", Self::Reject), ("allow", Self::Allow)])
+    }
+}
