@@ -442,6 +442,13 @@ fn what_is_close_to_a_refusal_is_accepted() {
         // no heartbeat in the embedded store
         format!("[markers]\nmax_staleness = \"10ms\"\n{OPEN}"),
         format!("{OPEN}identity = {{}}\n"),
+        // one cookie for two issuers that no route takes both of
+        format!(
+            "issuers.a = {{ issuer = \"https://a.test/\", audiences = [\"api\"], cookie = \"t\" }}\n\
+             issuers.b = {{ issuer = \"https://b.test/\", audiences = [\"api\"], cookie = \"t\" }}\n\
+             [[routes]]\npath = \"/a\"\nissuers = [\"a\"]\nupstream = \"http://127.0.0.1:3000\"\n\
+             [[routes]]\npath = \"/b\"\nissuers = [\"b\"]\nupstream = \"http://127.0.0.1:3000\"\n{OPEN}"
+        ),
         format!("[log]\nlevel = \"off,portcullis=TRACE\"\n{OPEN}"),
     ];
     for text in accepted {
