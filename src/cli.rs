@@ -18,7 +18,7 @@ use self::{
     admin::{Explain, Remote, Target},
     demo::Demo,
 };
-use crate::config::{Config, ConfigErrors};
+use crate::config::{Config, ConfigErrors, environment};
 
 const EXIT_CODES: &str = "Exit codes:
   0  done
@@ -176,7 +176,7 @@ impl Cli {
 }
 
 fn load(path: &std::path::Path) -> anyhow::Result<Config> {
-    Ok(Config::load(path, std::env::vars())?)
+    Ok(Config::load(path, environment())?)
 }
 
 fn runtime() -> io::Result<tokio::runtime::Runtime> {

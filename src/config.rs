@@ -34,6 +34,7 @@ use crate::{
     marker::{Retention, cache::MarkerSettings},
     route::RouteSettings,
     server::ListenerSettings,
+    session::SessionLimits,
     store::{embedded::EmbeddedSettings, redis::RedisSettings},
     token::issuer::IssuerSettings,
 };
@@ -109,6 +110,14 @@ pub enum LogFormat {
 }
 
 impl Config {
+    /// Whether any session limit is configured.
+    #[must_use]
+    pub fn has_session_limits(&self) -> bool {
+        let of_routes = self.routes.iter().map(|route| route.policy.limits);
+        let mut limits = self.issuers.iter().map(|issuer| issuer.limits).chain(of_routes);
+        limits.any(|limits| limits != SessionLimits::default())
+    }
+
     /// Reads a file, and the variables over it: [`environment`] outside of tests.
     ///
     /// # Errors

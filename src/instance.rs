@@ -17,6 +17,7 @@ use crate::{
     config::{Config, StoreSettings},
     gate::{
         Judge, Policy,
+        identity::ReservedNames,
         judge::Parts,
         policy::{Authentication, Mode},
         tokens::TokenCache,
@@ -137,7 +138,8 @@ impl Instance {
         });
 
         let metrics = ServerMetrics::new();
-        let (gates, reserved) = Gateway::gates(&config.routes, &judge);
+        let reserved = ReservedNames::new(&config.identity_fields);
+        let gates = Gateway::gates(&config.routes, &reserved, &judge);
         let own = OwnEndpoints::new(judge.clone(), own_policy(&config), clock);
         let gateway = Arc::new(Gateway::new(&config.routes, &gates, &reserved, own, Arc::clone(&metrics)));
 

@@ -41,7 +41,7 @@ pub(super) fn run(path: &Path, offline: bool, output: Output) -> anyhow::Result<
         what: "configuration".to_owned(),
         message: format!("{} issuers, {} routes", config.issuers.len(), config.routes.len()),
     }];
-    findings.extend(gaps(&config));
+    findings.extend(warnings(&config));
     if !offline {
         runtime()?.block_on(async {
             findings.extend(keys(&config).await);
@@ -66,16 +66,12 @@ pub(super) fn run(path: &Path, offline: bool, output: Output) -> anyhow::Result<
     Ok(if problems { Outcome::No } else { Outcome::Done })
 }
 
-/// What is configured and does not take effect yet.
-fn gaps(config: &Config) -> Vec<Finding> {
-    let limited = config.routes.iter().filter(|route| route.policy.limits != crate::session::SessionLimits::default());
-    limited
-        .map(|route| Finding {
-            level: Level::Warning,
-            what: format!("route `{}`", route.policy.name),
-            message: "session limits are read and checked, but not enforced by this version".to_owned(),
-        })
-        .collect()
+/// What works, and should be looked at; and what does not take effect yet.
+fn warnings(config: &Config) -> Vec<Finding> {
+    let unenforced = config.has_session_limits().then(|| "session limits are not enforced by this version".to_owned());
+    let messages = config.warnings.iter().map(ToString::to_string).chain(unenforced);
+    let finding = |message| Finding { level: Level::Warning, what: "configuration".to_owned(), message };
+    messages.map(finding).collect()
 }
 
 async fn keys(config: &Config) -> Vec<Finding> {
