@@ -55,6 +55,8 @@ pub struct KeySetStatus {
 
 type Outcome = Result<(), Arc<JwksError>>;
 type Fetch = Shared<BoxFuture<'static, Outcome>>;
+/// Those who wait for a fetch own it; without them it is gone.
+type InFlight = Option<WeakShared<BoxFuture<'static, Outcome>>>;
 
 /// The keys of one issuer. Clones share them.
 #[derive(Clone)]
@@ -74,7 +76,7 @@ struct Inner {
     state: ArcSwap<State>,
     /// Whether there has been at least one key, ever.
     answered: AtomicBool,
-    in_flight: Mutex<Option<WeakShared<BoxFuture<'static, Outcome>>>>,
+    in_flight: Mutex<InFlight>,
     last_refetch: Mutex<Option<Instant>>,
 }
 
@@ -209,14 +211,13 @@ impl KeySet {
     }
 
     fn under_way(&self) -> Option<Fetch> {
-        let slot = self.inner.in_flight.lock().unwrap_or_else(PoisonError::into_inner);
-        slot.as_ref().and_then(WeakShared::upgrade).filter(|fetch| fetch.peek().is_none())
+        unfinished(&self.inner.in_flight.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Polled by all who wait for it, it needs no task of its own.
     fn join_fetch(&self) -> Fetch {
         let mut slot = self.inner.in_flight.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(fetch) = slot.as_ref().and_then(WeakShared::upgrade).filter(|fetch| fetch.peek().is_none()) {
+        if let Some(fetch) = unfinished(&slot) {
             return fetch;
         }
         let inner = Arc::clone(&self.inner);
@@ -294,6 +295,10 @@ impl Inner {
             key.retire();
         }
     }
+}
+
+fn unfinished(slot: &InFlight) -> Option<Fetch> {
+    slot.as_ref().and_then(WeakShared::upgrade).filter(|fetch| fetch.peek().is_none())
 }
 
 /// Up to a tenth sooner or later, so that gateways that started together do not ask together.
