@@ -306,7 +306,8 @@ fn jittered(interval: Duration) -> Duration {
     let mut byte = [128];
     // Without randomness there is no jitter, which is no reason to stop.
     let _ = aws_lc_rs::rand::fill(&mut byte);
-    interval.mul_f64(0.9 + 0.2 * f64::from(byte[0]) / 255.0)
+    let tenth = interval / 10;
+    (interval - tenth).saturating_add((tenth / 128).saturating_mul(u32::from(byte[0])))
 }
 
 fn with_causes(error: &JwksError) -> String {
@@ -318,4 +319,18 @@ fn with_causes(error: &JwksError) -> String {
         cause = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn jitter_stays_within_a_tenth() {
+        let interval = Duration::from_secs(1000);
+        for _ in 0..1000 {
+            assert!((Duration::from_secs(900)..=Duration::from_secs(1100)).contains(&jittered(interval)));
+        }
+        assert!(jittered(Duration::MAX) > interval);
+    }
 }
