@@ -307,7 +307,7 @@ fn jittered(interval: Duration) -> Duration {
     // Without randomness there is no jitter, which is no reason to stop.
     let _ = aws_lc_rs::rand::fill(&mut byte);
     let tenth = interval / 10;
-    (interval - tenth).saturating_add((tenth / 128).saturating_mul(u32::from(byte[0])))
+    interval.saturating_sub(tenth).saturating_add((tenth / 128).saturating_mul(u32::from(byte[0])))
 }
 
 fn with_causes(error: &JwksError) -> String {
