@@ -10,9 +10,12 @@ use aws_lc_rs::{
 };
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use jsonwebtoken::Algorithm;
-use portcullis::token::{
-    claims::IssuerName,
-    issuer::{ClaimNames, IssuerSettings, KeySource, TokenProfile},
+use portcullis::{
+    session::SessionLimits,
+    token::{
+        claims::IssuerName,
+        issuer::{ClaimNames, IssuerSettings, KeySource, TokenProfile},
+    },
 };
 use serde_json::{Value, json};
 
@@ -207,6 +210,7 @@ impl TestIssuer {
             keys,
             profile: TokenProfile::Jwt,
             claims: ClaimNames::default(),
+            limits: SessionLimits::default(),
             refresh_interval: Duration::from_secs(600),
             refetch_interval: Duration::from_secs(600),
             fetch_timeout: Duration::from_secs(5),
