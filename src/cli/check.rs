@@ -9,9 +9,10 @@ use tokio::time::{Instant, sleep};
 use super::{Outcome, Output, load, print, runtime};
 use crate::{
     clock::Clock,
-    config::{Config, StoreSettings},
+    config::{Config, Problem, StoreSettings},
     instance::{StartError, open_store, verifier},
     marker::cache::MarkerCache,
+    session::SessionLimits,
     store::{Store, StoreError, StoreReport, embedded::EmbeddedOpenError},
 };
 
@@ -41,6 +42,12 @@ pub(super) fn run(path: &Path, offline: bool, output: Output) -> anyhow::Result<
         what: "configuration".to_owned(),
         message: format!("{} issuers, {} routes", config.issuers.len(), config.routes.len()),
     }];
+    let warning = |warning: &Problem| Finding {
+        level: Level::Warning,
+        what: "configuration".to_owned(),
+        message: warning.to_string().replace("\n ", ";"),
+    };
+    findings.extend(config.warnings.iter().map(warning));
     findings.extend(gaps(&config));
     if !offline {
         runtime()?.block_on(async {
@@ -68,14 +75,14 @@ pub(super) fn run(path: &Path, offline: bool, output: Output) -> anyhow::Result<
 
 /// What is configured and does not take effect yet.
 fn gaps(config: &Config) -> Vec<Finding> {
-    let limited = config.routes.iter().filter(|route| route.policy.limits != crate::session::SessionLimits::default());
-    limited
-        .map(|route| Finding {
-            level: Level::Warning,
-            what: format!("route `{}`", route.policy.name),
-            message: "session limits are read and checked, but not enforced by this version".to_owned(),
-        })
-        .collect()
+    let unlimited = SessionLimits::default();
+    let routes = config.routes.iter().filter(|route| route.policy.limits != unlimited);
+    let issuers = config.issuers.iter().filter(|issuer| issuer.limits != unlimited);
+    let routes = routes.map(|route| format!("route `{}`", route.policy.name));
+    let issuers = issuers.map(|issuer| format!("issuer `{}`", issuer.name));
+    let message = "session limits are read and checked, but not enforced by this version";
+    let finding = |what| Finding { level: Level::Warning, what, message: message.to_owned() };
+    issuers.chain(routes).map(finding).collect()
 }
 
 async fn keys(config: &Config) -> Vec<Finding> {

@@ -11,6 +11,9 @@ use crate::{instance::Instance, telemetry::log};
 pub(super) fn run(path: &Path) -> anyhow::Result<Outcome> {
     let config = load(path)?;
     log::start(&config.log).context("log filter cannot be read")?;
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
     runtime()?.block_on(async {
         let instance = Instance::start(config).await?;
         tracing::info!(

@@ -1,7 +1,10 @@
 //! Log lines: text for people, JSON for machines, on standard error.
+//!
+//! The audit trail is written whatever the level, unless the filter names its target.
 
 use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberInitExt};
 
+use super::audit;
 use crate::config::{LogFormat, LogSettings};
 
 /// Starts logging. A second call changes nothing.
@@ -10,6 +13,10 @@ use crate::config::{LogFormat, LogSettings};
 /// The filter's, when it cannot be read.
 pub fn start(settings: &LogSettings) -> Result<(), tracing_subscriber::filter::ParseError> {
     let filter = EnvFilter::builder().parse(&settings.level)?;
+    let filter = match settings.level.contains(audit::TARGET) {
+        true => filter,
+        false => filter.add_directive(format!("{}=info", audit::TARGET).parse()?),
+    };
     let registry = tracing_subscriber::registry().with(filter);
     let lines = fmt::layer().with_writer(std::io::stderr);
     // A second subscriber is refused, which leaves the first.

@@ -114,9 +114,11 @@ fn world() -> impl Strategy<Value = World> {
     let time = || millis().prop_map(Timestamp::from_millis);
     let clock = || prop_oneof![Just(MarkerClock::Issuer), Just(MarkerClock::Gateway)];
     let logout = reading((time(), clock()).prop_map(|(at, clock)| Logout { at, clock }));
-    let block = reading(
-        (any::<bool>(), time(), prop::option::of(time())).prop_map(|(blocked, at, until)| Block { blocked, at, until }),
-    );
+    let block = reading((any::<bool>(), time(), prop::option::of(time())).prop_map(|(blocked, at, until)| Block {
+        blocked,
+        at,
+        until,
+    }));
     let known = (logout, block, reading(time()), reading(time()), reading(time()), reading(time())).prop_map(
         |(logout, block, session_end, token_revoked, client_not_before, issuer_not_before)| Known {
             logout,
@@ -261,7 +263,8 @@ fn what_is_no_verified_token_is_refused_by_what_it_is() {
         (Presented::KeysUnavailable, Reason::KeysUnavailable),
     ] {
         for knowledge in [Knowledge::Current(&known), Knowledge::Stale(&known)] {
-            let case = Case { presented, knowledge, session: None, settings: &settings, now: Timestamp::from_millis(BASE) };
+            let case =
+                Case { presented, knowledge, session: None, settings: &settings, now: Timestamp::from_millis(BASE) };
             assert_eq!(decide(&case), Verdict::Refuse(reason), "{presented:?}");
         }
     }
@@ -298,10 +301,24 @@ fn second_boundaries_of_iat_claim_start_and_skew() {
         ("a claim in whole seconds may be older", Gateway, second(10), None, Some(second(10)), false),
         ("a claim of the next second is not", Gateway, second(10), None, Some(second(11)), true),
         ("a claim older than the token's own second", Gateway, second(9), None, Some(exact(10_300)), true),
-        ("a refresh after the logout of an older session", Gateway, second(15), Some(second(9)), Some(exact(10_300)), false),
+        (
+            "a refresh after the logout of an older session",
+            Gateway,
+            second(15),
+            Some(second(9)),
+            Some(exact(10_300)),
+            false,
+        ),
         ("a start in the same second is no proof", Gateway, second(15), Some(second(10)), Some(exact(10_300)), true),
         ("a start in the same second is doubted", Gateway, second(15), Some(second(10)), None, false),
-        ("a start at the very millisecond is proof", Gateway, second(15), Some(exact(10_300)), Some(exact(10_300)), false),
+        (
+            "a start at the very millisecond is proof",
+            Gateway,
+            second(15),
+            Some(exact(10_300)),
+            Some(exact(10_300)),
+            false,
+        ),
         ("a start one millisecond later is none", Gateway, second(15), Some(exact(10_301)), Some(exact(10_300)), true),
         ("a start after the skew", Gateway, second(15), Some(second(12)), None, true),
         ("a start counts, not `iat`", Issuer, second(9), Some(second(11)), None, true),
