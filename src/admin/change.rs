@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// How far ahead of the gate's clock a change may be dated.
-const MAX_AHEAD: Duration = Duration::from_mins(1);
+const MAX_AHEAD: Duration = Duration::from_secs(60);
 
 /// What may be said about a change.
 #[derive(Default)]

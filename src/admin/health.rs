@@ -119,7 +119,7 @@ pub(super) async fn ready(State(Admin(admin)): State<Admin>) -> Response {
     let body = json!({
         "status": if ready { "ready" } else { "not_ready" },
         "draining": readiness.draining.load(Ordering::Relaxed),
-        "issuers": serde_json::Map::from_iter(issuers),
+        "issuers": issuers.collect::<serde_json::Map<_, _>>(),
         "store": {
             "current": readiness.cache.is_current(),
             "heard_ms_ago": readiness.cache.age().map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),

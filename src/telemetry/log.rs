@@ -13,9 +13,10 @@ use crate::config::{LogFormat, LogSettings};
 /// The filter's, when it cannot be read.
 pub fn start(settings: &LogSettings) -> Result<(), tracing_subscriber::filter::ParseError> {
     let filter = EnvFilter::builder().parse(&settings.level)?;
-    let filter = match settings.level.contains(audit::TARGET) {
-        true => filter,
-        false => filter.add_directive(format!("{}=info", audit::TARGET).parse()?),
+    let filter = if settings.level.contains(audit::TARGET) {
+        filter
+    } else {
+        filter.add_directive(format!("{}=info", audit::TARGET).parse()?)
     };
     let registry = tracing_subscriber::registry().with(filter);
     let lines = fmt::layer().with_writer(std::io::stderr);

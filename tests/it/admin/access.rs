@@ -1,7 +1,10 @@
 //! Who may use the endpoints.
 
-use http::Method;
+use http::{Method, Request};
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::json;
+use tokio::net::TcpStream;
 
 use crate::support::{gate::Gate, http::send, openapi::AdminClient};
 
@@ -63,7 +66,23 @@ async fn what_is_unknown_is_refused_in_one_form() {
     assert_eq!(answer.is(405, "method").field("allow"), Some("GET,HEAD"));
 }
 
-/// The listener speaks HTTP/2 too, where the name stands elsewhere.
+/// HTTP/2 has no `Host`: the name stands elsewhere.
+#[tokio::test]
+async fn over_http2_it_is_the_same() {
+    let gate = Gate::start().await;
+    let ask = async |authority: &str| {
+        let stream = TcpStream::connect(gate.admin_address()).await.unwrap();
+        let (mut sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+        let serving = tokio::spawn(connection);
+        let request = Request::get(format!("http://{authority}/v1/subjects/main/alice"));
+        let answer = sender.send_request(request.body(String::new()).unwrap()).await.unwrap();
+        serving.abort();
+        answer.status().as_u16()
+    };
+    assert_eq!(ask("localhost:9090").await, 200);
+    assert_eq!(ask("rebound.example:9090").await, 403);
+}
+
 #[tokio::test]
 async fn a_body_has_a_limit() {
     let gate = Gate::start().await;

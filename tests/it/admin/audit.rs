@@ -3,7 +3,11 @@
 use http::Method;
 use serde_json::{Value, json};
 
-use crate::support::{eventually, gate::Gate, redis::RedisServer};
+use crate::support::{
+    eventually,
+    gate::{Gate, now},
+    redis::RedisServer,
+};
 
 /// What happened, as a line tells it.
 fn told(line: &Value) -> [&str; 4] {
@@ -30,7 +34,7 @@ async fn each_change_leaves_one_line() {
     admin.post("/v1/tokens/main/t/revoke", json!({})).await;
     admin.post("/v1/clients/main/c/not-before", json!({})).await;
     admin.post("/v1/issuers/main/not-before", json!({ "at": "2026-01-31T12:00:00Z" })).await;
-    let token = gate.token(json!({ "sub": "bob", "sid": "s2", "azp": "web", "iat": gate.now().as_secs() }));
+    let token = gate.token(json!({ "sub": "bob", "sid": "s2", "azp": "web", "iat": now().as_secs() }));
     gate.log_out(&token, "").await.is(204, None);
     gate.log_out(&token, "").await.is(204, None);
 

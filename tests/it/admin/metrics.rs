@@ -27,11 +27,11 @@ fn parse(text: &str) -> BTreeMap<String, Family> {
             ["#", "HELP", name, help] => {
                 assert!(!families.contains_key(name), "family `{name}` is there twice");
                 name.clone_into(&mut current);
-                families.entry(current.clone()).or_default().help = help.to_owned();
+                families.insert(current.clone(), Family { help: help.to_owned(), ..Family::default() });
             }
             ["#", "TYPE", name, kind] => {
                 assert_eq!(name, current, "{line}");
-                families.get_mut(name).unwrap().kind = kind.to_owned();
+                kind.clone_into(&mut families.get_mut(name).unwrap().kind);
             }
             ["#", "UNIT", name, unit] => assert!(name == current && name.ends_with(unit), "{line}"),
             _ => {

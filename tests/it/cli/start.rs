@@ -73,7 +73,7 @@ fn the_demo_tells_its_story() {
 #[test]
 fn what_is_good_is_found_good() {
     let config = Configured::good();
-    run(&["check", "--config", config.path()]).ends_with(0).says("ok").says("issuer `main`").says("1 usable keys");
+    run(&["check", "--config", config.path()]).ends_with(0).says("ok").says("issuer `main`").says("1 usable key");
     let found = run(&["check", "--config", config.path(), "--output", "json"]).ends_with(0).json();
     assert_eq!(found["ok"], true);
     assert_eq!(levels(&found), [("ok", "configuration"), ("ok", "issuer `main`"), ("ok", "store")]);
@@ -120,7 +120,7 @@ fn a_wrong_configuration_is_told_with_file_and_line() {
     let config = Configured::good();
     let text = fs::read_to_string(&config.file).unwrap().replace("upstream =", "upstraem =");
     fs::write(&config.file, text).unwrap();
-    let place = format!("{}:14:", config.path());
+    let place = format!("{}:13:1: routes[0].upstraem", config.path());
     for command in [&["serve"][..], &["check"], &["check", "--offline"], &["status"], &["logout", "alice"]] {
         let ran = run(&[command, &["--config", config.path()]].concat());
         ran.ends_with(2).complains(&place).complains("upstraem").complains("did you mean");
@@ -131,12 +131,8 @@ fn a_wrong_configuration_is_told_with_file_and_line() {
     command.env("PORTCULLIS_CONFIG", "/elsewhere.toml").arg("check");
     feed(command, "").ends_with(2).complains("/elsewhere.toml");
     let mut command = program();
-    command.env("PORTCULLIS_LISTENER_ADDRESS", "nowhere").args([
-        "check",
-        "--offline",
-        "--config",
-        Configured::good().path(),
-    ]);
+    let config = Configured::good();
+    command.env("PORTCULLIS_LISTENER_ADDRESS", "nowhere").args(["check", "--offline", "--config", config.path()]);
     feed(command, "").ends_with(2).complains("PORTCULLIS_LISTENER_ADDRESS");
 }
 

@@ -40,11 +40,16 @@ pub(crate) fn program() -> Command {
     command
 }
 
+/// What time it is, here and for the gate.
+pub(crate) fn now() -> Timestamp {
+    Clock::System.now()
+}
+
 /// A gate that is to be started.
 #[derive(Default)]
 pub(crate) struct Setup {
     listener: String,
-    admin: String,
+    admin_token: Option<String>,
     store: Option<String>,
     markers: String,
     level: Option<String>,
@@ -55,8 +60,7 @@ pub(crate) struct Setup {
 
 impl Setup {
     pub(crate) fn admin_token(mut self, token: &str) -> Self {
-        // The file is written when the gate starts.
-        self.admin = token.to_owned();
+        self.admin_token = Some(token.to_owned());
         self
     }
 
@@ -113,19 +117,18 @@ impl Setup {
         upstream.put("/hello", "hello");
         let directory = tempfile::tempdir().unwrap();
         fs::write(directory.path().join("jwks.json"), issuer.jwks().to_string()).unwrap();
-        let token = (!self.admin.is_empty()).then(|| self.admin.clone());
-        if let Some(token) = &token {
+        if let Some(token) = &self.admin_token {
             fs::write(directory.path().join("admin.token"), token).unwrap();
         }
         fs::write(directory.path().join("gate.toml"), self.configuration(&upstream.url(""))).unwrap();
         let running = Running::start(directory.path());
-        Gate { running, issuer, token, _upstream: upstream, directory }
+        Gate { running, issuer, admin_token: self.admin_token, _upstream: upstream, directory }
     }
 
     fn configuration(&self, upstream: &str) -> String {
         let mut text = format!("[listener]\naddress = \"127.0.0.1:0\"\n{}", self.listener);
         text.push_str("[admin]\naddress = \"127.0.0.1:0\"\n");
-        if !self.admin.is_empty() {
+        if self.admin_token.is_some() {
             text.push_str("token_file = \"admin.token\"\n");
         }
         write!(text, "[store]\n{}", self.store.as_deref().unwrap_or("url = \"embedded:data\"\n")).unwrap();
@@ -144,7 +147,7 @@ impl Setup {
 pub(crate) struct Gate {
     running: Running,
     pub(crate) issuer: TestIssuer,
-    token: Option<String>,
+    admin_token: Option<String>,
     _upstream: JwksServer,
     directory: TempDir,
 }
@@ -172,16 +175,12 @@ impl Gate {
 
     /// Asks the admin endpoints, with the token if there is one.
     pub(crate) fn admin(&self) -> AdminClient {
-        AdminClient::new(self.running.admin, self.token.as_deref())
-    }
-
-    pub(crate) fn now(&self) -> Timestamp {
-        Clock::System.now()
+        AdminClient::new(self.running.admin, self.admin_token.as_deref())
     }
 
     /// A token issued now, with further claims or others.
     pub(crate) fn token(&self, claims: Value) -> String {
-        let mut all = self.issuer.claims(self.now().as_secs());
+        let mut all = self.issuer.claims(now().as_secs());
         for (name, value) in claims.as_object().unwrap() {
             all[name] = value.clone();
         }
