@@ -37,6 +37,8 @@ pub(crate) fn program() -> Command {
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("PORTCULLIS_")) {
         command.env_remove(name);
     }
+    // Help is as wide as a terminal; here it has none.
+    command.env_remove("COLUMNS");
     command
 }
 
