@@ -19,7 +19,7 @@ use self::{
     admin::{Explain, Remote, Target},
     demo::Demo,
 };
-use crate::config::{self, Config, ConfigErrors};
+use crate::config::{Config, ConfigErrors, environment};
 
 const EXIT_CODES: &str = "Exit codes:
   0  done
@@ -180,7 +180,7 @@ impl Cli {
 }
 
 fn load(path: &std::path::Path) -> anyhow::Result<Config> {
-    Ok(Config::load(path, config::environment())?)
+    Ok(Config::load(path, environment())?)
 }
 
 fn runtime() -> io::Result<tokio::runtime::Runtime> {

@@ -9,10 +9,9 @@ use tokio::time::{Instant, sleep};
 use super::{Outcome, Output, load, print, runtime};
 use crate::{
     clock::Clock,
-    config::{Config, Problem, StoreSettings},
+    config::{Config, StoreSettings},
     instance::{StartError, open_store, verifier},
     marker::cache::MarkerCache,
-    session::SessionLimits,
     store::{Store, StoreError, StoreReport, embedded::EmbeddedOpenError},
     token::{
         claims::IssuerName,
@@ -46,13 +45,7 @@ pub(super) fn run(path: &Path, offline: bool, output: Output) -> anyhow::Result<
         what: "configuration".to_owned(),
         message: format!("{} issuers, {} routes", config.issuers.len(), config.routes.len()),
     }];
-    let warning = |warning: &Problem| Finding {
-        level: Level::Warning,
-        what: "configuration".to_owned(),
-        message: warning.to_string().replace("\n ", ";"),
-    };
-    findings.extend(config.warnings.iter().map(warning));
-    findings.extend(gaps(&config));
+    findings.extend(warnings(&config));
     if !offline {
         runtime()?.block_on(async {
             findings.extend(keys(&config).await);
@@ -77,16 +70,12 @@ pub(super) fn run(path: &Path, offline: bool, output: Output) -> anyhow::Result<
     Ok(if problems { Outcome::No } else { Outcome::Done })
 }
 
-/// What is configured and does not take effect yet.
-fn gaps(config: &Config) -> Vec<Finding> {
-    let unlimited = SessionLimits::default();
-    let routes = config.routes.iter().filter(|route| route.policy.limits != unlimited);
-    let issuers = config.issuers.iter().filter(|issuer| issuer.limits != unlimited);
-    let routes = routes.map(|route| format!("route `{}`", route.policy.name));
-    let issuers = issuers.map(|issuer| format!("issuer `{}`", issuer.name));
-    let message = "session limits are read and checked, but not enforced by this version";
-    let finding = |what| Finding { level: Level::Warning, what, message: message.to_owned() };
-    issuers.chain(routes).map(finding).collect()
+/// What works, and should be looked at; and what does not take effect yet.
+fn warnings(config: &Config) -> Vec<Finding> {
+    let unenforced = config.has_session_limits().then(|| "session limits are not enforced by this version".to_owned());
+    let messages = config.warnings.iter().map(|warning| warning.to_string().replace("\n ", ";")).chain(unenforced);
+    let finding = |message| Finding { level: Level::Warning, what: "configuration".to_owned(), message };
+    messages.map(finding).collect()
 }
 
 async fn keys(config: &Config) -> Vec<Finding> {

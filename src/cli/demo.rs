@@ -18,9 +18,12 @@ use tokio::{net::TcpListener, time::Instant};
 use self::{issuer::DemoIssuer, story::Story};
 use super::{Outcome, print, runtime, serve::wait_for_signal};
 use crate::{
-    config::{Config, LogFormat, LogSettings},
+    config::Config,
     instance::Instance,
-    telemetry::{audit, log},
+    telemetry::{
+        audit,
+        log::{self, LogFormat, LogSettings},
+    },
 };
 
 /// `portcullis demo`

@@ -161,6 +161,7 @@ fn policy(section: &Section<'_>, basis: &Basis<'_>, routes: &mut Routes, name: A
     let names = issuers(section, basis, authentication);
     let accepted: Vec<&Issuer> = match &names {
         Some(names) => basis.issuers.iter().filter(|issuer| names.contains(&issuer.settings.name)).collect(),
+        None if authentication == Authentication::None => Vec::new(),
         None => basis.issuers.iter().collect(),
     };
     let scopes = section.list::<String>("scopes").check(|scopes| {

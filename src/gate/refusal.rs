@@ -155,25 +155,19 @@ fn challenge(reason: Reason, policy: &Policy) -> Option<HeaderValue> {
     if reason.status() == StatusCode::SERVICE_UNAVAILABLE {
         return None;
     }
-    let mut challenge = format!("Bearer realm=\"{}\"", policy.realm);
+    let mut parameters = vec![format!("realm=\"{}\"", policy.realm)];
     if let Some(error) = reason.error() {
-        challenge.push_str(", error=\"");
-        challenge.push_str(error);
-        challenge.push('"');
+        parameters.push(format!("error=\"{error}\""));
         if policy.describe {
-            challenge.push_str(", error_description=\"");
-            challenge.push_str(reason.detail().trim_end_matches('.'));
-            challenge.push('"');
+            parameters.push(format!("error_description=\"{}\"", reason.detail().trim_end_matches('.')));
         }
     }
     match reason {
         Reason::InsufficientScope => {
-            challenge.push_str(&format!(", scope=\"{}\"", policy.settings.required_scopes.join(" ")));
+            parameters.push(format!("scope=\"{}\"", policy.settings.required_scopes.join(" ")));
         }
-        Reason::ReauthenticationRequired { max_age } => {
-            challenge.push_str(&format!(", max_age=\"{}\"", max_age.as_secs()));
-        }
+        Reason::ReauthenticationRequired { max_age } => parameters.push(format!("max_age=\"{}\"", max_age.as_secs())),
         _ => {}
     }
-    HeaderValue::try_from(challenge).ok()
+    HeaderValue::try_from(format!("Bearer {}", parameters.join(", "))).ok()
 }

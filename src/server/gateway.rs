@@ -53,14 +53,12 @@ impl Gateway {
         Self { routes: RouteTable::new(routes.iter().zip(layers).map(route)), own, metrics }
     }
 
-    /// The gates of these routes, and the names they keep for themselves.
+    /// The gates of these routes, in the same order.
     #[must_use]
-    pub fn gates(routes: &[RouteSettings], judge: &Judge) -> (Vec<GateLayer>, ReservedNames) {
-        let names = routes.iter().flat_map(|route| route.policy.identity.iter().map(|(name, _)| name));
-        let reserved = ReservedNames::new(names);
+    pub fn gates(routes: &[RouteSettings], reserved: &ReservedNames, judge: &Judge) -> Vec<GateLayer> {
         let layer =
             |route: &RouteSettings| GateLayer::with_reserved(judge.clone(), route.policy.clone(), reserved.clone());
-        (routes.iter().map(layer).collect(), reserved)
+        routes.iter().map(layer).collect()
     }
 
     /// Serves one request: resolves with the response's header, and counts it.

@@ -5,6 +5,7 @@
 
 mod admin;
 mod cli;
+mod config;
 mod own;
 mod store;
 mod support;

@@ -10,12 +10,9 @@ use aws_lc_rs::{
 };
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use jsonwebtoken::Algorithm;
-use portcullis::{
-    session::SessionLimits,
-    token::{
-        claims::IssuerName,
-        issuer::{ClaimNames, IssuerSettings, KeySource, TokenProfile},
-    },
+use portcullis::token::{
+    claims::IssuerName,
+    issuer::{ClaimNames, IssuerSettings, KeySource, TokenProfile},
 };
 use serde_json::{Value, json};
 
@@ -210,7 +207,7 @@ impl TestIssuer {
             keys,
             profile: TokenProfile::Jwt,
             claims: ClaimNames::default(),
-            limits: SessionLimits::default(),
+            limits: portcullis::session::SessionLimits::default(),
             refresh_interval: Duration::from_secs(600),
             refetch_interval: Duration::from_secs(600),
             fetch_timeout: Duration::from_secs(5),
