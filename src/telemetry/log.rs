@@ -1,6 +1,10 @@
 //! Log lines: text for people, JSON for machines, on standard error.
+//!
+//! The audit trail is written whatever the level, unless the filter names its target.
 
 use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberInitExt};
+
+use super::audit;
 
 /// What is logged.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -29,6 +33,11 @@ pub enum LogFormat {
 /// The filter's, when it cannot be read.
 pub fn start(settings: &LogSettings) -> Result<(), tracing_subscriber::filter::ParseError> {
     let filter = EnvFilter::builder().parse(&settings.level)?;
+    let filter = if settings.level.contains(audit::TARGET) {
+        filter
+    } else {
+        filter.add_directive(format!("{}=info", audit::TARGET).parse()?)
+    };
     let registry = tracing_subscriber::registry().with(filter);
     let lines = fmt::layer().with_writer(std::io::stderr);
     // A second subscriber is refused, which leaves the first.

@@ -1,7 +1,10 @@
 //! What the tests share.
 
+pub(crate) mod gate;
+pub(crate) mod http;
 pub(crate) mod jwks_server;
 pub(crate) mod keys;
+pub(crate) mod openapi;
 pub(crate) mod redis;
 pub(crate) mod watcher;
 
