@@ -39,7 +39,6 @@ use tokio_util::sync::CancellationToken;
 use self::answer::Refusal;
 pub use self::health::Readiness;
 use crate::{
-    config::Config,
     gate::{Judge, Policy},
     token::claims::IssuerName,
 };
@@ -77,13 +76,20 @@ struct Inner {
 }
 
 impl Admin {
-    /// Endpoints over these parts.
+    /// Endpoints over these parts, for these issuers and the policies of the routes.
     #[must_use]
-    pub fn new(config: &Config, judge: Judge, readiness: Arc<Readiness>, registry: Registry) -> Self {
+    pub fn new(
+        settings: &AdminSettings,
+        issuers: Vec<IssuerName>,
+        policies: Vec<Policy>,
+        judge: Judge,
+        readiness: Arc<Readiness>,
+        registry: Registry,
+    ) -> Self {
         Self(Arc::new(Inner {
-            token: config.admin.token.clone(),
-            issuers: config.issuers.iter().map(|issuer| issuer.name.clone()).collect(),
-            policies: config.routes.iter().map(|route| route.policy.clone()).collect(),
+            token: settings.token.clone(),
+            issuers,
+            policies,
             judge,
             readiness,
             registry: Mutex::new(registry),

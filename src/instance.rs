@@ -149,7 +149,9 @@ impl Instance {
         judge.register(&mut registry);
         metrics.register(&mut registry);
         let readiness = Arc::new(Readiness::new(Arc::clone(&verifier), cache, Arc::clone(&store)));
-        let admin = Admin::new(&config, judge.clone(), Arc::clone(&readiness), registry);
+        let issuers = config.issuers.iter().map(|issuer| issuer.name.clone()).collect();
+        let policies = config.routes.iter().map(|route| route.policy.clone()).collect();
+        let admin = Admin::new(&config.admin, issuers, policies, judge.clone(), Arc::clone(&readiness), registry);
 
         let settings = Arc::new(config.listener);
         let (stop_listening, stop_rest) = (CancellationToken::new(), CancellationToken::new());
