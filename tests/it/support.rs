@@ -1,8 +1,11 @@
 //! What the tests share.
 
+pub(crate) mod client;
+pub(crate) mod gate;
 pub(crate) mod jwks_server;
 pub(crate) mod keys;
 pub(crate) mod redis;
+pub(crate) mod upstream;
 pub(crate) mod watcher;
 
 use std::time::{Duration, Instant};
