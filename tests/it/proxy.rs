@@ -1,14 +1,32 @@
 //! The way through the gate, over real sockets.
 
-use crate::support::gate::TestGate;
+mod fields;
+mod protocols;
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_request_goes_through() {
-    let gate = TestGate::start("").await;
-    let reply = gate.get("/orders?limit=1", &gate.good_token()).await;
-    assert_eq!((reply.status.as_u16(), reply.text()), (200, "ok"));
-    let got = gate.upstream.last();
-    assert_eq!(got.target, "/orders?limit=1");
-    assert_eq!(got.values("x-forwarded-user"), ["auth0|alice"]);
-    assert_eq!(gate.get("/", "").await.code(), "missing_token");
+use http::Version;
+
+use crate::support::{client::Client, gate::TestGate, upstream::StreamBody};
+
+const HTTP1: Version = Version::HTTP_11;
+const HTTP2: Version = Version::HTTP_2;
+
+/// A client of this version, connected to the gate.
+async fn client(version: Version, gate: &TestGate) -> Client<StreamBody> {
+    Client::connect(version, gate.address()).await
+}
+
+/// A route to an upstream of this version.
+fn route(version: Version, settings: &str) -> String {
+    let protocol = if version == HTTP2 { "http2" } else { "http1" };
+    format!("[[routes]]\nupstream = \"{{upstream}}\"\nprotocol = \"{protocol}\"\n{settings}\n")
+}
+
+/// Runs a test for each version of the client and of the upstream.
+async fn each_pair(test: impl AsyncFn(Version, Version)) {
+    for downstream in [HTTP1, HTTP2] {
+        for upstream in [HTTP1, HTTP2] {
+            println!("{downstream:?} in front of {upstream:?}");
+            test(downstream, upstream).await;
+        }
+    }
 }

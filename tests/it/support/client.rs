@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderMap, Request, Response, StatusCode};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
 use http_body::Body;
 use http_body_util::{BodyExt, Empty};
 use hyper::{
@@ -61,11 +61,26 @@ pub(crate) enum Client<B> {
     Http2(http2::SendRequest<B>),
 }
 
+/// A request that a client of this version can send to `api.example`. An empty token is not sent.
+pub(crate) fn request(version: Version, method: Method, path: &str, token: &str) -> http::request::Builder {
+    let builder = Request::builder().method(method);
+    let builder = if version == Version::HTTP_2 {
+        builder.version(version).uri(format!("http://api.example{path}"))
+    } else {
+        builder.uri(path).header("host", "api.example")
+    };
+    if token.is_empty() { builder } else { builder.header("authorization", format!("Bearer {token}")) }
+}
+
 impl<B> Client<B>
 where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
+    pub(crate) async fn connect(version: Version, address: SocketAddr) -> Self {
+        if version == Version::HTTP_2 { Self::http2(address).await } else { Self::http1(address).await }
+    }
+
     pub(crate) async fn http1(address: SocketAddr) -> Self {
         let stream = TcpStream::connect(address).await.unwrap();
         stream.set_nodelay(true).unwrap();
@@ -133,6 +148,14 @@ impl Raw {
         let mut bytes = Vec::new();
         let _ = timeout(PATIENCE, self.0.read_to_end(&mut bytes)).await.expect("the connection closes in time");
         String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// Sends this and reads until the other side closes.
+    pub(crate) async fn exchange(address: SocketAddr, bytes: impl AsRef<[u8]>) -> String {
+        let mut raw = Self::connect(address).await;
+        // The other side may well close before it has read everything.
+        let _ = raw.0.write_all(bytes.as_ref()).await;
+        raw.read_to_end().await
     }
 
     /// What comes until it contains `end`.

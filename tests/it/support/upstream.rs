@@ -159,6 +159,39 @@ impl TestUpstream {
 #[derive(Clone, Copy)]
 struct Index(usize);
 
+/// An upstream that does with each connection what it is told, byte by byte.
+pub(crate) struct RawUpstream {
+    address: SocketAddr,
+    _tasks: JoinSet<()>,
+}
+
+impl RawUpstream {
+    /// `serve` gets each connection and its number, from 0.
+    pub(crate) async fn start<F>(serve: impl Fn(TcpStream, usize) -> F + Send + 'static) -> Self
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move {
+            let mut connections = JoinSet::new();
+            for number in 0.. {
+                let Ok((stream, _)) = listener.accept().await else { return };
+                let _ = stream.set_nodelay(true);
+                connections.spawn(serve(stream, number));
+                while connections.try_join_next().is_some() {}
+            }
+        });
+        Self { address, _tasks: tasks }
+    }
+
+    /// A route to it, with further settings.
+    pub(crate) fn route(&self, settings: &str) -> String {
+        format!("[[routes]]\nupstream = \"http://{}\"\n{settings}\n", self.address)
+    }
+}
+
 async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     let mut connections = JoinSet::new();
     while let Ok((stream, _)) = listener.accept().await {
@@ -179,7 +212,11 @@ async fn serve(stream: TcpStream, shared: Arc<Shared>) {
         let index = record(&shared, &request);
         request.extensions_mut().insert(Index(index));
         let handler = Arc::clone(&shared.handler.lock().unwrap());
-        async move { Ok::<_, Infallible>(handler(request).await) }
+        let head = request.method() == Method::HEAD;
+        async move {
+            let response = handler(request).await;
+            Ok::<_, Infallible>(if head { without_body(response) } else { response })
+        }
     });
     let io = TokioIo::new(stream);
     if first == *b"PRI" {
@@ -187,6 +224,14 @@ async fn serve(stream: TcpStream, shared: Arc<Shared>) {
     } else {
         let _ = hyper::server::conn::http1::Builder::new().serve_connection(io, service).await;
     }
+}
+
+/// The header alone: over HTTP/2, hyper would send the body after it.
+fn without_body(mut response: UpstreamResponse) -> UpstreamResponse {
+    if let Some(length) = response.body().size_hint().exact() {
+        response.headers_mut().insert("content-length", length.into());
+    }
+    response.map(|_| StreamBody::from(""))
 }
 
 fn record(shared: &Shared, request: &Request<Incoming>) -> usize {
