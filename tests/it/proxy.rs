@@ -1,6 +1,8 @@
 //! The way through the gate, over real sockets.
 
 mod fields;
+mod framing;
+mod limits;
 mod protocols;
 
 use http::Version;
