@@ -65,12 +65,13 @@ pub async fn serve(
             Ok::<_, Infallible>(response.map(|body| Served::new(body, serving)))
         }
     });
+    let ends = either(drain.cancelled(), progress.idle(settings.idle_timeout));
     let result = if speaks_http2 {
         let mut connection = pin!(http2(settings).serve_connection(io, service));
         tokio::select! {
             biased;
             result = connection.as_mut() => result,
-            () = either(drain.cancelled(), progress.idle(settings.idle_timeout)) => {
+            () = ends => {
                 connection.as_mut().graceful_shutdown();
                 connection.await
             }
@@ -80,7 +81,7 @@ pub async fn serve(
         tokio::select! {
             biased;
             result = connection.as_mut() => result,
-            () = drain.cancelled() => {
+            () = ends => {
                 connection.as_mut().graceful_shutdown();
                 connection.await
             }

@@ -18,6 +18,7 @@ use http_body::{Body, Frame, SizeHint};
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
     time::Sleep,
 };
 
@@ -32,7 +33,7 @@ pub struct Limits {
     /// Between requests, before the first one included, and for a client to read what it is sent.
     pub idle: Duration,
     /// Whether requests share the connection (HTTP/2): what comes between two of them need not begin one, so `header` is for the
-    /// first only. An idle connection is told so by [`Progress::idle`], and cut off if that does not help.
+    /// first only.
     pub shared: bool,
 }
 
@@ -159,12 +160,26 @@ impl<B: Body + Unpin> Body for Served<B> {
     }
 }
 
+/// A stream that can end as by accident.
+pub trait Abort {
+    /// From now on, dropping it tells the other side that something went wrong.
+    fn abort(&self);
+}
+
+impl Abort for TcpStream {
+    fn abort(&self) {
+        // At worst the connection ends as if in order.
+        let _ = self.set_zero_linger();
+    }
+}
+
 /// A stream that fails with [`io::ErrorKind::TimedOut`] when its client takes too long.
 ///
 /// Closing it in order lets the client read what it was sent even if it goes on sending: the system would throw both away
-/// (RFC 9112 §9.6).
+/// (RFC 9112 §9.6). Dropped without that, it is reset: to HTTP/1.0 the end of a connection is the end of a response, so one that
+/// broke off must not end like one that is complete.
 #[derive(Debug)]
-pub struct Patient<T> {
+pub struct Patient<T: Abort> {
     stream: T,
     progress: Arc<Progress>,
     limits: Limits,
@@ -185,7 +200,7 @@ struct Header {
     since: u64,
 }
 
-impl<T> Patient<T> {
+impl<T: Abort> Patient<T> {
     /// Watches over `stream`.
     #[must_use]
     pub fn new(stream: T, progress: Arc<Progress>, limits: Limits) -> Self {
@@ -206,15 +221,15 @@ impl<T> Patient<T> {
     }
 
     fn time_left(&self) -> Duration {
-        let Limits { header, idle, shared } = self.limits;
+        let Limits { header, idle, .. } = self.limits;
         let mut least = idle.min(header);
         if let Some(since) = self.write_since {
             least = least.min(self.progress.left(since, idle));
         }
         let count = self.progress.count();
         if count.is_idle() {
-            let idle = if shared { idle.saturating_add(header) } else { idle };
-            least = least.min(self.progress.left(self.progress.idle_since(), idle));
+            // An idle connection is closed in order by whoever waits for `Progress::idle`; this is for when that does not help.
+            least = least.min(self.progress.left(self.progress.idle_since(), idle.saturating_add(header)));
             if let Some(reading) = self.header.filter(|reading| reading.after == count.begun()) {
                 least = least.min(self.progress.left(reading.since, header));
             }
@@ -239,7 +254,7 @@ impl<T> Patient<T> {
     }
 }
 
-impl<T: AsyncRead + Unpin> Patient<T> {
+impl<T: AsyncRead + Abort + Unpin> Patient<T> {
     /// Throws away what still comes, until the client has closed as well, is silent, or had time enough.
     fn poll_linger(&mut self, context: &mut Context<'_>, since: Instant) -> Poll<()> {
         loop {
@@ -256,7 +271,15 @@ impl<T: AsyncRead + Unpin> Patient<T> {
     }
 }
 
-impl<T: AsyncRead + Unpin> AsyncRead for Patient<T> {
+impl<T: Abort> Drop for Patient<T> {
+    fn drop(&mut self) {
+        if self.closing.is_none() {
+            self.stream.abort();
+        }
+    }
+}
+
+impl<T: AsyncRead + Abort + Unpin> AsyncRead for Patient<T> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -278,7 +301,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Patient<T> {
     }
 }
 
-impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Patient<T> {
+impl<T: AsyncRead + AsyncWrite + Abort + Unpin> AsyncWrite for Patient<T> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let result = Pin::new(&mut self.stream).poll_write(context, bytes);
         self.after_write(context, result)
@@ -314,7 +337,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Patient<T> {
     }
 }
 
-impl<T> Patient<T> {
+impl<T: Abort> Patient<T> {
     fn after_write(&mut self, context: &mut Context<'_>, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         self.wrote(result.is_pending());
         if result.is_pending()
