@@ -1,9 +1,13 @@
 //! The way through the gate, over real sockets.
 
+mod access;
+mod attacks;
+mod drain;
 mod fields;
 mod framing;
 mod limits;
 mod protocols;
+mod routes;
 
 use http::Version;
 

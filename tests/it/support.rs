@@ -4,6 +4,7 @@ pub(crate) mod client;
 pub(crate) mod gate;
 pub(crate) mod jwks_server;
 pub(crate) mod keys;
+pub(crate) mod log;
 pub(crate) mod redis;
 pub(crate) mod upstream;
 pub(crate) mod watcher;
