@@ -5,10 +5,12 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use prometheus_client::registry::Registry;
 use tokio::{
     net::TcpListener,
-    task::JoinHandle,
     time::{MissedTickBehavior, interval, sleep},
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{
+    sync::{CancellationToken, DropGuard},
+    task::AbortOnDropHandle,
+};
 
 use crate::{
     activity::Recorder,
@@ -25,7 +27,12 @@ use crate::{
         verdicts::VerdictMetrics,
     },
     marker::{cache::MarkerCache, ledger::Ledger},
-    server::{ListenerSettings, gateway::Gateway, listener, own::OwnEndpoints},
+    server::{
+        ListenerSettings,
+        gateway::{Gateway, GatewayOptions},
+        listener,
+        own::OwnEndpoints,
+    },
     store::{
         Store, Watcher,
         embedded::{EmbeddedOpenError, EmbeddedStore},
@@ -70,11 +77,11 @@ pub struct Instance {
     settings: Arc<ListenerSettings>,
     readiness: Arc<Readiness>,
     refreshing: Refreshing,
-    stop_listening: CancellationToken,
-    stop_rest: CancellationToken,
-    listening: JoinHandle<bool>,
-    recording: JoinHandle<()>,
-    administrating: JoinHandle<()>,
+    stop_listening: DropGuard,
+    stop_rest: DropGuard,
+    listening: AbortOnDropHandle<bool>,
+    recording: AbortOnDropHandle<()>,
+    administrating: AbortOnDropHandle<()>,
 }
 
 /// Opens the store that the configuration names.
@@ -143,7 +150,9 @@ impl Instance {
         let reserved = ReservedNames::new(&config.identity_fields);
         let gates = Gateway::gates(&config.routes, &reserved, &judge);
         let own = OwnEndpoints::new(judge.clone(), own_policy(&config), clock);
-        let gateway = Arc::new(Gateway::new(&config.routes, &gates, &reserved, own, Arc::clone(&metrics)));
+        let options = GatewayOptions { max_headers: config.listener.max_headers, access_log: config.log.access };
+        let gateway = Gateway::new(&config.routes, &gates, &reserved, own, Arc::clone(&metrics), options);
+        let gateway = Arc::new(gateway);
 
         let mut registry = Registry::with_prefix("portcullis");
         judge.register(&mut registry);
@@ -155,12 +164,13 @@ impl Instance {
 
         let settings = Arc::new(config.listener);
         let (stop_listening, stop_rest) = (CancellationToken::new(), CancellationToken::new());
-        let listening =
-            tokio::spawn(listener::run(listener, Arc::clone(&gateway), Arc::clone(&settings), stop_listening.clone()));
-        let recording = tokio::spawn(recorder.run(store, stop_rest.clone()));
+        let serving = listener::run(listener, Arc::clone(&gateway), Arc::clone(&settings), stop_listening.clone());
+        let listening = AbortOnDropHandle::new(tokio::spawn(serving));
+        let recording = AbortOnDropHandle::new(tokio::spawn(recorder.run(store, stop_rest.clone())));
         tokio::spawn(maintain(judge.clone(), gateway, stop_rest.clone()));
         tokio::spawn(Arc::clone(&readiness).watch(stop_rest.clone()));
         let administrating = tokio::spawn(admin::serve(admin_listener, admin, stop_rest.clone()));
+        let administrating = AbortOnDropHandle::new(administrating);
         Ok(Self {
             address,
             admin_address,
@@ -168,8 +178,8 @@ impl Instance {
             settings,
             readiness,
             refreshing,
-            stop_listening,
-            stop_rest,
+            stop_listening: stop_listening.drop_guard(),
+            stop_rest: stop_rest.drop_guard(),
             listening,
             recording,
             administrating,
@@ -205,9 +215,9 @@ impl Instance {
     pub async fn stop(self) -> bool {
         self.readiness.drain();
         sleep(self.settings.drain_delay).await;
-        self.stop_listening.cancel();
+        drop(self.stop_listening);
         let ended = self.listening.await.unwrap_or(false);
-        self.stop_rest.cancel();
+        drop(self.stop_rest);
         // A task that panicked has nothing left to wait for.
         let _ = self.recording.await;
         let _ = self.administrating.await;

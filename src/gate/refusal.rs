@@ -32,7 +32,7 @@ impl Refusals {
         Self(Reason::ALL.iter().map(|reason| Prepared::new(with_max_age(*reason, policy), policy)).collect())
     }
 
-    /// The response that refuses a request with this header, for this reason.
+    /// The response that refuses a request with this header, for this reason, which is an extension of it.
     #[must_use]
     pub fn answer<B: From<Bytes>>(&self, reason: Reason, request: &HeaderMap) -> Response<B> {
         let index = Reason::ALL.iter().position(|each| each.code() == reason.code()).unwrap_or_default();
@@ -40,11 +40,13 @@ impl Refusals {
         if grpc::is_call(request) {
             let mut response = Response::new(Bytes::new().into());
             response.headers_mut().clone_from(&prepared.grpc);
+            response.extensions_mut().insert(reason);
             return response;
         }
         let mut response = Response::new(prepared.body.clone().into());
         *response.status_mut() = prepared.status;
         response.headers_mut().clone_from(&prepared.fields);
+        response.extensions_mut().insert(reason);
         response
     }
 }

@@ -5,6 +5,7 @@
 use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberInitExt};
 
 use super::audit;
+use crate::server::access;
 
 /// What is logged.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -32,12 +33,12 @@ pub enum LogFormat {
 /// # Errors
 /// The filter's, when it cannot be read.
 pub fn start(settings: &LogSettings) -> Result<(), tracing_subscriber::filter::ParseError> {
-    let filter = EnvFilter::builder().parse(&settings.level)?;
-    let filter = if settings.level.contains(audit::TARGET) {
-        filter
-    } else {
-        filter.add_directive(format!("{}=info", audit::TARGET).parse()?)
-    };
+    let mut filter = EnvFilter::builder().parse(&settings.level)?;
+    // Audit and, where it is wanted, access log do not hang on the level of the rest.
+    let wanted = [Some(audit::TARGET), settings.access.then_some(access::TARGET)];
+    for target in wanted.into_iter().flatten().filter(|target| !settings.level.contains(target)) {
+        filter = filter.add_directive(format!("{target}=info").parse()?);
+    }
     let registry = tracing_subscriber::registry().with(filter);
     let lines = fmt::layer().with_writer(std::io::stderr);
     // A second subscriber is refused, which leaves the first.

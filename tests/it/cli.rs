@@ -11,7 +11,7 @@ use std::{
 
 use serde_json::Value;
 
-use crate::support::gate::{Gate, program};
+use crate::support::program::{Gate, program};
 
 /// What a command printed, and how it ended.
 struct Ran {

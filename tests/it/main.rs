@@ -7,6 +7,7 @@ mod admin;
 mod cli;
 mod config;
 mod own;
+mod proxy;
 mod store;
 mod support;
 mod token;

@@ -3,7 +3,7 @@
 use http::Method;
 use serde_json::json;
 
-use crate::support::{eventually, gate::Gate, redis::RedisServer};
+use crate::support::{eventually, program::Gate, redis::RedisServer};
 
 const LOGOUT: &str = "/.portcullis/logout";
 

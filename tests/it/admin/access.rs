@@ -6,7 +6,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::json;
 use tokio::net::TcpStream;
 
-use crate::support::{gate::Gate, http::send, openapi::AdminClient};
+use crate::support::{http::send, openapi::AdminClient, program::Gate};
 
 const TOKEN: &str = "open-sesame-open-sesame";
 

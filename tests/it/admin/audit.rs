@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::support::{
     eventually,
-    gate::{Gate, now},
+    program::{Gate, now},
     redis::RedisServer,
 };
 

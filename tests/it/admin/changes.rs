@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::support::{
     eventually,
-    gate::{Gate, now},
+    program::{Gate, now},
 };
 
 #[tokio::test]

@@ -6,9 +6,9 @@ use http::Method;
 use serde_json::{Value, json};
 
 use crate::support::{
-    gate::Gate,
     http::send,
     openapi::{DOCUMENT, operations, validate},
+    program::Gate,
 };
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use std::{
 
 use serde_json::json;
 
-use crate::support::{eventually, gate::Gate, jwks_server::JwksServer, keys::TestIssuer, redis::RedisServer};
+use crate::support::{eventually, jwks_server::JwksServer, keys::TestIssuer, program::Gate, redis::RedisServer};
 
 #[tokio::test]
 async fn ready_once_keys_and_store_have_answered() {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use http::Method;
 use serde_json::json;
 
-use crate::support::gate::Gate;
+use crate::support::program::Gate;
 
 /// One family: its type, and its samples by full name.
 #[derive(Default)]

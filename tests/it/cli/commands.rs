@@ -10,7 +10,7 @@ use std::{
 use serde_json::json;
 
 use super::{ask, feed, run, towards};
-use crate::support::{eventually, gate::Gate};
+use crate::support::{eventually, program::Gate};
 
 const USER: &str = "auth0|alice";
 

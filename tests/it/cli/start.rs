@@ -7,8 +7,8 @@ use tempfile::TempDir;
 
 use super::{feed, run};
 use crate::support::{
-    gate::{Gate, program},
     keys::TestIssuer,
+    program::{Gate, program},
 };
 
 /// A directory with a configuration.
