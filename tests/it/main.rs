@@ -4,6 +4,8 @@
 #![allow(clippy::needless_pass_by_value, reason = "calls read better with `json!` in place")]
 
 mod config;
+mod gate;
+mod layer;
 mod proxy;
 mod store;
 mod support;
