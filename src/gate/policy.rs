@@ -55,6 +55,6 @@ pub struct Policy {
     pub forward_token: bool,
     /// The `realm` of challenges (RFC 9110 §11.5).
     pub realm: Box<str>,
-    /// Whether challenges say more than the error code.
+    /// Whether challenges and problem bodies describe the reason, or give the codes alone.
     pub describe: bool,
 }

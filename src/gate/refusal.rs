@@ -72,12 +72,14 @@ impl Prepared {
             fields.insert(header::RETRY_AFTER, RETRY_AFTER);
             grpc.insert(header::RETRY_AFTER, RETRY_AFTER);
         }
-        let body = serde_json::json!({
+        let mut body = serde_json::json!({
             "title": reason.title(),
             "status": status.as_u16(),
             "code": reason.code(),
-            "detail": reason.detail(),
         });
+        if policy.describe {
+            body["detail"] = reason.detail().into();
+        }
         Self { status, fields, body: body.to_string().into(), grpc }
     }
 }
@@ -155,25 +157,38 @@ fn challenge(reason: Reason, policy: &Policy) -> Option<HeaderValue> {
     if reason.status() == StatusCode::SERVICE_UNAVAILABLE {
         return None;
     }
-    let mut challenge = format!("Bearer realm=\"{}\"", policy.realm);
+    let mut challenge = format!("Bearer realm={}", quoted(&policy.realm));
+    let mut add = |name, value: &str| {
+        challenge.push_str(", ");
+        challenge.push_str(name);
+        challenge.push('=');
+        challenge.push_str(&quoted(value));
+    };
     if let Some(error) = reason.error() {
-        challenge.push_str(", error=\"");
-        challenge.push_str(error);
-        challenge.push('"');
+        add("error", error);
         if policy.describe {
-            challenge.push_str(", error_description=\"");
-            challenge.push_str(reason.detail().trim_end_matches('.'));
-            challenge.push('"');
+            add("error_description", reason.detail().trim_end_matches('.'));
         }
     }
     match reason {
-        Reason::InsufficientScope => {
-            challenge.push_str(&format!(", scope=\"{}\"", policy.settings.required_scopes.join(" ")));
-        }
-        Reason::ReauthenticationRequired { max_age } => {
-            challenge.push_str(&format!(", max_age=\"{}\"", max_age.as_secs()));
-        }
+        Reason::InsufficientScope => add("scope", &policy.settings.required_scopes.join(" ")),
+        Reason::ReauthenticationRequired { max_age } => add("max_age", &max_age.as_secs().to_string()),
         _ => {}
     }
     HeaderValue::try_from(challenge).ok()
+}
+
+/// A quoted string (RFC 9110 §5.6.4); what no field value can hold becomes `?`.
+fn quoted(text: &str) -> String {
+    let mut quoted = String::with_capacity(text.len() + 2);
+    quoted.push('"');
+    for character in text.chars() {
+        match character {
+            '"' | '\\' => quoted.extend(['\\', character]),
+            ' '..='~' => quoted.push(character),
+            _ => quoted.push('?'),
+        }
+    }
+    quoted.push('"');
+    quoted
 }

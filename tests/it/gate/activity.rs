@@ -127,11 +127,8 @@ async fn only_the_admitted_are_active(world: World) {
     gate.change(http::Method::PUT, "/v1/subjects/acme/auth0%7Calice/block", json!(null)).await;
     gate.expect(&world.token(ALICE, json!({})), "user_blocked").await;
     gate.expect(&world.token("auth0|expired", json!({"exp": now().as_secs() - 10})), "token_expired").await;
-    let explained = gate.admin(
-        http::Method::POST,
-        "/v1/explain",
-        json!({"token": world.token("auth0|explained", json!({}))}),
-    );
+    let explained =
+        gate.admin(http::Method::POST, "/v1/explain", json!({"token": world.token("auth0|explained", json!({}))}));
     assert_eq!(explained.await.status, StatusCode::OK);
     gate.expect(&world.token("auth0|bob", json!({})), "admit").await;
     eventually("bob is active", async || stored(&world, "auth0|bob").is_some()).await;

@@ -95,7 +95,8 @@ async fn what_cannot_be_read_refuses_is_visible_and_can_be_mended() {
     for (key, verdict, shown) in cases {
         let key = format!("portcullis:m:{key}");
         // A slip, a time in seconds, and a key of another type.
-        for garbage in [&["SET", &key, "yes"][..], &["SET", &key, "1763700000"], &["HSET", &key, "at", "1763700000123"]] {
+        for garbage in [&["SET", &key, "yes"][..], &["SET", &key, "1763700000"], &["HSET", &key, "at", "1763700000123"]]
+        {
             let _: redis::Value = world.command(&["DEL", &key]);
             gate.becomes(&token, "admit").await;
             let before = gate.metric("portcullis_markers_unreadable_total").await;
