@@ -15,6 +15,7 @@ use crate::{
     admin::{self, Admin, Readiness},
     clock::Clock,
     config::{Config, StoreSettings},
+    credential::CredentialSources,
     gate::{
         Judge, Policy,
         identity::ReservedNames,
@@ -32,6 +33,7 @@ use crate::{
     },
     telemetry::metrics::ServerMetrics,
     token::verify::{Refreshing, Verifier, VerifierError, VerifierOptions},
+    verdict::Settings,
 };
 
 /// How often caches tidy up and unused connections are let go.
@@ -221,23 +223,20 @@ fn local_address(listener: &TcpListener, address: SocketAddr) -> Result<SocketAd
     listener.local_addr().map_err(|source| StartError::Listen { address, source })
 }
 
-/// The gate's own endpoints take the tokens of every issuer, from wherever a route takes them.
+/// The gate's own endpoints take the tokens of every issuer, from wherever any route takes them.
 fn own_policy(config: &Config) -> Policy {
-    let mut policy = config
-        .routes
-        .first()
-        .map_or_else(|| unreachable!("a configuration without routes is refused"), |route| route.policy.clone());
-    let everything = |of: fn(&Policy) -> usize| config.routes.iter().map(|route| &route.policy).max_by_key(|p| of(p));
-    if let Some(richest) = everything(|policy| policy.sources.cookies.len() + policy.sources.headers.len()) {
-        policy.sources = richest.sources.clone();
+    let Some(first) = config.routes.first() else { unreachable!("a configuration without routes is refused") };
+    let sources = config.routes.iter().map(|route| &route.policy.sources);
+    Policy {
+        name: "portcullis".into(),
+        authentication: Authentication::Required,
+        mode: Mode::Enforce,
+        issuers: None,
+        sources: sources.fold(CredentialSources::default(), CredentialSources::union),
+        settings: Settings { required_scopes: Box::default(), ..first.policy.settings.clone() },
+        identity: Box::default(),
+        ..first.policy.clone()
     }
-    policy.name = "portcullis".into();
-    policy.authentication = Authentication::Required;
-    policy.mode = Mode::Enforce;
-    policy.issuers = None;
-    policy.identity = Box::default();
-    policy.settings.required_scopes = Box::default();
-    policy
 }
 
 async fn maintain(judge: Judge, gateway: Arc<Gateway>, stop: CancellationToken) {

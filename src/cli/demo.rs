@@ -18,9 +18,9 @@ use tokio::{net::TcpListener, time::Instant};
 use self::{issuer::DemoIssuer, story::Story};
 use super::{Outcome, print, runtime, serve::wait_for_signal};
 use crate::{
-    config::{Config, LogFormat, LogSettings},
+    config::Config,
     instance::Instance,
-    telemetry::log,
+    telemetry::log::{self, LogFormat, LogSettings},
 };
 
 /// `portcullis demo`

@@ -157,25 +157,21 @@ fn challenge(reason: Reason, policy: &Policy) -> Option<HeaderValue> {
     if reason.status() == StatusCode::SERVICE_UNAVAILABLE {
         return None;
     }
-    let mut challenge = format!("Bearer realm={}", quoted(&policy.realm));
-    let mut add = |name, value: &str| {
-        challenge.push_str(", ");
-        challenge.push_str(name);
-        challenge.push('=');
-        challenge.push_str(&quoted(value));
-    };
+    let mut parameters = vec![format!("realm={}", quoted(&policy.realm))];
     if let Some(error) = reason.error() {
-        add("error", error);
+        parameters.push(format!("error=\"{error}\""));
         if policy.describe {
-            add("error_description", reason.detail().trim_end_matches('.'));
+            parameters.push(format!("error_description=\"{}\"", reason.detail().trim_end_matches('.')));
         }
     }
     match reason {
-        Reason::InsufficientScope => add("scope", &policy.settings.required_scopes.join(" ")),
-        Reason::ReauthenticationRequired { max_age } => add("max_age", &max_age.as_secs().to_string()),
+        Reason::InsufficientScope => {
+            parameters.push(format!("scope={}", quoted(&policy.settings.required_scopes.join(" "))));
+        }
+        Reason::ReauthenticationRequired { max_age } => parameters.push(format!("max_age=\"{}\"", max_age.as_secs())),
         _ => {}
     }
-    HeaderValue::try_from(challenge).ok()
+    HeaderValue::try_from(format!("Bearer {}", parameters.join(", "))).ok()
 }
 
 /// A quoted string (RFC 9110 §5.6.4); what no field value can hold becomes `?`.

@@ -2,7 +2,26 @@
 
 use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberInitExt};
 
-use crate::config::{LogFormat, LogSettings};
+/// What is logged.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LogSettings {
+    /// A level, or directives as `tracing-subscriber` reads them.
+    pub level: String,
+    /// The form of each line.
+    pub format: LogFormat,
+    /// Whether each request is logged.
+    pub access: bool,
+}
+
+/// The form of log lines.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object per line.
+    Json,
+}
 
 /// Starts logging. A second call changes nothing.
 ///
