@@ -55,6 +55,18 @@ pub struct MarkerSettings {
     pub write_timeout: Duration,
 }
 
+/// 2 s, 64 MiB, 1 s, 5 s.
+impl Default for MarkerSettings {
+    fn default() -> Self {
+        Self {
+            max_staleness: Duration::from_secs(2),
+            cache_size: 64 * 1024 * 1024,
+            read_timeout: Duration::from_secs(1),
+            write_timeout: Duration::from_secs(5),
+        }
+    }
+}
+
 /// The cache of markers and of their absence.
 #[derive(Debug)]
 pub struct MarkerCache {

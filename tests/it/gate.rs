@@ -6,6 +6,7 @@ mod keys;
 mod logs;
 mod outside;
 mod refusals;
+mod stop;
 mod story;
 mod tokens;
 

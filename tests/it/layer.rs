@@ -5,6 +5,7 @@ use std::{
     fmt,
     future::{Ready, ready},
     io::Write,
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -21,12 +22,9 @@ use http_body_util::{BodyExt, Full};
 use portcullis::{
     activity::{ActivitySettings, Recorder},
     clock::{Clock, Timestamp},
-    credential::CredentialSources,
+    config::Config,
     gate::{
-        Admission, GateLayer, Judge, Policy,
-        judge::Parts,
-        policy::{Authentication, Mode},
-        tokens::TokenCache,
+        Admission, Engine, EngineSettings, GateLayer, Judge, Policy, judge::Parts, tokens::TokenCache,
         verdicts::VerdictMetrics,
     },
     marker::{
@@ -34,20 +32,25 @@ use portcullis::{
         cache::{MarkerCache, MarkerSettings},
         ledger::Ledger,
     },
-    session::SessionLimits,
-    store::{Merged, Store, StoreError, StoreReport, Watcher},
+    store::{
+        Merged, Store, StoreError, StoreReport, Watcher,
+        embedded::{EmbeddedSettings, EmbeddedStore},
+    },
     token::{
         claims::Subject,
-        issuer::KeySource,
+        issuer::{IssuerSettings, KeySource},
         verify::{Verifier, VerifierOptions},
     },
-    verdict::{OutagePolicy, Settings},
 };
 use tempfile::NamedTempFile;
 use tokio::{sync::watch, time::Instant};
-use tower::{Layer, Service, ServiceExt};
+use tower::{Layer, Service, ServiceExt, service_fn};
 
-use crate::support::{full::now, keys::TestIssuer};
+use crate::support::{
+    eventually,
+    full::now,
+    keys::{AUDIENCE, TestIssuer},
+};
 
 const READ_TIMEOUT: Duration = Duration::from_millis(300);
 
@@ -100,7 +103,7 @@ struct Court {
     store: Arc<Held>,
     cache: Arc<MarkerCache>,
     judge: Judge,
-    _keys: NamedTempFile,
+    keys: NamedTempFile,
 }
 
 impl Court {
@@ -135,7 +138,7 @@ impl Court {
             clock: Clock::System,
             verdicts: VerdictMetrics::default(),
         });
-        Self { issuer, store, cache, judge, _keys: keys }
+        Self { issuer, store, cache, judge, keys }
     }
 
     fn layer(&self) -> GateLayer {
@@ -165,22 +168,10 @@ impl Court {
 
 fn policy() -> Policy {
     Policy {
-        name: "layer".into(),
-        authentication: Authentication::Required,
-        mode: Mode::Enforce,
-        issuers: None,
-        sources: CredentialSources::default(),
-        settings: Settings {
-            clock_skew: Duration::from_secs(1),
-            max_token_lifetime: Duration::from_secs(86_400),
-            outage: OutagePolicy::Reject,
-            required_scopes: Box::default(),
-        },
-        limits: SessionLimits::default(),
         identity: [(HeaderName::from_static("x-user"), 0)].into(),
         forward_token: false,
         realm: "layer".into(),
-        describe: true,
+        ..Policy::new("layer")
     }
 }
 
@@ -377,4 +368,76 @@ async fn a_change_during_a_read_is_not_overlooked() {
     let before = court.reads();
     assert_eq!(service.oneshot(court.request::<()>("alice")).await.unwrap().status(), StatusCode::OK);
     assert_eq!(court.reads(), before + 1, "what was read before the change is read again");
+}
+
+/// Everything by default, but the issuer's keys, which are in a file.
+fn settings(issuer: &TestIssuer, keys: &NamedTempFile) -> EngineSettings {
+    let settings = IssuerSettings {
+        keys: KeySource::File(keys.path().to_owned()),
+        algorithms: [jsonwebtoken::Algorithm::ES256].into(),
+        ..IssuerSettings::new("acme".try_into().unwrap(), &issuer.identifier, AUDIENCE)
+    };
+    EngineSettings::new(vec![settings])
+}
+
+fn start(settings: EngineSettings, directory: &Path) -> Engine {
+    let store = EmbeddedSettings { directory: directory.to_owned() };
+    let engine = Engine::start(settings, |watcher, clock| {
+        Ok::<Arc<dyn Store>, Box<dyn std::error::Error>>(EmbeddedStore::open(&store, watcher, clock)?)
+    });
+    engine.unwrap()
+}
+
+#[tokio::test]
+async fn an_engine_keeps_what_it_was_told() {
+    let directory = tempfile::tempdir().unwrap();
+    let court = Court::sit().await;
+    let request = || court.request::<()>("alice");
+    let service = service_fn(async |_: Request<()>| Ok::<_, Infallible>(Response::new(Full::<Bytes>::default())));
+    let status = async |engine: &Engine| {
+        let gate = engine.layer(Policy::new("layer")).layer(service.clone());
+        let Ok(response) = gate.oneshot(request()).await;
+        response.status()
+    };
+
+    let engine = start(settings(&court.issuer, &court.keys), directory.path());
+    eventually("the engine is ready", async || engine.is_ready()).await;
+    assert_eq!(status(&engine).await, StatusCode::OK);
+    let subject = Subject { issuer: "acme".try_into().unwrap(), id: "alice".try_into().unwrap() };
+    let record = MarkerRecord::new(Marker::Block(Block { blocked: true, at: now(), until: None }));
+    engine.judge().parts().ledger.write(&MarkerKey::block(&subject), &record).await.unwrap();
+    assert_eq!(status(&engine).await, StatusCode::UNAUTHORIZED);
+    engine.stop().await;
+
+    let engine = start(settings(&court.issuer, &court.keys), directory.path());
+    eventually("the engine is ready", async || engine.is_ready()).await;
+    assert_eq!(status(&engine).await, StatusCode::UNAUTHORIZED, "blocked still");
+    let seen = engine.judge().parts().ledger.store().last_activity(&subject).await.unwrap();
+    assert!(seen.is_some_and(|seen| seen <= now()), "written by the stop");
+
+    // Not stopped, but dropped: it lets go of the store before long.
+    drop(engine);
+    eventually("the store is free", async || {
+        let store = EmbeddedSettings { directory: directory.path().to_owned() };
+        EmbeddedStore::open(&store, court.cache.clone(), Clock::System).is_ok()
+    })
+    .await;
+}
+
+#[test]
+fn defaults_are_those_of_the_configuration() {
+    let text = "[issuers.acme]\nissuer = \"https://acme.test/\"\naudiences = [\"api\"]\n\
+                [[routes]]\nname = \"api\"\nupstream = \"http://127.0.0.1:3000\"\n";
+    let config = Config::parse(text, "portcullis.toml", []).unwrap();
+    let engine = EngineSettings::new(Vec::new());
+    assert_eq!(engine.markers, config.markers);
+    assert_eq!(engine.retention, config.retention);
+    assert_eq!(engine.activity, config.activity);
+    assert_eq!(engine.token_cache_size, config.tokens.cache_size);
+    assert_eq!(engine.tokens.max_token_length, config.tokens.max_length);
+    let issuer = IssuerSettings::new("acme".try_into().unwrap(), "https://acme.test/", "api");
+    assert_eq!(format!("{issuer:?}"), format!("{:?}", config.issuers[0]));
+    // The gateway tells upstreams who it is by default; a service behind a layer has the `Admission`.
+    let policy = Policy { identity: config.routes[0].policy.identity.clone(), ..Policy::new("api") };
+    assert_eq!(format!("{policy:?}"), format!("{:?}", config.routes[0].policy));
 }
