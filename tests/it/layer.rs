@@ -268,10 +268,10 @@ async fn a_plain_service_is_told_who_it_is_and_never_sees_the_refused() {
 
 #[tokio::test]
 async fn axum_handlers_get_the_admission() {
-    let court = Court::sit().await;
     async fn whoami(Extension(admission): Extension<Admission>) -> String {
         admission.claims().subject.id.as_str().to_owned()
     }
+    let court = Court::sit().await;
     let app: Router = Router::new().route("/", get(whoami)).layer(court.layer());
     let (status, body) = text(app.clone().oneshot(court.request::<Body>("alice")).await.unwrap()).await;
     assert_eq!((status, &*body), (StatusCode::OK, "alice"));
@@ -395,7 +395,7 @@ async fn an_engine_keeps_what_it_was_told() {
     let request = || court.request::<()>("alice");
     let service = service_fn(async |_: Request<()>| Ok::<_, Infallible>(Response::new(Full::<Bytes>::default())));
     let status = async |engine: &Engine| {
-        let gate = engine.layer(Policy::new("layer")).layer(service.clone());
+        let gate = engine.layer(Policy::new("layer")).layer(service);
         let Ok(response) = gate.oneshot(request()).await;
         response.status()
     };

@@ -4,6 +4,7 @@
 #![allow(clippy::needless_pass_by_value, reason = "calls read better with `json!` in place")]
 
 mod config;
+mod fuzz;
 mod gate;
 mod layer;
 mod proxy;

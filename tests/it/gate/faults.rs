@@ -14,7 +14,7 @@ use crate::support::{
 const ALICE: &str = "auth0|alice";
 const BLOCKED: &str = "auth0|blocked";
 
-const STALENESS: Duration = Duration::from_millis(1000);
+const STALENESS: Duration = Duration::from_secs(1);
 const READ_TIMEOUT: Duration = Duration::from_millis(400);
 const HEARTBEAT: Duration = Duration::from_millis(100);
 
