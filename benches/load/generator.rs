@@ -156,7 +156,7 @@ impl Client {
     }
 
     async fn try_exchange(&mut self, number: usize) -> anyhow::Result<()> {
-        let request = self.requests.build(number)?;
+        let request = self.requests.build(number);
         let connection = match &mut self.connection {
             Some(connection) if !connection.is_closed() => connection,
             closed => closed.insert(connect(self.requests.address).await?),
@@ -173,7 +173,7 @@ impl Client {
 }
 
 impl Requests {
-    fn build(&self, number: usize) -> anyhow::Result<Request<Empty<Bytes>>> {
+    fn build(&self, number: usize) -> Request<Empty<Bytes>> {
         let mut request = Request::new(Empty::new());
         *request.uri_mut() = http::Uri::from_static(self.path);
         let fields = request.headers_mut();
@@ -184,7 +184,7 @@ impl Requests {
         if !self.tokens.is_empty() {
             fields.insert(header::AUTHORIZATION, self.tokens[(self.first + number) % self.tokens.len()].clone());
         }
-        Ok(request)
+        request
     }
 }
 

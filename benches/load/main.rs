@@ -5,6 +5,7 @@
 //! take turns in short rounds, because a shared machine is never the same twice: only figures of one run compare.
 //!
 //! `docs/performance.md` says how to run it and how to read it.
+#![allow(clippy::cast_precision_loss, reason = "figures for people")]
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a report on standard output, progress beside it")]
 
 mod generator;

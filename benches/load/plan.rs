@@ -15,6 +15,7 @@ const MAX_TOKENS: usize = 250_000;
 
 /// Measures CPU time per request, latency and memory of the gate, beside other proxies.
 #[derive(Parser, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "flags of the command line")]
 #[command(
     name = "load",
     after_help = "Examples:\n  cargo bench --bench load\n  cargo bench --bench load -- repeated_1k all_new --seconds 10\n  cargo bench --bench load -- --smoke"
@@ -136,10 +137,18 @@ impl Plan {
         match scenario {
             Scenario::Pass | Scenario::NoToken => 1,
             Scenario::Repeated1k | Scenario::Revoked | Scenario::BadSignature => {
-                if self.smoke { 100 } else { 1000 }
+                if self.smoke {
+                    100
+                } else {
+                    1000
+                }
             }
             Scenario::Repeated50k => {
-                if self.smoke { 500 } else { 50_000 }
+                if self.smoke {
+                    500
+                } else {
+                    50_000
+                }
             }
             Scenario::AllNew => self.requests(scenario) * self.rounds,
         }
@@ -159,7 +168,7 @@ impl Plan {
     fn expected_time(&self) -> Duration {
         let signing = Duration::from_micros(700) * u32::try_from(self.tokens()).unwrap_or(u32::MAX) / 2;
         let proxies = u32::try_from(self.proxies().len() * self.rounds).unwrap_or(u32::MAX);
-        let idle = if self.smoke { 0 } else { 1 };
+        let idle = u32::from(!self.smoke);
         let of_scenario = |scenario: &Scenario| {
             let warming = if *scenario == Scenario::Repeated50k && !self.smoke { 15 } else { 1 };
             Duration::from_secs((proxies * self.seconds + warming + idle).into())

@@ -132,7 +132,9 @@ impl Proxy {
         let deadline = Instant::now() + Duration::from_secs(10);
         loop {
             let answered = match self.kind {
-                Kind::Gate => ask(self.admin, Method::GET, "/readyz").await.is_ok_and(|status| status == StatusCode::OK),
+                Kind::Gate => {
+                    ask(self.admin, Method::GET, "/readyz").await.is_ok_and(|status| status == StatusCode::OK)
+                }
                 Kind::Nginx | Kind::Haproxy => ask(self.address, Method::GET, "/open/ready").await.is_ok(),
             };
             if answered {
@@ -299,7 +301,10 @@ async fn ask(address: SocketAddr, method: Method, path: &str) -> anyhow::Result<
     let stream = TcpStream::connect(address).await?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     tokio::spawn(connection);
-    let request =
-        Request::builder().method(method).uri(path).header(header::HOST, address.to_string()).body(Empty::<Bytes>::new())?;
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
+        .header(header::HOST, address.to_string())
+        .body(Empty::<Bytes>::new())?;
     Ok(sender.send_request(request).await?.status())
 }

@@ -88,11 +88,21 @@ impl<'a> Report<'a> {
         println!("{}; tokens of {} bytes", versions.join(", "), self.token_length);
         println!(
             "{:<14} {:<11} {:>9} {:>7} {:>8} {:>8} {:>9} {:>7} {:>10} {:>8} {:>8}",
-            "scenario", "proxy", "requests", "rate/s", "p50 ms", "p99 ms", "p99.9 ms", "errors", "cpu us/rq", "RSS MiB", "x nginx"
+            "scenario",
+            "proxy",
+            "requests",
+            "rate/s",
+            "p50 ms",
+            "p99 ms",
+            "p99.9 ms",
+            "errors",
+            "cpu us/rq",
+            "RSS MiB",
+            "x nginx"
         );
     }
 
-    pub(crate) fn add(&mut self, scenario: Scenario, rows: Vec<Row>) {
+    pub(crate) fn add(&mut self, scenario: Scenario, rows: &[Row]) {
         let figures: Vec<_> = rows.iter().map(|row| (row, row.figures())).collect();
         let nginx = figures.iter().find(|(row, _)| row.kind() == Kind::Nginx).map(|(_, figures)| figures.cpu);
         for (row, figures) in &figures {

@@ -47,7 +47,7 @@ pub(crate) async fn run(plan: &Plan) -> anyhow::Result<bool> {
     report.begin();
     for scenario in &plan.scenarios {
         let rows = bench.measure(*scenario).await.with_context(|| format!("scenario {}", scenario.name()))?;
-        report.add(*scenario, rows);
+        report.add(*scenario, &rows);
     }
     report.end()
 }
@@ -75,7 +75,13 @@ impl Bench<'_> {
         }
         for number in 0..self.plan.rounds {
             for row in &mut rows {
-                eprintln!("{:<14} round {} of {}: {}", scenario.name(), number + 1, self.plan.rounds, row.kind().name());
+                eprintln!(
+                    "{:<14} round {} of {}: {}",
+                    scenario.name(),
+                    number + 1,
+                    self.plan.rounds,
+                    row.kind().name()
+                );
                 let round = self.round(scenario, row, &tokens, number).await?;
                 row.rounds.push(round);
             }
@@ -94,13 +100,14 @@ impl Bench<'_> {
         number: usize,
     ) -> anyhow::Result<Round> {
         let (rate, count) = (self.plan.rate(scenario), self.plan.requests(scenario));
-        let spare = self.requests(scenario, &row.proxy, &self.spare(scenario, tokens));
+        let spare = requests(scenario, &row.proxy, &self.spare(scenario, tokens));
         // Where tokens repeat, a round goes on where the one before ended.
-        let requests = Requests { first: number * count, ..self.requests(scenario, &row.proxy, tokens) };
+        let requests = Requests { first: number * count, ..requests(scenario, &row.proxy, tokens) };
         let clients = Clients::connect(self.plan.connections, &Arc::new(spare)).await?;
         let (cpu, begun) = (row.proxy.cpu_time()?, Instant::now());
         let tally = clients.keep_pace(&Arc::new(requests), count, rate).await?;
-        let used = row.proxy.cpu_time()?.saturating_sub(cpu).saturating_sub(row.idle.mul_f64(begun.elapsed().as_secs_f64()));
+        let used =
+            row.proxy.cpu_time()?.saturating_sub(cpu).saturating_sub(row.idle.mul_f64(begun.elapsed().as_secs_f64()));
         Ok(Round { count, cpu: used.div_f64(count as f64), tally })
     }
 
@@ -112,7 +119,7 @@ impl Bench<'_> {
                 try_join_all(some.iter().map(|subject| proxy.log_out(subject))).await?;
             }
         }
-        let spare = Arc::new(self.requests(scenario, proxy, &self.spare(scenario, tokens)));
+        let spare = Arc::new(requests(scenario, proxy, &self.spare(scenario, tokens)));
         let clients = Clients::connect(self.plan.connections, &spare).await?;
         let seen = match (scenario, proxy.kind) {
             (Scenario::Repeated1k | Scenario::Repeated50k | Scenario::Revoked, Kind::Gate) => tokens,
@@ -120,18 +127,8 @@ impl Bench<'_> {
             _ => &self.spare(scenario, tokens),
         };
         let count = seen.len().max(if self.plan.smoke { 100 } else { 2000 });
-        clients.hurry(&Arc::new(self.requests(scenario, proxy, seen)), count).await?;
+        clients.hurry(&Arc::new(requests(scenario, proxy, seen)), count).await?;
         Ok(())
-    }
-
-    fn requests(&self, scenario: Scenario, proxy: &Proxy, tokens: &Arc<[HeaderValue]>) -> Requests {
-        Requests {
-            address: proxy.address,
-            path: scenario.path(),
-            tokens: Arc::clone(tokens),
-            first: 0,
-            expected: scenario.expected(proxy.kind),
-        }
     }
 
     fn tokens_of(&self, scenario: Scenario) -> anyhow::Result<Arc<[HeaderValue]>> {
@@ -149,6 +146,16 @@ impl Bench<'_> {
             Scenario::AllNew => self.tokens[..SPARE_TOKENS].into(),
             _ => Arc::clone(tokens),
         }
+    }
+}
+
+fn requests(scenario: Scenario, proxy: &Proxy, tokens: &Arc<[HeaderValue]>) -> Requests {
+    Requests {
+        address: proxy.address,
+        path: scenario.path(),
+        tokens: Arc::clone(tokens),
+        first: 0,
+        expected: scenario.expected(proxy.kind),
     }
 }
 
