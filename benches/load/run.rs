@@ -46,14 +46,14 @@ pub(crate) async fn run(plan: &Plan) -> anyhow::Result<bool> {
     let mut report = Report::new(plan, bench.tokens[0].len() - "Bearer ".len());
     report.begin();
     for scenario in &plan.scenarios {
-        let rows = bench.measure(*scenario).await.with_context(|| format!("scenario {}", scenario.name()))?;
-        report.add(*scenario, &rows);
+        bench.measure(*scenario, &mut report).await.with_context(|| format!("scenario {}", scenario.name()))?;
     }
     report.end()
 }
 
 impl Bench<'_> {
-    async fn measure(&self, scenario: Scenario) -> anyhow::Result<Vec<Row>> {
+    async fn measure(&self, scenario: Scenario, report: &mut Report<'_>) -> anyhow::Result<()> {
+        // Goes after the proxies that write into it.
         let directory = tempfile::tempdir()?;
         let setup = Setup {
             directory: directory.path().to_path_buf(),
@@ -89,7 +89,8 @@ impl Bench<'_> {
         for row in &mut rows {
             row.memory = row.proxy.memory()?;
         }
-        Ok(rows)
+        report.add(scenario, &rows);
+        Ok(())
     }
 
     async fn round(
@@ -102,10 +103,10 @@ impl Bench<'_> {
         let (rate, count) = (self.plan.rate(scenario), self.plan.requests(scenario));
         let spare = requests(scenario, &row.proxy, &self.spare(scenario, tokens));
         // Where tokens repeat, a round goes on where the one before ended.
-        let requests = Requests { first: number * count, ..requests(scenario, &row.proxy, tokens) };
+        let measured = Requests { first: number * count, ..requests(scenario, &row.proxy, tokens) };
         let clients = Clients::connect(self.plan.connections, &Arc::new(spare)).await?;
         let (cpu, begun) = (row.proxy.cpu_time()?, Instant::now());
-        let tally = clients.keep_pace(&Arc::new(requests), count, rate).await?;
+        let tally = clients.keep_pace(&Arc::new(measured), count, rate).await?;
         let used =
             row.proxy.cpu_time()?.saturating_sub(cpu).saturating_sub(row.idle.mul_f64(begun.elapsed().as_secs_f64()));
         Ok(Round { count, cpu: used.div_f64(count as f64), tally })
