@@ -63,9 +63,10 @@ const ALGORITHMS: [&str; 4] = ["RS256", "PS256", "ES256", "EdDSA"];
 criterion_group! {
     name = benches;
     config = Criterion::default()
-        .warm_up_time(Duration::from_millis(500))
-        .measurement_time(Duration::from_millis(1500))
-        .sample_size(50);
+        .warm_up_time(Duration::from_millis(300))
+        .measurement_time(Duration::from_secs(1))
+        .sample_size(50)
+        .nresamples(10_000);
     targets = verify, token_cache, marker_cache, verdict, layer, route
 }
 criterion_main!(benches);
