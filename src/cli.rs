@@ -1,7 +1,8 @@
 //! The command line.
 //!
 //! Data goes to standard output, everything else to standard error. Exit codes: 0 done, 1 failed, 2 the command line or the
-//! configuration is wrong, 3 the answer is no (`check` found a problem, `explain` a refusal).
+//! configuration is wrong, 3 the answer is no (`check` found a problem, `explain` a refusal, `status` a gate that is not
+//! ready).
 
 mod admin;
 mod check;
@@ -18,13 +19,13 @@ use self::{
     admin::{Explain, Remote, Target},
     demo::Demo,
 };
-use crate::config::{Config, ConfigErrors};
+use crate::config::{Config, ConfigErrors, environment};
 
 const EXIT_CODES: &str = "Exit codes:
   0  done
   1  failed
   2  the command line or the configuration is wrong
-  3  the answer is no: `check` found a problem, `explain` a refusal";
+  3  the answer is no: `check` found a problem, `explain` a refusal, `status` a gate that is not ready";
 
 /// A gate in front of APIs: a JWT is good until its session ends, not until it expires.
 #[derive(Parser, Debug)]
@@ -168,7 +169,10 @@ impl Cli {
             }
             Command::Explain(explain) => explain.run(&config, output),
             Command::Completions { shell } => {
-                clap_complete::generate(shell, &mut Self::command(), "portcullis", &mut io::stdout());
+                // Not to standard output at once: it panics where a pipe is closed.
+                let mut script = Vec::new();
+                clap_complete::generate(shell, &mut Self::command(), "portcullis", &mut script);
+                print::text(&String::from_utf8_lossy(&script))?;
                 Ok(Outcome::Done)
             }
         }
@@ -176,7 +180,7 @@ impl Cli {
 }
 
 fn load(path: &std::path::Path) -> anyhow::Result<Config> {
-    Ok(Config::load(path, std::env::vars())?)
+    Ok(Config::load(path, environment())?)
 }
 
 fn runtime() -> io::Result<tokio::runtime::Runtime> {

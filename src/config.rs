@@ -34,7 +34,9 @@ use crate::{
     marker::{Retention, cache::MarkerSettings},
     route::RouteSettings,
     server::ListenerSettings,
+    session::SessionLimits,
     store::{embedded::EmbeddedSettings, redis::RedisSettings},
+    telemetry::log::LogSettings,
     token::issuer::IssuerSettings,
 };
 
@@ -87,28 +89,15 @@ pub struct TokenSettings {
     pub max_length: usize,
 }
 
-/// What is logged.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct LogSettings {
-    /// A level, or directives as `tracing-subscriber` reads them.
-    pub level: String,
-    /// The form of each line.
-    pub format: LogFormat,
-    /// Whether each request is logged.
-    pub access: bool,
-}
-
-/// The form of log lines.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub enum LogFormat {
-    /// For people.
-    #[default]
-    Text,
-    /// One JSON object per line.
-    Json,
-}
-
 impl Config {
+    /// Whether any session limit is configured.
+    #[must_use]
+    pub fn has_session_limits(&self) -> bool {
+        let of_routes = self.routes.iter().map(|route| route.policy.limits);
+        let mut limits = self.issuers.iter().map(|issuer| issuer.limits).chain(of_routes);
+        limits.any(|limits| limits != SessionLimits::default())
+    }
+
     /// Reads a file, and the variables over it: [`environment`] outside of tests.
     ///
     /// # Errors

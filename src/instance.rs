@@ -5,25 +5,34 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use prometheus_client::registry::Registry;
 use tokio::{
     net::TcpListener,
-    task::JoinHandle,
     time::{MissedTickBehavior, interval, sleep},
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{
+    sync::{CancellationToken, DropGuard},
+    task::AbortOnDropHandle,
+};
 
 use crate::{
     activity::Recorder,
     admin::{self, Admin, Readiness},
     clock::Clock,
     config::{Config, StoreSettings},
+    credential::CredentialSources,
     gate::{
         Judge, Policy,
+        identity::ReservedNames,
         judge::Parts,
         policy::{Authentication, Mode},
         tokens::TokenCache,
         verdicts::VerdictMetrics,
     },
     marker::{cache::MarkerCache, ledger::Ledger},
-    server::{ListenerSettings, gateway::Gateway, listener, own::OwnEndpoints},
+    server::{
+        ListenerSettings,
+        gateway::{Gateway, GatewayOptions},
+        listener,
+        own::OwnEndpoints,
+    },
     store::{
         Store, Watcher,
         embedded::{EmbeddedOpenError, EmbeddedStore},
@@ -31,6 +40,7 @@ use crate::{
     },
     telemetry::metrics::ServerMetrics,
     token::verify::{Refreshing, Verifier, VerifierError, VerifierOptions},
+    verdict::Settings,
 };
 
 /// How often caches tidy up and unused connections are let go.
@@ -67,11 +77,11 @@ pub struct Instance {
     settings: Arc<ListenerSettings>,
     readiness: Arc<Readiness>,
     refreshing: Refreshing,
-    stop_listening: CancellationToken,
-    stop_rest: CancellationToken,
-    listening: JoinHandle<bool>,
-    recording: JoinHandle<()>,
-    administrating: JoinHandle<()>,
+    stop_listening: DropGuard,
+    stop_rest: DropGuard,
+    listening: AbortOnDropHandle<bool>,
+    recording: AbortOnDropHandle<()>,
+    administrating: AbortOnDropHandle<()>,
 }
 
 /// Opens the store that the configuration names.
@@ -137,24 +147,30 @@ impl Instance {
         });
 
         let metrics = ServerMetrics::new();
-        let (gates, reserved) = Gateway::gates(&config.routes, &judge);
+        let reserved = ReservedNames::new(&config.identity_fields);
+        let gates = Gateway::gates(&config.routes, &reserved, &judge);
         let own = OwnEndpoints::new(judge.clone(), own_policy(&config), clock);
-        let gateway = Arc::new(Gateway::new(&config.routes, &gates, &reserved, own, Arc::clone(&metrics)));
+        let options = GatewayOptions { max_headers: config.listener.max_headers, access_log: config.log.access };
+        let gateway = Gateway::new(&config.routes, &gates, &reserved, own, Arc::clone(&metrics), options);
+        let gateway = Arc::new(gateway);
 
         let mut registry = Registry::with_prefix("portcullis");
         judge.register(&mut registry);
         metrics.register(&mut registry);
         let readiness = Arc::new(Readiness::new(Arc::clone(&verifier), cache, Arc::clone(&store)));
-        let admin = Admin::new(&config, judge.clone(), Arc::clone(&readiness), registry);
+        let issuers = config.issuers.iter().map(|issuer| issuer.name.clone()).collect();
+        let policies = config.routes.iter().map(|route| route.policy.clone()).collect();
+        let admin = Admin::new(&config.admin, issuers, policies, judge.clone(), Arc::clone(&readiness), registry);
 
         let settings = Arc::new(config.listener);
         let (stop_listening, stop_rest) = (CancellationToken::new(), CancellationToken::new());
-        let listening =
-            tokio::spawn(listener::run(listener, Arc::clone(&gateway), Arc::clone(&settings), stop_listening.clone()));
-        let recording = tokio::spawn(recorder.run(store, stop_rest.clone()));
+        let serving = listener::run(listener, Arc::clone(&gateway), Arc::clone(&settings), stop_listening.clone());
+        let listening = AbortOnDropHandle::new(tokio::spawn(serving));
+        let recording = AbortOnDropHandle::new(tokio::spawn(recorder.run(store, stop_rest.clone())));
         tokio::spawn(maintain(judge.clone(), gateway, stop_rest.clone()));
         tokio::spawn(Arc::clone(&readiness).watch(stop_rest.clone()));
         let administrating = tokio::spawn(admin::serve(admin_listener, admin, stop_rest.clone()));
+        let administrating = AbortOnDropHandle::new(administrating);
         Ok(Self {
             address,
             admin_address,
@@ -162,8 +178,8 @@ impl Instance {
             settings,
             readiness,
             refreshing,
-            stop_listening,
-            stop_rest,
+            stop_listening: stop_listening.drop_guard(),
+            stop_rest: stop_rest.drop_guard(),
             listening,
             recording,
             administrating,
@@ -199,9 +215,9 @@ impl Instance {
     pub async fn stop(self) -> bool {
         self.readiness.drain();
         sleep(self.settings.drain_delay).await;
-        self.stop_listening.cancel();
+        drop(self.stop_listening);
         let ended = self.listening.await.unwrap_or(false);
-        self.stop_rest.cancel();
+        drop(self.stop_rest);
         // A task that panicked has nothing left to wait for.
         let _ = self.recording.await;
         let _ = self.administrating.await;
@@ -219,23 +235,20 @@ fn local_address(listener: &TcpListener, address: SocketAddr) -> Result<SocketAd
     listener.local_addr().map_err(|source| StartError::Listen { address, source })
 }
 
-/// The gate's own endpoints take the tokens of every issuer, from wherever a route takes them.
+/// The gate's own endpoints take the tokens of every issuer, from wherever any route takes them.
 fn own_policy(config: &Config) -> Policy {
-    let mut policy = config
-        .routes
-        .first()
-        .map_or_else(|| unreachable!("a configuration without routes is refused"), |route| route.policy.clone());
-    let everything = |of: fn(&Policy) -> usize| config.routes.iter().map(|route| &route.policy).max_by_key(|p| of(p));
-    if let Some(richest) = everything(|policy| policy.sources.cookies.len() + policy.sources.headers.len()) {
-        policy.sources = richest.sources.clone();
+    let Some(first) = config.routes.first() else { unreachable!("a configuration without routes is refused") };
+    let sources = config.routes.iter().map(|route| &route.policy.sources);
+    Policy {
+        name: "portcullis".into(),
+        authentication: Authentication::Required,
+        mode: Mode::Enforce,
+        issuers: None,
+        sources: sources.fold(CredentialSources::default(), CredentialSources::union),
+        settings: Settings { required_scopes: Box::default(), ..first.policy.settings.clone() },
+        identity: Box::default(),
+        ..first.policy.clone()
     }
-    policy.name = "portcullis".into();
-    policy.authentication = Authentication::Required;
-    policy.mode = Mode::Enforce;
-    policy.issuers = None;
-    policy.identity = Box::default();
-    policy.settings.required_scopes = Box::default();
-    policy
 }
 
 async fn maintain(judge: Judge, gateway: Arc<Gateway>, stop: CancellationToken) {

@@ -4,8 +4,10 @@
 //! - [`connection`]: one connection and its protocol.
 //! - [`patience`]: clients that take too long.
 //! - [`gateway`]: what happens to a request.
+//! - [`access`]: the access log.
 //! - [`own`]: the gate's own endpoints.
 
+pub mod access;
 pub mod connection;
 pub mod gateway;
 pub mod listener;

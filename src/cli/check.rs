@@ -13,6 +13,10 @@ use crate::{
     instance::{StartError, open_store, verifier},
     marker::cache::MarkerCache,
     store::{Store, StoreError, StoreReport, embedded::EmbeddedOpenError},
+    token::{
+        claims::IssuerName,
+        jwks::{JwksError, KeySetStatus},
+    },
 };
 
 /// How long a store may take to come up.
@@ -41,7 +45,7 @@ pub(super) fn run(path: &Path, offline: bool, output: Output) -> anyhow::Result<
         what: "configuration".to_owned(),
         message: format!("{} issuers, {} routes", config.issuers.len(), config.routes.len()),
     }];
-    findings.extend(gaps(&config));
+    findings.extend(warnings(&config));
     if !offline {
         runtime()?.block_on(async {
             findings.extend(keys(&config).await);
@@ -66,16 +70,12 @@ pub(super) fn run(path: &Path, offline: bool, output: Output) -> anyhow::Result<
     Ok(if problems { Outcome::No } else { Outcome::Done })
 }
 
-/// What is configured and does not take effect yet.
-fn gaps(config: &Config) -> Vec<Finding> {
-    let limited = config.routes.iter().filter(|route| route.policy.limits != crate::session::SessionLimits::default());
-    limited
-        .map(|route| Finding {
-            level: Level::Warning,
-            what: format!("route `{}`", route.policy.name),
-            message: "session limits are read and checked, but not enforced by this version".to_owned(),
-        })
-        .collect()
+/// What works, and should be looked at; and what does not take effect yet.
+fn warnings(config: &Config) -> Vec<Finding> {
+    let unenforced = config.has_session_limits().then(|| "session limits are not enforced by this version".to_owned());
+    let messages = config.warnings.iter().map(|warning| warning.to_string().replace("\n ", ";")).chain(unenforced);
+    let finding = |message| Finding { level: Level::Warning, what: "configuration".to_owned(), message };
+    messages.map(finding).collect()
 }
 
 async fn keys(config: &Config) -> Vec<Finding> {
@@ -83,25 +83,24 @@ async fn keys(config: &Config) -> Vec<Finding> {
         Ok(verifier) => verifier,
         Err(error) => return vec![problem("issuers".to_owned(), &error)],
     };
-    let finding = |(name, result): (
-        crate::token::claims::IssuerName,
-        Result<crate::token::jwks::KeySetStatus, Arc<crate::token::jwks::JwksError>>,
-    )| {
-        let what = format!("issuer `{name}`");
-        match result {
-            Ok(status) if status.keys == 0 => {
-                Finding { level: Level::Problem, what, message: "its key set holds no usable key".to_owned() }
-            }
-            Ok(status) if status.skipped > 0 => Finding {
-                level: Level::Warning,
-                what,
-                message: format!("{} usable keys; {} others were passed over", status.keys, status.skipped),
-            },
-            Ok(status) => Finding { level: Level::Ok, what, message: format!("{} usable keys", status.keys) },
-            Err(error) => problem(what, &*error),
+    verifier.load().await.into_iter().map(|(name, loaded)| key_finding(&name, loaded)).collect()
+}
+
+fn key_finding(issuer: &IssuerName, loaded: Result<KeySetStatus, Arc<JwksError>>) -> Finding {
+    let what = format!("issuer `{issuer}`");
+    let (level, message) = match loaded {
+        Ok(KeySetStatus { keys: 0, .. }) => (Level::Problem, "its key set holds no usable key".to_owned()),
+        Ok(KeySetStatus { keys, skipped: 0, .. }) => (Level::Ok, usable(keys)),
+        Ok(KeySetStatus { keys, skipped, .. }) => {
+            (Level::Warning, format!("{}; {skipped} others were passed over", usable(keys)))
         }
+        Err(error) => return problem(what, &*error),
     };
-    verifier.load().await.into_iter().map(finding).collect()
+    Finding { level, what, message }
+}
+
+fn usable(keys: usize) -> String {
+    if keys == 1 { "1 usable key".to_owned() } else { format!("{keys} usable keys") }
 }
 
 async fn store(settings: &StoreSettings, config: &Config) -> Vec<Finding> {

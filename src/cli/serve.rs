@@ -11,6 +11,12 @@ use crate::{instance::Instance, telemetry::log};
 pub(super) fn run(path: &Path) -> anyhow::Result<Outcome> {
     let config = load(path)?;
     log::start(&config.log).context("log filter cannot be read")?;
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
+    if config.has_session_limits() {
+        tracing::warn!("session limits are configured, and this version does not enforce them");
+    }
     runtime()?.block_on(async {
         let instance = Instance::start(config).await?;
         tracing::info!(

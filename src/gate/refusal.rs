@@ -32,7 +32,7 @@ impl Refusals {
         Self(Reason::ALL.iter().map(|reason| Prepared::new(with_max_age(*reason, policy), policy)).collect())
     }
 
-    /// The response that refuses a request with this header, for this reason.
+    /// The response that refuses a request with this header, for this reason, which is an extension of it.
     #[must_use]
     pub fn answer<B: From<Bytes>>(&self, reason: Reason, request: &HeaderMap) -> Response<B> {
         let index = Reason::ALL.iter().position(|each| each.code() == reason.code()).unwrap_or_default();
@@ -40,11 +40,13 @@ impl Refusals {
         if grpc::is_call(request) {
             let mut response = Response::new(Bytes::new().into());
             response.headers_mut().clone_from(&prepared.grpc);
+            response.extensions_mut().insert(reason);
             return response;
         }
         let mut response = Response::new(prepared.body.clone().into());
         *response.status_mut() = prepared.status;
         response.headers_mut().clone_from(&prepared.fields);
+        response.extensions_mut().insert(reason);
         response
     }
 }
@@ -155,25 +157,19 @@ fn challenge(reason: Reason, policy: &Policy) -> Option<HeaderValue> {
     if reason.status() == StatusCode::SERVICE_UNAVAILABLE {
         return None;
     }
-    let mut challenge = format!("Bearer realm=\"{}\"", policy.realm);
+    let mut parameters = vec![format!("realm=\"{}\"", policy.realm)];
     if let Some(error) = reason.error() {
-        challenge.push_str(", error=\"");
-        challenge.push_str(error);
-        challenge.push('"');
+        parameters.push(format!("error=\"{error}\""));
         if policy.describe {
-            challenge.push_str(", error_description=\"");
-            challenge.push_str(reason.detail().trim_end_matches('.'));
-            challenge.push('"');
+            parameters.push(format!("error_description=\"{}\"", reason.detail().trim_end_matches('.')));
         }
     }
     match reason {
         Reason::InsufficientScope => {
-            challenge.push_str(&format!(", scope=\"{}\"", policy.settings.required_scopes.join(" ")));
+            parameters.push(format!("scope=\"{}\"", policy.settings.required_scopes.join(" ")));
         }
-        Reason::ReauthenticationRequired { max_age } => {
-            challenge.push_str(&format!(", max_age=\"{}\"", max_age.as_secs()));
-        }
+        Reason::ReauthenticationRequired { max_age } => parameters.push(format!("max_age=\"{}\"", max_age.as_secs())),
         _ => {}
     }
-    HeaderValue::try_from(challenge).ok()
+    HeaderValue::try_from(format!("Bearer {}", parameters.join(", "))).ok()
 }

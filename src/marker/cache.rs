@@ -22,7 +22,7 @@ use std::{
 };
 
 use arc_swap::ArcSwapOption;
-use futures_util::future::try_join_all;
+use futures_util::{FutureExt, future::try_join_all};
 use prometheus_client::{
     metrics::{counter::Counter, gauge::Gauge},
     registry::Registry,
@@ -163,6 +163,24 @@ impl MarkerCache {
         })
     }
 
+    /// What is known, put together from what is cached of each key and from what the store says at once: no I/O.
+    #[must_use]
+    pub fn gather(&self, marks: &Marks, store: &dyn Store) -> Option<Known> {
+        if !self.is_current() {
+            return None;
+        }
+        let generations = self.generations(marks);
+        let mut known = Known::default();
+        for mark in &marks.marks {
+            if !store.lacks(&mark.key) {
+                // A look-up of what is cached never waits.
+                known.learn(mark.key.kind(), self.entries.get(&self.entry_key(mark)).now_or_never()??);
+            }
+        }
+        marks.answer.store(Some(Arc::new(Answer { generations, known })));
+        Some(known)
+    }
+
     /// What is known, asking the store for what is not. Many who ask for the same key at once share one read.
     ///
     /// # Errors
@@ -216,6 +234,9 @@ impl MarkerCache {
     }
 
     async fn read(&self, mark: &Mark, store: &dyn Store) -> Result<Reading<Marker>, StoreError> {
+        if store.lacks(&mark.key) {
+            return Ok(Reading::Absent);
+        }
         let read = async {
             self.metrics.reads.inc();
             let reading = tokio::time::timeout(self.settings.read_timeout, store.read(&mark.key))

@@ -74,8 +74,11 @@ impl Marker {
     #[must_use]
     pub const fn at(&self) -> Timestamp {
         match self {
-            Self::Logout(Logout { at, .. }) | Self::Block(Block { at, .. }) => *at,
-            Self::SessionEnd(at) | Self::TokenRevoked(at) | Self::NotBefore(at) => *at,
+            Self::Logout(Logout { at, .. })
+            | Self::Block(Block { at, .. })
+            | Self::SessionEnd(at)
+            | Self::TokenRevoked(at)
+            | Self::NotBefore(at) => *at,
         }
     }
 }

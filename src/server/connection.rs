@@ -25,6 +25,14 @@ const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// How many requests an HTTP/2 connection may have under way.
 const MAX_STREAMS: u32 = 200;
 
+/// How much of one request's body may be on its way to the gate, and of all bodies of a connection. One that its upstream is slow to
+/// read must not hold up the others, so the latter is a multiple; it is also the most memory that a connection takes for them.
+const STREAM_WINDOW: u32 = 256 * 1024;
+const CONNECTION_WINDOW: u32 = 16 * STREAM_WINDOW;
+
+/// How much of one response is held for a client that is slow to read it.
+const SEND_BUFFER: usize = 64 * 1024;
+
 /// Serves a connection. Ends with it, or, once `drain` is cancelled, with the requests that are under way.
 pub async fn serve(
     stream: TcpStream,
@@ -39,6 +47,7 @@ pub async fn serve(
     // Answers go out at once; a client that does not care has lost nothing when this fails.
     let _ = stream.set_nodelay(true);
     let speaks_http2 = tokio::select! {
+        biased;
         speaks = timeout(settings.header_timeout, speaks_http2(&stream)) => match speaks {
             Ok(Ok(speaks)) => speaks,
             Ok(Err(_)) | Err(_) => return,
@@ -46,42 +55,33 @@ pub async fn serve(
         () = drain.cancelled() => return,
     };
     let progress = Progress::new(gateway.in_flight());
-    let limits = Limits { header: settings.header_timeout, idle: settings.idle_timeout };
+    let limits = Limits { header: settings.header_timeout, idle: settings.idle_timeout, shared: speaks_http2 };
     let io = TokioIo::new(Patient::new(stream, Arc::clone(&progress), limits));
+    let serving = Arc::clone(&progress);
     let service = service_fn(move |request: Request<Incoming>| {
-        let (gateway, downstream, serving) = (Arc::clone(&gateway), Arc::clone(&downstream), progress.serve());
+        let (gateway, downstream, serving) = (Arc::clone(&gateway), Arc::clone(&downstream), serving.serve());
         async move {
             let response = gateway.serve(request, downstream).await;
             Ok::<_, Infallible>(response.map(|body| Served::new(body, serving)))
         }
     });
+    let ends = either(drain.cancelled(), progress.idle(settings.idle_timeout));
     let result = if speaks_http2 {
-        let mut builder = http2::Builder::new(TokioExecutor::new());
-        builder
-            .timer(TokioTimer::new())
-            .max_concurrent_streams(MAX_STREAMS)
-            .max_header_list_size(u32::try_from(settings.max_header_size).unwrap_or(u32::MAX))
-            .keep_alive_interval(settings.idle_timeout)
-            .keep_alive_timeout(settings.header_timeout);
-        let mut connection = pin!(builder.serve_connection(io, service));
+        let mut connection = pin!(http2(settings).serve_connection(io, service));
         tokio::select! {
+            biased;
             result = connection.as_mut() => result,
-            () = drain.cancelled() => {
+            () = ends => {
                 connection.as_mut().graceful_shutdown();
                 connection.await
             }
         }
     } else {
-        let mut builder = http1::Builder::new();
-        builder
-            .max_headers(settings.max_headers)
-            .max_header_size(settings.max_header_size)
-            .header_read_timeout(None::<Duration>)
-            .pipeline_flush(true);
-        let mut connection = pin!(builder.serve_connection(io, service));
+        let mut connection = pin!(http1(settings).serve_connection(io, service));
         tokio::select! {
+            biased;
             result = connection.as_mut() => result,
-            () = drain.cancelled() => {
+            () = ends => {
                 connection.as_mut().graceful_shutdown();
                 connection.await
             }
@@ -89,6 +89,36 @@ pub async fn serve(
     };
     if let Err(error) = result {
         tracing::debug!(error = &error as &dyn std::error::Error, "connection from client ended");
+    }
+}
+
+fn http1(settings: &ListenerSettings) -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder
+        .max_headers(settings.max_headers)
+        .max_header_size(settings.max_header_size)
+        .header_read_timeout(None::<Duration>);
+    builder
+}
+
+fn http2(settings: &ListenerSettings) -> http2::Builder<TokioExecutor> {
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(MAX_STREAMS)
+        .max_header_list_size(u32::try_from(settings.max_header_size).unwrap_or(u32::MAX))
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buf_size(SEND_BUFFER)
+        .keep_alive_interval(settings.idle_timeout)
+        .keep_alive_timeout(settings.header_timeout);
+    builder
+}
+
+async fn either(one: impl Future<Output = ()>, other: impl Future<Output = ()>) {
+    tokio::select! {
+        () = one => {}
+        () = other => {}
     }
 }
 

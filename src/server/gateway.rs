@@ -2,12 +2,14 @@
 
 use std::{borrow::Cow, sync::Arc, time::Instant};
 
+use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header, uri::PathAndQuery};
+use http_body::Body as _;
 use hyper::body::Incoming;
 use prometheus_client::metrics::gauge::Gauge;
 use tower::{Layer, Service};
 
-use super::own::OwnEndpoints;
+use super::{access::Entry, own::OwnEndpoints};
 use crate::{
     gate::{Gate, GateLayer, Judge, identity::ReservedNames, problem},
     route::{RouteSettings, path, table::RouteTable},
@@ -24,6 +26,16 @@ pub struct Gateway {
     routes: RouteTable<Route>,
     own: OwnEndpoints,
     metrics: Arc<ServerMetrics>,
+    options: GatewayOptions,
+}
+
+/// How requests are taken.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct GatewayOptions {
+    /// The most header fields of a request. Crumbs of a cookie count as one field.
+    pub max_headers: usize,
+    /// Whether each request is logged.
+    pub access_log: bool,
 }
 
 /// One route: its gate, and the upstream behind it.
@@ -43,6 +55,7 @@ impl Gateway {
         reserved: &ReservedNames,
         own: OwnEndpoints,
         metrics: Arc<ServerMetrics>,
+        options: GatewayOptions,
     ) -> Self {
         let route = |(settings, layer): (&RouteSettings, &GateLayer)| {
             let upstream = Upstream::new(settings.upstream.clone(), reserved.clone());
@@ -50,24 +63,32 @@ impl Gateway {
             let route = Route { gate: layer.layer(upstream.clone()), upstream, metrics };
             (settings.hosts.clone(), settings.path.clone(), route)
         };
-        Self { routes: RouteTable::new(routes.iter().zip(layers).map(route)), own, metrics }
+        Self { routes: RouteTable::new(routes.iter().zip(layers).map(route)), own, metrics, options }
     }
 
-    /// The gates of these routes, and the names they keep for themselves.
+    /// The gates of these routes, in the same order.
     #[must_use]
-    pub fn gates(routes: &[RouteSettings], judge: &Judge) -> (Vec<GateLayer>, ReservedNames) {
-        let names = routes.iter().flat_map(|route| route.policy.identity.iter().map(|(name, _)| name));
-        let reserved = ReservedNames::new(names);
+    pub fn gates(routes: &[RouteSettings], reserved: &ReservedNames, judge: &Judge) -> Vec<GateLayer> {
         let layer =
             |route: &RouteSettings| GateLayer::with_reserved(judge.clone(), route.policy.clone(), reserved.clone());
-        (routes.iter().map(layer).collect(), reserved)
+        routes.iter().map(layer).collect()
     }
 
     /// Serves one request: resolves with the response's header, and counts it.
     pub async fn serve(&self, request: Request<Incoming>, downstream: Arc<Downstream>) -> Response<Body> {
         let begun = Instant::now();
-        let (response, metrics) = self.answer(request, downstream).await;
-        metrics.unwrap_or(&self.metrics.unrouted).observe(response.status(), begun.elapsed());
+        let entry = self.options.access_log.then(|| Box::new(Entry::new(&request, &downstream, begun)));
+        // HTTP/1.1 leaves the body out by itself.
+        let bodiless = request.method() == Method::HEAD && request.version() == Version::HTTP_2;
+        let (mut response, route) = self.answer(request, downstream).await;
+        if bodiless {
+            response = without_body(response);
+        }
+        let metrics = route.map_or(&self.metrics.unrouted, |route| &*route.metrics);
+        metrics.observe(response.status(), begun.elapsed());
+        if let Some(entry) = entry {
+            entry.answered(&response, route.map(|route| Arc::clone(&route.gate.policy().name)));
+        }
         response
     }
 
@@ -92,11 +113,11 @@ impl Gateway {
         &self,
         mut request: Request<Incoming>,
         downstream: Arc<Downstream>,
-    ) -> (Response<Body>, Option<&RouteMetrics>) {
-        if let Err(refusal) = normalise(&mut request) {
+    ) -> (Response<Body>, Option<&Route>) {
+        if let Err(refusal) = check_size(&request, self.options.max_headers).and_then(|()| normalise(&mut request)) {
             return (refusal, None);
         }
-        fields::strip_hop_by_hop(request.headers_mut());
+        fields::strip_request(request.headers_mut());
         if self.own.owns(request.uri().path()) {
             return (self.own.serve(request, &downstream).await, None);
         }
@@ -108,8 +129,19 @@ impl Gateway {
         request.extensions_mut().insert(downstream);
         // An upstream is always ready, so a clone of its gate is.
         let Ok(response) = route.gate.clone().call(request).await;
-        (response, Some(&route.metrics))
+        (response, Some(route))
     }
+}
+
+/// The header of a response to `HEAD`: it says how long the body would be.
+fn without_body(mut response: Response<Body>) -> Response<Body> {
+    if let (Some(length), header::Entry::Vacant(entry)) = (
+        response.body().size_hint().exact().filter(|length| *length > 0),
+        response.headers_mut().entry(header::CONTENT_LENGTH),
+    ) {
+        entry.insert(HeaderValue::from(length));
+    }
+    response.map(|_| Bytes::new().into())
 }
 
 /// Brings a request into the one form that everything after goes by: one authority, one spelling of the path.
@@ -126,8 +158,50 @@ fn normalise(request: &mut Request<Incoming>) -> Result<(), Response<Body>> {
             "This expectation cannot be met.",
         ));
     }
+    check_coding(request)?;
     one_authority(request)?;
-    one_path(request)
+    one_path(request)?;
+    count_forwards(request)
+}
+
+/// HTTP/2 limits the size of a header by itself, and HTTP/1.1 the number of fields too.
+fn check_size(request: &Request<Incoming>, max_headers: usize) -> Result<(), Response<Body>> {
+    let fields = request.headers();
+    if fields.len() <= max_headers {
+        return Ok(());
+    }
+    let crumbs = fields.get_all(header::COOKIE).iter().count();
+    if fields.len() - crumbs.saturating_sub(1) <= max_headers {
+        return Ok(());
+    }
+    let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+    Err(problem::response(status, "too_many_fields", "The request has too many header fields."))
+}
+
+/// `chunked` is taken off here. Any other coding would stay on the body, and the upstream would not know (RFC 9112 §6.1).
+fn check_coding(request: &Request<Incoming>) -> Result<(), Response<Body>> {
+    let mut codings = request.headers().get_all(header::TRANSFER_ENCODING).iter();
+    if codings.all(|coding| coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked")) {
+        return Ok(());
+    }
+    let detail = "No transfer coding but chunked is served.";
+    Err(problem::response(StatusCode::NOT_IMPLEMENTED, "transfer_coding", detail))
+}
+
+/// `Max-Forwards` of an `OPTIONS` request: the gate is one of those that forward it (RFC 9110 §7.6.2).
+fn count_forwards(request: &mut Request<Incoming>) -> Result<(), Response<Body>> {
+    if request.method() != Method::OPTIONS {
+        return Ok(());
+    }
+    let Some(left) = request.headers().get(header::MAX_FORWARDS) else { return Ok(()) };
+    let Some(left) = left.to_str().ok().and_then(|left| left.parse::<u32>().ok()) else { return Ok(()) };
+    let Some(less) = left.checked_sub(1) else {
+        let mut response = Response::new(Bytes::new().into());
+        *response.status_mut() = StatusCode::NO_CONTENT;
+        return Err(response);
+    };
+    request.headers_mut().insert(header::MAX_FORWARDS, HeaderValue::from(less));
+    Ok(())
 }
 
 /// HTTP/1.1: exactly one `Host`, the same as in an absolute target (RFC 9112 §3.2). HTTP/2: `:authority`, or `Host`, not two

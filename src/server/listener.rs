@@ -2,13 +2,15 @@
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
+use prometheus_client::metrics::gauge::Gauge;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
-    net::TcpListener,
-    sync::Semaphore,
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore},
+    task::{JoinError, JoinSet},
     time::{sleep, timeout},
 };
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::sync::CancellationToken;
 
 use super::{ListenerSettings, connection, gateway::Gateway};
 
@@ -28,44 +30,77 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
-/// Serves `listener` until `stop` is cancelled; then lets requests that are under way end, for `drain_timeout` at most.
+/// Serves `listener` until `stop` is cancelled; then lets requests that are under way end, for `drain_timeout` at most, and
+/// cuts off the rest.
 ///
-/// Returns whether all of them ended.
+/// Returns whether all of them ended by themselves.
+///
+/// # Cancel safety
+/// Dropping the future closes the listener and all connections at once.
 pub async fn run(
     listener: TcpListener,
     gateway: Arc<Gateway>,
     settings: Arc<ListenerSettings>,
     stop: CancellationToken,
 ) -> bool {
-    let connections = TaskTracker::new();
+    let mut connections = JoinSet::new();
     let drain = CancellationToken::new();
     let slots = Arc::new(Semaphore::new(settings.max_connections.min(Semaphore::MAX_PERMITS)));
-    let open = gateway.connections();
     loop {
-        let accepted = tokio::select! {
-            accepted = accept(&listener, &slots) => accepted,
+        tokio::select! {
+            accepted = accept(&listener, &slots) => {
+                let Some((stream, peer, slot)) = accepted else { continue };
+                let open = Open::new(gateway.connections());
+                let (gateway, settings) = (Arc::clone(&gateway), Arc::clone(&settings));
+                // A token of its own: all connections look at theirs whenever they wake.
+                let drain = drain.child_token();
+                connections.spawn(async move {
+                    let _held = (open, slot);
+                    connection::serve(stream, peer, gateway, &settings, drain).await;
+                });
+            }
+            Some(ended) = connections.join_next() => report(ended),
             () = stop.cancelled() => break,
-        };
-        let Some((stream, peer, slot)) = accepted else { continue };
-        let (gateway, settings, drain, open) =
-            (Arc::clone(&gateway), Arc::clone(&settings), drain.clone(), open.clone());
-        connections.spawn(async move {
-            open.inc();
-            connection::serve(stream, peer, gateway, &settings, drain).await;
-            open.dec();
-            drop(slot);
-        });
+        }
     }
     drop(listener);
     drain.cancel();
-    connections.close();
-    timeout(settings.drain_timeout, connections.wait()).await.is_ok()
+    let all = async {
+        while let Some(ended) = connections.join_next().await {
+            report(ended);
+        }
+    };
+    let ended = timeout(settings.drain_timeout, all).await.is_ok();
+    connections.shutdown().await;
+    ended
+}
+
+/// An open connection, as it is counted.
+struct Open(Gauge);
+
+impl Open {
+    fn new(gauge: Gauge) -> Self {
+        gauge.inc();
+        Self(gauge)
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+fn report(ended: Result<(), JoinError>) {
+    if let Err(error) = ended {
+        tracing::error!(error = &error as &dyn std::error::Error, "serving a connection failed");
+    }
 }
 
 async fn accept(
     listener: &TcpListener,
     slots: &Arc<Semaphore>,
-) -> Option<(tokio::net::TcpStream, SocketAddr, tokio::sync::OwnedSemaphorePermit)> {
+) -> Option<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
     let slot = Arc::clone(slots).acquire_owned().await.ok()?;
     match listener.accept().await {
         Ok((stream, peer)) => Some((stream, peer, slot)),

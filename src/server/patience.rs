@@ -1,13 +1,14 @@
 //! Connections that take too long: to send a header, between requests, or to read what they are sent.
 //!
-//! A connection has one timer for all of it, which is only moved when it goes off: a request costs two stores, no timer.
+//! A connection has one timer for all of it, which is only moved when it goes off: a request costs three stores, no timer.
 
 use std::{
     io,
+    mem::MaybeUninit,
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     task::{Context, Poll, ready},
     time::{Duration, Instant},
@@ -17,8 +18,12 @@ use http_body::{Body, Frame, SizeHint};
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
     time::Sleep,
 };
+
+/// How long a client that was told the connection ends may be silent before it is closed in full.
+const LINGER: Duration = Duration::from_millis(500);
 
 /// How long a connection may take.
 #[derive(Clone, Copy, Debug)]
@@ -27,19 +32,25 @@ pub struct Limits {
     pub header: Duration,
     /// Between requests, before the first one included, and for a client to read what it is sent.
     pub idle: Duration,
+    /// Whether requests share the connection (HTTP/2): what comes between two of them need not begin one, so `header` is for the
+    /// first only.
+    pub shared: bool,
 }
 
 /// What a connection is busy with, as its requests tell.
 #[derive(Debug)]
 pub struct Progress {
     origin: Instant,
-    /// Requests that are being served.
-    active: AtomicUsize,
+    /// Requests that are being served, and, from bit 32 on, requests that ever were.
+    requests: AtomicU64,
     /// When the last of them ended, in milliseconds from `origin`.
     idle_since: AtomicU64,
     /// Requests that are being served on all connections.
     in_flight: Gauge,
 }
+
+/// One request that ever was, in [`Progress::requests`].
+const BEGUN: u64 = 1 << 32;
 
 /// A request that is being served. Dropping it ends it.
 #[derive(Debug)]
@@ -49,15 +60,38 @@ impl Progress {
     /// A connection that was just accepted.
     #[must_use]
     pub fn new(in_flight: Gauge) -> Arc<Self> {
-        Arc::new(Self { origin: Instant::now(), active: AtomicUsize::new(0), idle_since: AtomicU64::new(0), in_flight })
+        Arc::new(Self { origin: Instant::now(), requests: AtomicU64::new(0), idle_since: AtomicU64::new(0), in_flight })
     }
 
     /// A request begins to be served.
     #[must_use]
     pub fn serve(self: &Arc<Self>) -> Serving {
-        self.active.fetch_add(1, Ordering::Relaxed);
+        self.requests.fetch_add(BEGUN | 1, Ordering::Relaxed);
         self.in_flight.inc();
         Serving(Arc::clone(self))
+    }
+
+    /// Resolves when no request was served for this long.
+    pub async fn idle(&self, limit: Duration) {
+        loop {
+            let left = if self.count().is_idle() { self.left(self.idle_since(), limit) } else { limit };
+            if left.is_zero() {
+                return;
+            }
+            tokio::time::sleep(left).await;
+        }
+    }
+
+    fn count(&self) -> Count {
+        Count(self.requests.load(Ordering::Acquire))
+    }
+
+    fn idle_since(&self) -> u64 {
+        self.idle_since.load(Ordering::Relaxed)
+    }
+
+    fn left(&self, since: u64, limit: Duration) -> Duration {
+        limit.saturating_sub(Duration::from_millis(self.elapsed().saturating_sub(since)))
     }
 
     fn elapsed(&self) -> u64 {
@@ -65,10 +99,24 @@ impl Progress {
     }
 }
 
+/// What [`Progress::requests`] held.
+#[derive(Clone, Copy)]
+struct Count(u64);
+
+impl Count {
+    const fn is_idle(self) -> bool {
+        self.0 % BEGUN == 0
+    }
+
+    const fn begun(self) -> u64 {
+        self.0 / BEGUN
+    }
+}
+
 impl Drop for Serving {
     fn drop(&mut self) {
         self.0.idle_since.store(self.0.elapsed(), Ordering::Relaxed);
-        self.0.active.fetch_sub(1, Ordering::Relaxed);
+        self.0.requests.fetch_sub(1, Ordering::Release);
         self.0.in_flight.dec();
     }
 }
@@ -112,32 +160,58 @@ impl<B: Body + Unpin> Body for Served<B> {
     }
 }
 
+/// A stream that can end as by accident.
+pub trait Abort {
+    /// From now on, dropping it tells the other side that something went wrong.
+    fn abort(&self);
+}
+
+impl Abort for TcpStream {
+    fn abort(&self) {
+        // At worst the connection ends as if in order.
+        let _ = self.set_zero_linger();
+    }
+}
+
 /// A stream that fails with [`io::ErrorKind::TimedOut`] when its client takes too long.
+///
+/// Closing it in order lets the client read what it was sent even if it goes on sending: the system would throw both away
+/// (RFC 9112 §9.6). Dropped without that, it is reset: to HTTP/1.0 the end of a connection is the end of a response, so one that
+/// broke off must not end like one that is complete.
 #[derive(Debug)]
-pub struct Patient<T> {
+pub struct Patient<T: Abort> {
     stream: T,
     progress: Arc<Progress>,
     limits: Limits,
-    /// When the header that is being read began, in milliseconds from the progress's origin, plus one; 0: none.
-    header_since: u64,
-    /// When a write began to wait, likewise.
-    write_since: u64,
+    header: Option<Header>,
+    /// When a write began to wait, in milliseconds from the progress's origin.
+    write_since: Option<u64>,
+    /// When closing began.
+    closing: Option<Instant>,
     timer: Pin<Box<Sleep>>,
 }
 
-impl<T> Patient<T> {
+/// A header that is being read.
+#[derive(Clone, Copy, Debug)]
+struct Header {
+    /// How many requests there had been. Once there are more, the header is complete.
+    after: u64,
+    /// When its first byte came, in milliseconds from the progress's origin.
+    since: u64,
+}
+
+impl<T: Abort> Patient<T> {
     /// Watches over `stream`.
     #[must_use]
     pub fn new(stream: T, progress: Arc<Progress>, limits: Limits) -> Self {
         let timer = Box::pin(tokio::time::sleep(limits.header.min(limits.idle)));
-        Self { stream, progress, limits, header_since: 0, write_since: 0, timer }
+        Self { stream, progress, limits, header: None, write_since: None, closing: None, timer }
     }
 
     /// Fails when the time is up; else the timer wakes the task when it may be.
     fn check(&mut self, context: &mut Context<'_>) -> io::Result<()> {
         while self.timer.as_mut().poll(context).is_ready() {
-            let now = self.progress.elapsed();
-            let left = self.time_left(now);
+            let left = self.time_left();
             if left.is_zero() {
                 return Err(io::Error::new(io::ErrorKind::TimedOut, "client took too long"));
             }
@@ -146,39 +220,66 @@ impl<T> Patient<T> {
         Ok(())
     }
 
-    fn time_left(&self, now: u64) -> Duration {
-        let left = |since: u64, limit: Duration| limit.saturating_sub(Duration::from_millis(now.saturating_sub(since)));
-        let mut least = self.limits.idle.min(self.limits.header);
-        if self.write_since > 0 {
-            least = least.min(left(self.write_since - 1, self.limits.idle));
+    fn time_left(&self) -> Duration {
+        let Limits { header, idle, .. } = self.limits;
+        let mut least = idle.min(header);
+        if let Some(since) = self.write_since {
+            least = least.min(self.progress.left(since, idle));
         }
-        if self.progress.active.load(Ordering::Relaxed) == 0 {
-            least = least.min(left(self.progress.idle_since.load(Ordering::Relaxed), self.limits.idle));
-            if self.header_since > 0 {
-                least = least.min(left(self.header_since - 1, self.limits.header));
+        let count = self.progress.count();
+        if count.is_idle() {
+            // An idle connection is closed in order by whoever waits for `Progress::idle`; this is for when that does not help.
+            least = least.min(self.progress.left(self.progress.idle_since(), idle.saturating_add(header)));
+            if let Some(reading) = self.header.filter(|reading| reading.after == count.begun()) {
+                least = least.min(self.progress.left(reading.since, header));
             }
         }
         least
     }
 
     fn read_some(&mut self) {
-        if self.progress.active.load(Ordering::Relaxed) > 0 {
-            self.header_since = 0;
-        } else if self.header_since == 0 || self.header_since <= self.progress.idle_since.load(Ordering::Relaxed) {
-            self.header_since = self.progress.elapsed() + 1;
+        let count = self.progress.count();
+        let begins = count.is_idle() && self.header.is_none_or(|reading| reading.after != count.begun());
+        if begins && !(self.limits.shared && count.begun() > 0) {
+            self.header = Some(Header { after: count.begun(), since: self.progress.elapsed() });
         }
     }
 
     fn wrote(&mut self, waits: bool) {
         match (waits, self.write_since) {
-            (true, 0) => self.write_since = self.progress.elapsed() + 1,
-            (false, 1..) => self.write_since = 0,
+            (true, None) => self.write_since = Some(self.progress.elapsed()),
+            (false, Some(_)) => self.write_since = None,
             _ => {}
         }
     }
 }
 
-impl<T: AsyncRead + Unpin> AsyncRead for Patient<T> {
+impl<T: AsyncRead + Abort + Unpin> Patient<T> {
+    /// Throws away what still comes, until the client has closed as well, is silent, or had time enough.
+    fn poll_linger(&mut self, context: &mut Context<'_>, since: Instant) -> Poll<()> {
+        loop {
+            let mut bytes = [MaybeUninit::uninit(); 4096];
+            let mut buffer = ReadBuf::uninit(&mut bytes);
+            match Pin::new(&mut self.stream).poll_read(context, &mut buffer) {
+                Poll::Pending => return self.timer.as_mut().poll(context),
+                Poll::Ready(Ok(())) if !buffer.filled().is_empty() && since.elapsed() < self.limits.header => {
+                    self.timer.as_mut().reset(tokio::time::Instant::now() + LINGER);
+                }
+                Poll::Ready(_) => return Poll::Ready(()),
+            }
+        }
+    }
+}
+
+impl<T: Abort> Drop for Patient<T> {
+    fn drop(&mut self) {
+        if self.closing.is_none() {
+            self.stream.abort();
+        }
+    }
+}
+
+impl<T: AsyncRead + Abort + Unpin> AsyncRead for Patient<T> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -200,7 +301,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Patient<T> {
     }
 }
 
-impl<T: AsyncWrite + Unpin> AsyncWrite for Patient<T> {
+impl<T: AsyncRead + AsyncWrite + Abort + Unpin> AsyncWrite for Patient<T> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let result = Pin::new(&mut self.stream).poll_write(context, bytes);
         self.after_write(context, result)
@@ -224,11 +325,19 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Patient<T> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
+        let since = match self.closing {
+            Some(since) => since,
+            None => {
+                ready!(Pin::new(&mut self.stream).poll_shutdown(context))?;
+                self.timer.as_mut().reset(tokio::time::Instant::now() + LINGER);
+                *self.closing.insert(Instant::now())
+            }
+        };
+        self.poll_linger(context, since).map(Ok)
     }
 }
 
-impl<T> Patient<T> {
+impl<T: Abort> Patient<T> {
     fn after_write(&mut self, context: &mut Context<'_>, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         self.wrote(result.is_pending());
         if result.is_pending()

@@ -3,6 +3,10 @@
 use std::{
     io,
     pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -12,7 +16,7 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 
-use super::pool::Lease;
+use super::{fields, pool::Lease};
 use crate::gate::identity::ReservedNames;
 
 /// What went wrong with a body.
@@ -48,27 +52,126 @@ impl Patience {
     }
 }
 
+/// How a request's body gets on, for those who wait for the response.
+#[derive(Debug)]
+pub(super) struct Upload {
+    begun: std::time::Instant,
+    /// When a part of it was last passed on, in milliseconds from `begun`, or one of the constants below.
+    state: AtomicU64,
+}
+
+/// The client is waited for.
+const WAITS: u64 = u64::MAX;
+/// The client took too long.
+const STALLED: u64 = u64::MAX - 1;
+/// The client broke off, or broke HTTP.
+const BROKEN: u64 = u64::MAX - 2;
+
+/// What became of a body.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Fault {
+    /// The client took too long.
+    Stalled,
+    /// The client broke off, or broke HTTP.
+    Broken,
+}
+
+impl Upload {
+    fn new() -> Arc<Self> {
+        Arc::new(Self { begun: std::time::Instant::now(), state: AtomicU64::new(0) })
+    }
+
+    /// How long the upstream has been at it alone: no time at all while the client is waited for.
+    pub(super) fn upstream_since(&self) -> Duration {
+        match self.state.load(Ordering::Relaxed) {
+            WAITS | STALLED | BROKEN => Duration::ZERO,
+            since => self.begun.elapsed().saturating_sub(Duration::from_millis(since)),
+        }
+    }
+
+    /// What the client did wrong.
+    pub(super) fn fault(&self) -> Option<Fault> {
+        match self.state.load(Ordering::Relaxed) {
+            STALLED => Some(Fault::Stalled),
+            BROKEN => Some(Fault::Broken),
+            _ => None,
+        }
+    }
+
+    fn progress(&self) {
+        self.set(u64::try_from(self.begun.elapsed().as_millis()).unwrap_or_default());
+    }
+
+    fn set(&self, state: u64) {
+        self.state.store(state, Ordering::Relaxed);
+    }
+}
+
 /// The body of a request on its way to the upstream.
 #[derive(Debug)]
 pub struct RequestBody {
-    incoming: Option<Incoming>,
+    streamed: Option<Streamed>,
+}
+
+#[derive(Debug)]
+struct Streamed {
+    incoming: Incoming,
     reserved: ReservedNames,
     patience: Patience,
+    upload: Arc<Upload>,
 }
 
 impl RequestBody {
     /// Passes `incoming` on, without trailers that only the gate may set.
     #[must_use]
-    pub fn new(incoming: Incoming, reserved: ReservedNames, idle_timeout: Duration) -> Self {
-        let incoming = (!incoming.is_end_stream()).then_some(incoming);
-        Self { incoming, reserved, patience: Patience::new(idle_timeout) }
+    pub fn new(incoming: Incoming, reserved: &ReservedNames, idle_timeout: Duration) -> Self {
+        let streamed = (!incoming.is_end_stream()).then(|| Streamed {
+            incoming,
+            reserved: reserved.clone(),
+            patience: Patience::new(idle_timeout),
+            upload: Upload::new(),
+        });
+        Self { streamed }
     }
 
     /// The body once more, if it is empty.
     pub(super) fn again(&self) -> Option<Self> {
-        let again =
-            || Self { incoming: None, reserved: self.reserved.clone(), patience: Patience::new(self.patience.limit) };
-        self.incoming.is_none().then(again)
+        self.streamed.is_none().then_some(Self { streamed: None })
+    }
+
+    /// How it gets on; `None`: it is empty.
+    pub(super) fn upload(&self) -> Option<Arc<Upload>> {
+        self.streamed.as_ref().map(|streamed| Arc::clone(&streamed.upload))
+    }
+}
+
+impl Streamed {
+    fn poll_frame(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let progress = Pin::new(&mut self.incoming).poll_frame(context);
+        let watched = self.patience.watch(context, progress);
+        let Poll::Ready(watched) = watched else {
+            self.upload.set(WAITS);
+            return Poll::Pending;
+        };
+        let frame = match watched {
+            Err(stalled) => {
+                self.upload.set(STALLED);
+                return Poll::Ready(Some(Err(stalled.into())));
+            }
+            Ok(Some(Err(error))) => {
+                self.upload.set(BROKEN);
+                return Poll::Ready(Some(Err(error.into())));
+            }
+            Ok(frame) => frame,
+        };
+        self.upload.progress();
+        Poll::Ready(frame.map(|frame| {
+            let mut frame = frame?;
+            if let Some(trailers) = frame.trailers_mut() {
+                fields::strip_trailers(trailers, &self.reserved);
+            }
+            Ok(frame)
+        }))
     }
 }
 
@@ -80,28 +183,18 @@ impl HttpBody for RequestBody {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let this = &mut *self;
-        let Some(incoming) = &mut this.incoming else { return Poll::Ready(None) };
-        let progress = Pin::new(incoming).poll_frame(context);
-        let frame = match ready!(this.patience.watch(context, progress)) {
-            Ok(frame) => frame,
-            Err(stalled) => return Poll::Ready(Some(Err(stalled.into()))),
-        };
-        Poll::Ready(frame.map(|frame| {
-            let mut frame = frame?;
-            if let Some(trailers) = frame.trailers_mut() {
-                this.reserved.strip(trailers);
-            }
-            Ok(frame)
-        }))
+        match &mut self.streamed {
+            Some(streamed) => streamed.poll_frame(context),
+            None => Poll::Ready(None),
+        }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.incoming.as_ref().is_none_or(HttpBody::is_end_stream)
+        self.streamed.as_ref().is_none_or(|streamed| streamed.incoming.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.incoming.as_ref().map_or_else(|| SizeHint::with_exact(0), HttpBody::size_hint)
+        self.streamed.as_ref().map_or_else(|| SizeHint::with_exact(0), |streamed| streamed.incoming.size_hint())
     }
 }
 

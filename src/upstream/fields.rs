@@ -4,6 +4,8 @@ use std::net::IpAddr;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Version, header};
 
+use crate::gate::identity::ReservedNames;
+
 /// Meant for one connection only, whether `Connection` lists them or not.
 const HOP_BY_HOP: [HeaderName; 7] = [
     header::CONNECTION,
@@ -19,32 +21,46 @@ const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
-/// Fields that tell how a request reached us: believed from configured proxies only.
-const FORWARDED: [HeaderName; 7] = [
-    header::FORWARDED,
-    FORWARDED_FOR,
-    FORWARDED_HOST,
-    FORWARDED_PROTO,
-    HeaderName::from_static("x-forwarded-port"),
-    HeaderName::from_static("x-forwarded-prefix"),
-    HeaderName::from_static("x-real-ip"),
-];
+/// Whether a field tells how a request reached us, or may be taken for one that does: believed from configured proxies only.
+/// Servers that hand fields on as variables see `X-Forwarded-For` and `x_forwarded_for` as one.
+fn is_forwarded(name: &HeaderName) -> bool {
+    let name = name.as_str().as_bytes();
+    let alike = |start: &[u8]| {
+        let folded = |byte: u8| if byte.is_ascii_alphanumeric() { byte } else { b'-' };
+        name.len() >= start.len() && name.iter().zip(start).all(|(&byte, &other)| folded(byte) == other)
+    };
+    match name.first() {
+        Some(b'x') => alike(b"x-forwarded-") || alike(b"x-real-ip") && name.len() == b"x-real-ip".len(),
+        Some(b'f') => name == b"forwarded",
+        _ => false,
+    }
+}
 
-/// Removes what is meant for this connection only: the fields that `Connection` lists, `Connection` itself, and the
-/// known ones. `TE` survives as `trailers`, if that is among its values (RFC 9110 §10.1.4).
+/// Removes from a request what is meant for this connection only: the fields that `Connection` lists, `Connection` itself, and
+/// the known ones. `TE` survives as `trailers`, if that is among its values (RFC 9110 §10.1.4).
 ///
 /// It comes before anything is added, so `Connection` can name whatever it likes.
-pub fn strip_hop_by_hop(fields: &mut HeaderMap) {
+pub fn strip_request(fields: &mut HeaderMap) {
+    let te = fields.remove(header::TE);
+    strip_hop_by_hop(fields);
+    let is_trailers = |coding: &[u8]| coding.trim_ascii().eq_ignore_ascii_case(b"trailers");
+    if te.is_some_and(|te| te.as_bytes().split(|&byte| byte == b',').any(is_trailers)) {
+        fields.insert(header::TE, HeaderValue::from_static("trailers"));
+    }
+}
+
+/// Likewise from a response, where `TE` means nothing.
+pub fn strip_response(fields: &mut HeaderMap) {
+    strip_hop_by_hop(fields);
+    fields.remove(header::TE);
+}
+
+fn strip_hop_by_hop(fields: &mut HeaderMap) {
     if let Some(connection) = fields.get(header::CONNECTION) {
         // Nearly every request says just this.
         if connection != "keep-alive" || fields.get_all(header::CONNECTION).iter().nth(1).is_some() {
             strip_listed(fields);
         }
-    }
-    if let Some(te) = fields.remove(header::TE)
-        && te.as_bytes().split(|&byte| byte == b',').any(|coding| coding.trim_ascii().eq_ignore_ascii_case(b"trailers"))
-    {
-        fields.insert(header::TE, HeaderValue::from_static("trailers"));
     }
     for name in &HOP_BY_HOP {
         fields.remove(name);
@@ -55,10 +71,7 @@ fn strip_listed(fields: &mut HeaderMap) {
     let values: Vec<HeaderValue> = fields.get_all(header::CONNECTION).iter().cloned().collect();
     let names = values.iter().flat_map(|value| value.as_bytes().split(|&byte| byte == b','));
     for name in names.filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok()) {
-        // `TE` is listed by those who use it well; what it says is looked at afterwards.
-        if name != header::TE {
-            fields.remove(name);
-        }
+        fields.remove(name);
     }
 }
 
@@ -81,7 +94,9 @@ impl Downstream {
 }
 
 /// Tells the upstream how the request reached us: `X-Forwarded-For`, `-Host`, `-Proto`, and `Via` (RFC 9110 §7.6.3).
-pub fn add_forwarded(fields: &mut HeaderMap, downstream: &Downstream, version: Version) {
+///
+/// Fields under a reserved name are the gate's own by now, and stay.
+pub fn add_forwarded(fields: &mut HeaderMap, downstream: &Downstream, version: Version, reserved: &ReservedNames) {
     let host = fields.get(header::HOST).cloned();
     if downstream.trusted {
         let before = fields.get_all(FORWARDED_FOR).iter();
@@ -96,17 +111,45 @@ pub fn add_forwarded(fields: &mut HeaderMap, downstream: &Downstream, version: V
             fields.insert(FORWARDED_PROTO, HeaderValue::from_static("http"));
         }
     } else {
-        for name in &FORWARDED {
-            fields.remove(name);
-        }
+        remove(fields, |name| is_forwarded(name) && !reserved.contains(name));
         fields.insert(FORWARDED_FOR, downstream.peer.clone());
         if let Some(host) = host {
             fields.insert(FORWARDED_HOST, host);
         }
         fields.insert(FORWARDED_PROTO, HeaderValue::from_static("http"));
     }
-    let via = if version == Version::HTTP_2 { "2 portcullis" } else { "1.1 portcullis" };
+    let via = match version {
+        Version::HTTP_2 => "2 portcullis",
+        Version::HTTP_10 => "1.0 portcullis",
+        _ => "1.1 portcullis",
+    };
     fields.append(header::VIA, HeaderValue::from_static(via));
+}
+
+/// Removes trailers that only the gate may set, and those that no trailer may be, as some servers merge them into the header
+/// (RFC 9110 §6.5.1).
+pub fn strip_trailers(trailers: &mut HeaderMap, reserved: &ReservedNames) {
+    const HEADER_ONLY: [HeaderName; 6] = [
+        header::AUTHORIZATION,
+        header::CONTENT_LENGTH,
+        header::COOKIE,
+        header::HOST,
+        header::TE,
+        header::TRANSFER_ENCODING,
+    ];
+    remove(trailers, |name| {
+        reserved.contains(name) || is_forwarded(name) || HEADER_ONLY.contains(name) || HOP_BY_HOP.contains(name)
+    });
+}
+
+fn remove(fields: &mut HeaderMap, is_meant: impl Fn(&HeaderName) -> bool) {
+    if !fields.keys().any(&is_meant) {
+        return;
+    }
+    let meant: Vec<HeaderName> = fields.keys().filter(|name| is_meant(name)).cloned().collect();
+    for name in meant {
+        fields.remove(name);
+    }
 }
 
 /// HTTP/2 may split `Cookie`; HTTP/1.1 must not (RFC 9113 §8.2.3).
@@ -141,14 +184,14 @@ mod tests {
             ("proxy-authorization", "Basic x"),
             ("upgrade", "h2c"),
         ]);
-        strip_hop_by_hop(&mut all);
+        strip_request(&mut all);
         assert_eq!(all, fields(&[("x-three", "3")]));
     }
 
     #[test]
     fn te_trailers_survives() {
         let mut all = fields(&[("te", "gzip, trailers"), ("connection", "TE")]);
-        strip_hop_by_hop(&mut all);
+        strip_request(&mut all);
         assert_eq!(all, fields(&[("te", "trailers")]));
     }
 
@@ -160,16 +203,33 @@ mod tests {
             ("x-forwarded-proto", "https"),
             ("x-real-ip", "6.6.6.6"),
             ("forwarded", "for=6.6.6.6"),
+            ("x_forwarded_for", "6.6.6.6"),
+            ("x-forwarded-ssl", "on"),
+            ("x-forwarded-user", "alice"),
+            ("x-forward", "1"),
         ];
+        let user = HeaderName::from_static("x-forwarded-user");
+        let reserved = ReservedNames::new([&user]);
         let peer = IpAddr::from([192, 0, 2, 1]);
         let mut stranger = fields(&told);
-        add_forwarded(&mut stranger, &Downstream::new(peer, false), Version::HTTP_11);
+        add_forwarded(&mut stranger, &Downstream::new(peer, false), Version::HTTP_11, &reserved);
         assert_eq!(stranger[FORWARDED_FOR], "192.0.2.1");
         assert_eq!(stranger[FORWARDED_PROTO], "http");
         assert_eq!(stranger[FORWARDED_HOST], "api.example");
-        assert!(!stranger.contains_key("forwarded") && !stranger.contains_key("x-real-ip"));
+        let mut names: Vec<&str> = stranger.keys().map(HeaderName::as_str).collect();
+        names.sort_unstable();
+        let left = [
+            "host",
+            "via",
+            "x-forward",
+            "x-forwarded-for",
+            "x-forwarded-host",
+            "x-forwarded-proto",
+            "x-forwarded-user",
+        ];
+        assert_eq!(names, left);
         let mut proxy = fields(&told);
-        add_forwarded(&mut proxy, &Downstream::new(peer, true), Version::HTTP_2);
+        add_forwarded(&mut proxy, &Downstream::new(peer, true), Version::HTTP_2, &reserved);
         assert_eq!(proxy[FORWARDED_FOR], "6.6.6.6, 192.0.2.1");
         assert_eq!(proxy[FORWARDED_PROTO], "https");
         assert_eq!(proxy[header::VIA], "2 portcullis");

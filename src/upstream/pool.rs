@@ -24,7 +24,15 @@ use super::{UpstreamSettings, body::RequestBody};
 const LOOK_AT: usize = 4;
 
 /// The largest response header, in bytes.
-const MAX_RESPONSE_HEADER: usize = 64 * 1024;
+const MAX_RESPONSE_HEADER: u32 = 64 * 1024;
+
+/// How much of one response may be on its way to the gate over HTTP/2, and of all: one whose client is slow to read it must not
+/// hold up the others, so only the former is limited.
+const STREAM_WINDOW: u32 = 256 * 1024;
+const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
+
+/// How much of one request is held for an upstream that is slow to read it over HTTP/2.
+const SEND_BUFFER: usize = 64 * 1024;
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
@@ -96,7 +104,7 @@ impl Http1Pool {
     pub(super) async fn connect(self: &Arc<Self>) -> Result<Lease, ConnectError> {
         let stream = connect(&self.settings).await?;
         let (sender, connection) = http1::Builder::new()
-            .max_header_size(MAX_RESPONSE_HEADER)
+            .max_header_size(MAX_RESPONSE_HEADER as usize)
             .handshake(TokioIo::new(stream))
             .await
             .map_err(|source| ConnectError::Handshake { upstream: self.settings.authority.to_string(), source })?;
@@ -170,16 +178,23 @@ impl Http2Pool {
         Self { settings, shared: Mutex::new(None) }
     }
 
-    /// The connection, made anew if it is closed. Several may be made at once at first; the last one stays.
-    pub(super) async fn sender(&self) -> Result<http2::SendRequest<RequestBody>, ConnectError> {
-        let shared = self.shared().clone();
-        if let Some(sender) = shared.filter(|sender| !sender.is_closed()) {
-            return Ok(sender);
-        }
+    /// The connection that is there, if it is open.
+    pub(super) fn shared_sender(&self) -> Option<http2::SendRequest<RequestBody>> {
+        self.shared().clone().filter(|sender| !sender.is_closed())
+    }
+
+    /// A new connection, which takes the place of the old one. Several may be made at once at first; the last one stays.
+    pub(super) async fn connect(&self) -> Result<http2::SendRequest<RequestBody>, ConnectError> {
         let stream = connect(&self.settings).await?;
         let (sender, connection) = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .keep_alive_interval(self.settings.keep_alive)
+            .max_header_list_size(MAX_RESPONSE_HEADER)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_send_buf_size(SEND_BUFFER)
+            // Clients that break off make the gate reset their streams, as many as they like.
+            .max_local_error_reset_streams(None)
             .handshake(TokioIo::new(stream))
             .await
             .map_err(|source| ConnectError::Handshake { upstream: self.settings.authority.to_string(), source })?;

@@ -4,7 +4,7 @@ use std::{
     convert::Infallible,
     error::Error,
     io,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll},
 };
@@ -16,7 +16,7 @@ use tower::Service;
 
 use super::{
     Body, Protocol, UpstreamSettings,
-    body::{RequestBody, UpstreamBody},
+    body::{Fault, RequestBody, Upload, UpstreamBody},
     fields::{self, Downstream},
     pool::{ConnectError, Http1Pool, Http2Pool, Lease},
 };
@@ -40,9 +40,25 @@ pub enum UpstreamError {
     /// The upstream broke HTTP, or off.
     #[error("upstream broke off or does not speak HTTP")]
     Exchange(#[source] hyper::Error),
+    /// The upstream answered 101, and nobody had asked for another protocol.
+    #[error("upstream switched protocols unasked")]
+    Switched,
 }
 
 impl UpstreamError {
+    const fn is_the_clients(&self) -> bool {
+        matches!(self, Self::RequestTimeout | Self::RequestBody(_))
+    }
+
+    fn log(&self, upstream: &str) {
+        let error = self as &dyn Error;
+        if self.is_the_clients() {
+            tracing::debug!(upstream, error, "request could not be passed on");
+        } else {
+            tracing::warn!(upstream, error, "no response from upstream");
+        }
+    }
+
     /// The response that tells the client. What went wrong where is for the log.
     fn answer(&self) -> Response<Body> {
         match self {
@@ -51,7 +67,7 @@ impl UpstreamError {
                 "upstream_timeout",
                 "The upstream did not answer in time.",
             ),
-            Self::Connect(_) | Self::Exchange(_) => {
+            Self::Connect(_) | Self::Exchange(_) | Self::Switched => {
                 problem::response(StatusCode::BAD_GATEWAY, "upstream_unavailable", "The upstream cannot be reached.")
             }
             Self::RequestTimeout => problem::response(
@@ -115,11 +131,7 @@ impl Service<Request<Incoming>> for Upstream {
         let shared = Arc::clone(&self.0);
         Box::pin(async move {
             Ok(shared.exchange(request).await.unwrap_or_else(|error| {
-                tracing::warn!(
-                    upstream = shared.settings.authority.as_str(),
-                    error = &error as &dyn Error,
-                    "no response from upstream"
-                );
+                error.log(shared.settings.authority.as_str());
                 error.answer()
             }))
         })
@@ -129,20 +141,34 @@ impl Service<Request<Incoming>> for Upstream {
 impl Shared {
     async fn exchange(&self, request: Request<Incoming>) -> Result<Response<Body>, UpstreamError> {
         let request = self.outbound(request);
-        let mut response = match timeout(self.settings.response_timeout, self.send(request)).await {
-            Ok(response) => response?,
-            Err(_) => return Err(UpstreamError::ResponseTimeout),
-        };
-        fields::strip_hop_by_hop(response.headers_mut());
+        let upload = request.body().upload();
+        let sending = pin!(self.send(request, upload.as_deref()));
+        let mut response = self.in_time(upload.as_deref(), sending).await.ok_or(UpstreamError::ResponseTimeout)??;
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            return Err(UpstreamError::Switched);
+        }
+        fields::strip_response(response.headers_mut());
         *response.version_mut() = Version::HTTP_11;
         Ok(response)
+    }
+
+    /// Waits for the response's header for as long as the settings say, and as the upstream is not still being sent the request.
+    async fn in_time<F: Future>(&self, upload: Option<&Upload>, mut sending: Pin<&mut F>) -> Option<F::Output> {
+        let limit = self.settings.response_timeout;
+        let mut left = limit;
+        loop {
+            if let Ok(response) = timeout(left, sending.as_mut()).await {
+                return Some(response);
+            }
+            left = limit.checked_sub(upload?.upstream_since()).filter(|left| !left.is_zero())?;
+        }
     }
 
     /// The request as the upstream gets it.
     fn outbound(&self, request: Request<Incoming>) -> Request<RequestBody> {
         let (mut parts, body) = request.into_parts();
         if let Some(downstream) = parts.extensions.get::<Arc<Downstream>>() {
-            fields::add_forwarded(&mut parts.headers, downstream, parts.version);
+            fields::add_forwarded(&mut parts.headers, downstream, parts.version, &self.reserved);
         }
         parts.headers.remove(header::EXPECT);
         let host = parts.headers.get(header::HOST).cloned();
@@ -170,7 +196,7 @@ impl Shared {
             }
         }
         parts.extensions.clear();
-        let body = RequestBody::new(body, self.reserved.clone(), self.settings.body_idle_timeout);
+        let body = RequestBody::new(body, &self.reserved, self.settings.body_idle_timeout);
         Request::from_parts(parts, body)
     }
 
@@ -179,17 +205,19 @@ impl Shared {
             .unwrap_or_else(|_| http::HeaderValue::from_static("upstream"))
     }
 
-    async fn send(&self, request: Request<RequestBody>) -> Result<Response<Body>, UpstreamError> {
+    async fn send(
+        &self,
+        request: Request<RequestBody>,
+        upload: Option<&Upload>,
+    ) -> Result<Response<Body>, UpstreamError> {
         let idle_timeout = self.settings.body_idle_timeout;
         match &self.connections {
             Connections::Http1(pool) => {
-                let (response, lease) = send_http1(pool, request).await?;
+                let (response, lease) = send_http1(pool, request, upload).await?;
                 Ok(response.map(|body| Body::Upstream(UpstreamBody::new(body, Some(lease), idle_timeout))))
             }
             Connections::Http2(pool) => {
-                let mut sender = pool.sender().await?;
-                sender.ready().await.map_err(UpstreamError::Exchange)?;
-                let response = sender.send_request(request).await.map_err(whose_fault)?;
+                let response = send_http2(pool, request, upload).await?;
                 Ok(response.map(|body| Body::Upstream(UpstreamBody::new(body, None, idle_timeout))))
             }
         }
@@ -201,6 +229,7 @@ impl Shared {
 async fn send_http1(
     pool: &Arc<Http1Pool>,
     request: Request<RequestBody>,
+    upload: Option<&Upload>,
 ) -> Result<(Response<Incoming>, Lease), UpstreamError> {
     let mut lease = pool.lease().await?;
     let spare = if lease.reused { again(&request) } else { None };
@@ -208,15 +237,41 @@ async fn send_http1(
         Ok(response) => return Ok((response, lease)),
         Err(failed) => failed,
     };
-    let unsent = failed.take_message();
+    let unsent = failed.take_message().filter(|_| lease.reused);
     let error = failed.into_error();
-    let Some(request) = unsent.or_else(|| spare.filter(|_| error.is_incomplete_message())).filter(|_| lease.reused)
-    else {
-        return Err(whose_fault(error));
+    let Some(request) = unsent.or_else(|| spare.filter(|_| broke_off(&error))) else {
+        return Err(whose_fault(error, upload));
     };
     let mut lease = pool.connect().await?;
-    let response = lease.sender.send_request(request).await.map_err(whose_fault)?;
+    let response = lease.sender.send_request(request).await.map_err(|error| whose_fault(error, upload))?;
     Ok((response, lease))
+}
+
+/// Likewise over HTTP/2, where any failure may be one of the connection that all requests share.
+async fn send_http2(
+    pool: &Http2Pool,
+    request: Request<RequestBody>,
+    upload: Option<&Upload>,
+) -> Result<Response<Incoming>, UpstreamError> {
+    let request = if let Some(mut sender) = pool.shared_sender() {
+        let spare = again(&request);
+        let mut failed = match sender.try_send_request(request).await {
+            Ok(response) => return Ok(response),
+            Err(failed) => failed,
+        };
+        let unsent = failed.take_message();
+        unsent.or(spare).ok_or_else(|| whose_fault(failed.into_error(), upload))?
+    } else {
+        request
+    };
+    let mut sender = pool.connect().await?;
+    sender.send_request(request).await.map_err(|error| whose_fault(error, upload))
+}
+
+/// Whether the connection ended, rather than that something wrong came over it.
+fn broke_off(error: &hyper::Error) -> bool {
+    let io = error.source().and_then(|source| source.downcast_ref::<io::Error>());
+    error.is_incomplete_message() || io.is_some()
 }
 
 /// The request once more, if its repetition does no harm.
@@ -229,19 +284,11 @@ fn again(request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
     Some(again)
 }
 
-/// An error of ours in the request's body comes back through the upstream's connection.
-fn whose_fault(error: hyper::Error) -> UpstreamError {
-    let mut source = error.source();
-    while let Some(cause) = source {
-        if let Some(stalled) = cause.downcast_ref::<io::Error>()
-            && error.is_user()
-        {
-            if stalled.kind() == io::ErrorKind::TimedOut {
-                return UpstreamError::RequestTimeout;
-            }
-            return UpstreamError::RequestBody(error);
-        }
-        source = cause.source();
+/// A request's body that fails makes the exchange with the upstream fail.
+fn whose_fault(error: hyper::Error, upload: Option<&Upload>) -> UpstreamError {
+    match upload.and_then(Upload::fault) {
+        Some(Fault::Stalled) => UpstreamError::RequestTimeout,
+        Some(Fault::Broken) => UpstreamError::RequestBody(error),
+        None => UpstreamError::Exchange(error),
     }
-    if error.is_user() { UpstreamError::RequestBody(error) } else { UpstreamError::Exchange(error) }
 }

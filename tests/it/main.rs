@@ -1,3 +1,13 @@
-//! The gateway from outside.
+//! Integration tests: one binary, a module per capability.
+#![cfg(feature = "server")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, reason = "a test that cannot go on fails")]
+#![allow(clippy::needless_pass_by_value, reason = "calls read better with `json!` in place")]
 
+mod admin;
+mod cli;
 mod config;
+mod own;
+mod proxy;
+mod store;
+mod support;
+mod token;
