@@ -1,0 +1,454 @@
+//! What a request costs inside the gate, step by step: verification, caches, verdict, the whole layer.
+//!
+//! `cargo bench --bench hot_path [-- FILTER]`. Figures of different runs compare only on a quiet machine.
+
+use std::{
+    convert::Infallible,
+    error::Error,
+    future::{Ready, ready},
+    hint::black_box,
+    path::Path,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use aws_lc_rs::{
+    rand::SystemRandom,
+    rsa::KeySize,
+    signature::{self, EcdsaKeyPair, Ed25519KeyPair, KeyPair as _, RsaEncoding, RsaKeyPair},
+};
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use bytes::Bytes;
+use criterion::{BatchSize, Bencher, Criterion, criterion_group, criterion_main};
+use futures_util::{FutureExt, future::join_all};
+use http::{HeaderValue, Request, Response, StatusCode, header};
+use portcullis::{
+    activity::{Recorder, Trace},
+    clock::Clock,
+    config::{Config, StoreSettings},
+    gate::{
+        GateLayer, Judge, Policy,
+        judge::Parts,
+        tokens::{KnownToken, TokenCache},
+        verdicts::VerdictMetrics,
+    },
+    marker::{
+        Known, Logout, Marker, MarkerClock, MarkerKey, MarkerRecord, Reading,
+        cache::{MarkerCache, Marks},
+        ledger::Ledger,
+    },
+    route::{
+        path::{CanonicalPath, canonicalise},
+        table::{HostPattern, RouteTable},
+    },
+    store::{Store, Watcher, embedded::EmbeddedStore},
+    token::{
+        claims::{Claims, Subject, SubjectId},
+        verify::{VerifiedToken, Verifier, VerifierOptions},
+    },
+    verdict::{Case, Knowledge, Presented, Reason, Verdict, decide},
+};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+use tower::{Layer, Service};
+
+type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+const ISSUER: &str = "https://tenant.example/";
+const AUDIENCE: &str = "https://api.example";
+const ALGORITHMS: [&str; 4] = ["RS256", "PS256", "ES256", "EdDSA"];
+
+criterion_group! {
+    name = benches;
+    config = Criterion::default()
+        .warm_up_time(Duration::from_millis(300))
+        .measurement_time(Duration::from_secs(1))
+        .sample_size(50)
+        .nresamples(10_000);
+    targets = verify, token_cache, marker_cache, verdict, layer, route
+}
+criterion_main!(benches);
+
+fn verify(criterion: &mut Criterion) {
+    let bench = bench();
+    let mut group = criterion.benchmark_group("verify");
+    for key in &bench.keys {
+        let token = key.token(0);
+        assert!(bench.verifier.verify(&token).is_ok(), "a token with {} does not verify", key.algorithm);
+        group.bench_function(key.algorithm, |bencher| bencher.iter(|| bench.verifier.verify(black_box(&token))));
+    }
+    let token = with_bad_signature(&bench.keys[0].token(0));
+    assert!(bench.verifier.verify(&token).is_err());
+    group.bench_function("bad_signature", |bencher| bencher.iter(|| bench.verifier.verify(black_box(&token))));
+}
+
+fn token_cache(criterion: &mut Criterion) {
+    let bench = bench();
+    let mut group = criterion.benchmark_group("token_cache");
+    // What signed them does not matter here, and Ed25519 signs fast.
+    let tokens: Vec<String> = (0..50_000).map(|n| bench.keys[3].token(n)).collect();
+    let known: Vec<_> = tokens.iter().map(|token| (token, bench.known(token))).collect();
+    for (name, count) in [("hit/1k", 1000), ("hit/50k", 50_000)] {
+        let cache = TokenCache::new(256 << 20);
+        known[..count].iter().for_each(|(token, known)| cache.insert(token, known));
+        cache.maintain();
+        let mut next = tokens[..count].iter().cycle();
+        group.bench_function(name, |bencher| {
+            bencher.iter(|| {
+                let found = next.next().and_then(|token| cache.get(black_box(token)));
+                assert!(found.is_some());
+                found
+            });
+        });
+    }
+}
+
+fn marker_cache(criterion: &mut Criterion) {
+    let bench = bench();
+    let mut group = criterion.benchmark_group("marker_cache");
+    let (cache, store) = (bench.ledger.cache(), &**bench.ledger.store());
+    let marks = cache.marks(&bench.verified(0).claims);
+    assert!(bench.runtime.block_on(cache.learn(&marks, store)).is_ok());
+    group.bench_function("recall", |bencher| {
+        bencher.iter(|| {
+            let known = cache.recall(black_box(&marks));
+            assert!(known.is_some());
+            known
+        });
+    });
+
+    let claims = bench.verified(0).claims;
+    let mut number = 0;
+    let mut unknown = || {
+        number += 1;
+        cache.marks(&of_subject(&claims, number))
+    };
+    group.bench_function("learn", |bencher| {
+        bencher.iter_batched(
+            &mut unknown,
+            |marks: Marks| bench.runtime.block_on(cache.learn(&marks, store)),
+            BatchSize::SmallInput,
+        );
+    });
+    group.bench_function("learn_coalesced_16", |bencher| {
+        bencher.iter_batched(
+            &mut unknown,
+            |marks: Marks| bench.runtime.block_on(join_all((0..16).map(|_| cache.learn(&marks, store)))),
+            BatchSize::SmallInput,
+        );
+    });
+}
+
+fn verdict(criterion: &mut Criterion) {
+    let bench = bench();
+    let mut group = criterion.benchmark_group("verdict");
+    let claims = bench.verified(0).claims;
+    let now = Clock::System.now();
+    let logged_out =
+        Known { logout: Reading::Present(Logout { at: now, clock: MarkerClock::Gateway }), ..Known::NOTHING };
+    for (name, known, expected) in
+        [("admit", Known::NOTHING, Verdict::Admit), ("logged_out", logged_out, Verdict::Refuse(Reason::LoggedOut))]
+    {
+        let case = Case {
+            presented: Presented::Verified(&claims),
+            knowledge: Knowledge::Current(&known),
+            session: None,
+            settings: &bench.policy.settings,
+            now,
+        };
+        assert_eq!(decide(&case), expected);
+        group.bench_function(name, |bencher| bencher.iter(|| decide(black_box(&case))));
+    }
+}
+
+fn layer(criterion: &mut Criterion) {
+    let bench = bench();
+    let mut group = criterion.benchmark_group("layer");
+    let (admitted, refused) = (bench.keys[0].token(0), bench.keys[0].token(1));
+    assert!(bench.log_out(&bench.known(&refused).token.claims.subject).is_ok());
+    let gate = GateLayer::new(bench.judge(), bench.policy.clone()).layer(NoOp);
+    for (name, token, expected) in
+        [("admit_cached", &admitted, StatusCode::OK), ("refuse_logged_out", &refused, StatusCode::UNAUTHORIZED)]
+    {
+        // The first request verifies the token and asks the store.
+        let first = bench.runtime.block_on(gate.clone().call(request(token)));
+        assert!(first.is_ok_and(|response| response.status() == expected), "{name}");
+        group.bench_function(name, |bencher| exchange(bencher, &gate, token));
+    }
+    group.bench_function("bare", |bencher| exchange(bencher, &NoOp, &admitted));
+}
+
+fn route(criterion: &mut Criterion) {
+    let host = |name: String| HostPattern::parse(&name).ok();
+    let path = |path: String| CanonicalPath::parse(&path).ok();
+    let routes = (0..8).flat_map(|h| (0..8).map(move |p| (h, p))).filter_map(|(h, p)| {
+        Some((vec![host(format!("api-{h}.example.com"))?], path(format!("/v1/service-{p}"))?, (h, p)))
+    });
+    let table = RouteTable::new(routes);
+    assert_eq!(table.find("api-5.example.com", "/v1/service-6/orders/4711"), Some(&(5, 6)));
+    criterion.bench_function("route/find", |bencher| {
+        bencher.iter(|| table.find(black_box("api-5.example.com"), black_box("/v1/service-6/orders/4711")));
+    });
+    criterion.bench_function("path/canonicalise_clean", |bencher| {
+        bencher.iter(|| canonicalise(black_box("/v1/service-6/orders/4711")));
+    });
+}
+
+/// One request through a service whose answer is there at once. Making and dropping it does not count.
+fn exchange<S>(bencher: &mut Bencher<'_>, service: &S, token: &str)
+where
+    S: Service<Request<()>, Response = Response<Bytes>, Error = Infallible> + Clone,
+{
+    let mut service = service.clone();
+    bencher.iter_batched(
+        || request(token),
+        |request| {
+            let response = service.call(request).now_or_never();
+            assert!(response.is_some());
+            response
+        },
+        BatchSize::SmallInput,
+    );
+}
+
+fn request(token: &str) -> Request<()> {
+    let mut request = Request::new(());
+    let fields = request.headers_mut();
+    fields.insert(header::HOST, HeaderValue::from_static("api.example"));
+    fields.insert(header::USER_AGENT, HeaderValue::from_static("bench/1.0"));
+    fields.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
+    fields.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("gzip, br"));
+    if let Ok(field) = HeaderValue::try_from(format!("Bearer {token}")) {
+        fields.insert(header::AUTHORIZATION, field);
+    }
+    request
+}
+
+/// What stands behind the gate.
+#[derive(Clone)]
+struct NoOp;
+
+impl Service<Request<()>> for NoOp {
+    type Response = Response<Bytes>;
+    type Error = Infallible;
+    type Future = Ready<std::result::Result<Response<Bytes>, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<std::result::Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<()>) -> Self::Future {
+        black_box(request);
+        ready(Ok(Response::new(Bytes::new())))
+    }
+}
+
+/// The parts of a gate with an embedded store, and keys to sign tokens for it.
+struct Bench {
+    runtime: Runtime,
+    keys: Vec<SigningKey>,
+    verifier: Arc<Verifier>,
+    ledger: Ledger,
+    policy: Policy,
+    /// Removed at the end.
+    _directory: TempDir,
+}
+
+fn bench() -> Bench {
+    match Bench::new() {
+        Ok(bench) => bench,
+        Err(error) => panic!("the bench cannot be set up: {error}"),
+    }
+}
+
+impl Bench {
+    fn new() -> Result<Self> {
+        let directory = tempfile::tempdir()?;
+        let runtime = Runtime::new()?;
+        let keys = ALGORITHMS.into_iter().map(SigningKey::generate).collect::<Result<Vec<_>>>()?;
+        let jwks: Vec<Value> = keys.iter().map(SigningKey::jwk).collect();
+        std::fs::write(directory.path().join("jwks.json"), json!({ "keys": jwks }).to_string())?;
+        let config = Config::parse(&configuration(directory.path()), "bench.toml", [])?;
+        let options =
+            VerifierOptions { forwarded_claims: config.forwarded_claims.clone(), ..VerifierOptions::default() };
+        let verifier = Arc::new(Verifier::new(config.issuers.clone(), options)?);
+        for (_, loaded) in runtime.block_on(verifier.load()) {
+            loaded?;
+        }
+        // Current all the time, as nothing is ever written by others.
+        let cache = Arc::new(MarkerCache::new(config.markers));
+        let StoreSettings::Embedded(settings) = &config.store else { return Err("not an embedded store".into()) };
+        let store = EmbeddedStore::open(settings, Arc::clone(&cache) as Arc<dyn Watcher>, Clock::System)?;
+        cache.heard();
+        let ledger =
+            Ledger::new(store as Arc<dyn Store>, cache, config.retention, config.markers.write_timeout, Clock::System);
+        let policy = config.routes.first().ok_or("no route")?.policy.clone();
+        Ok(Self { runtime, keys, verifier, ledger, policy, _directory: directory })
+    }
+
+    fn judge(&self) -> Judge {
+        let settings = portcullis::activity::ActivitySettings {
+            resolution: Duration::from_secs(60),
+            flush_interval: Duration::from_secs(1),
+        };
+        Judge::new(Parts {
+            verifier: Arc::clone(&self.verifier),
+            tokens: TokenCache::new(128 << 20),
+            ledger: self.ledger.clone(),
+            recorder: Arc::new(Recorder::new(settings, Clock::System)),
+            clock: Clock::System,
+            verdicts: VerdictMetrics::default(),
+        })
+    }
+
+    fn verified(&self, number: usize) -> VerifiedToken {
+        match self.verifier.verify(&self.keys[0].token(number)) {
+            Ok(verified) => verified,
+            Err(error) => panic!("a token does not verify: {error}"),
+        }
+    }
+
+    fn known(&self, token: &str) -> Arc<KnownToken> {
+        match self.verifier.verify(token) {
+            Ok(token) => {
+                let marks = self.ledger.cache().marks(&token.claims);
+                Arc::new(KnownToken { token, marks, trace: Trace::default() })
+            }
+            Err(error) => panic!("a token does not verify: {error}"),
+        }
+    }
+
+    fn log_out(&self, subject: &Subject) -> Result<()> {
+        let marker = Marker::Logout(Logout { at: Clock::System.now(), clock: MarkerClock::Gateway });
+        self.runtime.block_on(self.ledger.write(&MarkerKey::logout(subject), &MarkerRecord::new(marker)))?;
+        Ok(())
+    }
+}
+
+fn configuration(directory: &Path) -> String {
+    let quoted = |text: String| toml::Value::from(text).to_string();
+    let store = quoted(format!("embedded:{}", directory.join("store").display()));
+    let jwks = quoted(directory.join("jwks.json").display().to_string());
+    format!(
+        r#"
+[store]
+url = {store}
+
+[markers]
+max_staleness = "1h"
+
+[issuers.bench]
+issuer = "{ISSUER}"
+audiences = ["{AUDIENCE}"]
+algorithms = ["RS256", "PS256", "ES256", "EdDSA"]
+jwks_file = {jwks}
+
+[[routes]]
+name = "api"
+upstream = "http://127.0.0.1:3000"
+identity = {{ "X-Forwarded-User" = "sub" }}
+"#
+    )
+}
+
+/// The same claims of somebody else.
+fn of_subject(claims: &Claims, number: usize) -> Claims {
+    let mut claims = claims.clone();
+    if let Ok(id) = SubjectId::try_from(&*format!("auth0|someone-else-{number}")) {
+        claims.subject.id = id;
+    }
+    claims
+}
+
+fn with_bad_signature(token: &str) -> String {
+    let (message, signature) = token.rsplit_once('.').unwrap_or_default();
+    let (front, back) = signature.split_at(signature.len() / 2);
+    // The last character carries padding bits, so it keeps its place.
+    let (back, end) = back.split_at(back.len() - 1);
+    format!("{message}.{back}{front}{end}")
+}
+
+/// A key of one algorithm; its name is the key's id.
+struct SigningKey {
+    algorithm: &'static str,
+    signer: Signer,
+}
+
+enum Signer {
+    Rsa(RsaKeyPair, &'static dyn RsaEncoding),
+    Ec(EcdsaKeyPair),
+    Ed(Ed25519KeyPair),
+}
+
+impl SigningKey {
+    fn generate(algorithm: &'static str) -> Result<Self> {
+        let signer = match algorithm {
+            "RS256" => Signer::Rsa(RsaKeyPair::generate(KeySize::Rsa2048)?, &signature::RSA_PKCS1_SHA256),
+            "PS256" => Signer::Rsa(RsaKeyPair::generate(KeySize::Rsa2048)?, &signature::RSA_PSS_SHA256),
+            "ES256" => Signer::Ec(EcdsaKeyPair::generate(&signature::ECDSA_P256_SHA256_FIXED_SIGNING)?),
+            _ => Signer::Ed(Ed25519KeyPair::generate()?),
+        };
+        Ok(Self { algorithm, signer })
+    }
+
+    fn jwk(&self) -> Value {
+        let mut jwk = match &self.signer {
+            Signer::Rsa(pair, _) => {
+                let key = pair.public_key();
+                let modulus = encode(key.modulus().big_endian_without_leading_zero());
+                json!({ "kty": "RSA", "n": modulus, "e": encode(key.exponent().big_endian_without_leading_zero()) })
+            }
+            Signer::Ec(pair) => {
+                let (x, y) = pair.public_key().as_ref()[1..].split_at(32);
+                json!({ "kty": "EC", "crv": "P-256", "x": encode(x), "y": encode(y) })
+            }
+            Signer::Ed(pair) => json!({ "kty": "OKP", "crv": "Ed25519", "x": encode(pair.public_key()) }),
+        };
+        jwk["kid"] = json!(self.algorithm);
+        jwk["use"] = json!("sig");
+        jwk["alg"] = json!(self.algorithm);
+        jwk
+    }
+
+    /// A token like those of an Auth0 tenant; about 940 bytes with RSA.
+    fn token(&self, number: usize) -> String {
+        let issued_at = Clock::System.now().as_secs();
+        let header = json!({ "alg": self.algorithm, "typ": "at+jwt", "kid": self.algorithm });
+        let claims = json!({
+            "iss": ISSUER,
+            "sub": format!("auth0|6553da60a54a{number:012}"),
+            "aud": [AUDIENCE, "https://tenant.example/userinfo"],
+            "iat": issued_at,
+            "exp": issued_at + 3600,
+            "azp": "my5Ke2dqQ0Gx8cTzWv1LbNpRhYs7JfUa",
+            "scope": "openid profile email read:orders write:orders",
+            "permissions": ["read:orders", "write:orders"],
+            "sid": format!("Vq8sT3kLw2ZrXy0mBnD4{number:012}"),
+            "jti": format!("c0NkR7vQpLxS{number:012}"),
+        });
+        let message = format!("{}.{}", encode(header.to_string()), encode(claims.to_string()));
+        format!("{message}.{}", encode(self.sign(message.as_bytes())))
+    }
+
+    fn sign(&self, message: &[u8]) -> Vec<u8> {
+        let random = SystemRandom::new();
+        let signed = match &self.signer {
+            Signer::Rsa(pair, encoding) => {
+                let mut signature = vec![0; pair.public_modulus_len()];
+                pair.sign(*encoding, &random, message, &mut signature).map(|()| signature)
+            }
+            Signer::Ec(pair) => pair.sign(&random, message).map(|signature| signature.as_ref().to_vec()),
+            Signer::Ed(pair) => Ok(pair.sign(message).as_ref().to_vec()),
+        };
+        match signed {
+            Ok(signature) => signature,
+            Err(error) => panic!("{} does not sign: {error}", self.algorithm),
+        }
+    }
+}
+
+fn encode(bytes: impl AsRef<[u8]>) -> String {
+    URL_SAFE_NO_PAD.encode(bytes)
+}

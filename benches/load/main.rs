@@ -1,0 +1,65 @@
+//! Load on a gate and, side by side, on other proxies: CPU time per request, latency, memory.
+//!
+//! Open loop: requests leave on a fixed schedule, whether or not earlier ones have been answered, and a latency counts
+//! from the moment a request *should* have left. The proxies have one core, generator and upstream share another. Proxies
+//! take turns in short rounds, because a shared machine is never the same twice: only figures of one run compare.
+//!
+//! `docs/performance.md` says how to run it and how to read it.
+#![allow(clippy::cast_precision_loss, reason = "figures for people")]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a report on standard output, progress beside it")]
+
+mod generator;
+mod plan;
+mod proxy;
+mod report;
+mod run;
+mod scenario;
+mod tokens;
+mod upstream;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use tokio::signal::unix::{SignalKind, signal};
+
+use self::{plan::Arguments, scenario::Scenario};
+
+fn main() -> ExitCode {
+    if std::env::args().len() == 1 {
+        println!("nothing to do: name a scenario, or `--bench` for all of them; `--help` tells more");
+        return ExitCode::SUCCESS;
+    }
+    let arguments = Arguments::parse();
+    if arguments.list {
+        for scenario in Scenario::ALL {
+            println!("{:<14} {}", scenario.name(), scenario.description());
+        }
+        return ExitCode::SUCCESS;
+    }
+    match start(&arguments) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Whether every response was what its scenario expects.
+fn start(arguments: &Arguments) -> anyhow::Result<bool> {
+    let plan = arguments.plan()?;
+    eprintln!("{plan}");
+    // One thread is all that generator and upstream have.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut terminate = signal(SignalKind::terminate())?;
+        // Whatever ends first: dropping the run kills the proxies that it started.
+        tokio::select! {
+            result = run::run(&plan) => result,
+            _ = interrupt.recv() => anyhow::bail!("interrupted"),
+            _ = terminate.recv() => anyhow::bail!("terminated"),
+        }
+    })
+}

@@ -1,0 +1,310 @@
+//! The proxies under load: their configuration, their processes, and what they use.
+
+use std::{
+    fs::{self, File},
+    net::{Ipv4Addr, SocketAddr, TcpListener},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context, bail, ensure};
+use bytes::Bytes;
+use http::{Method, Request, StatusCode, header};
+use http_body_util::Empty;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use tokio::{
+    net::TcpStream,
+    time::{Instant, sleep},
+};
+
+use crate::tokens::{AUDIENCE, ISSUER};
+
+/// The core that proxies get when they get one of their own.
+const PROXY_CORE: &str = "0";
+
+/// Which proxy.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Kind {
+    Nginx,
+    Haproxy,
+    Gate,
+}
+
+/// What proxies are made from.
+#[derive(Debug)]
+pub(crate) struct Setup {
+    /// Holds `jwks.json`, `key.pem` and all that proxies write.
+    pub(crate) directory: PathBuf,
+    pub(crate) upstream: SocketAddr,
+    pub(crate) pinned: bool,
+    pub(crate) workers: usize,
+}
+
+/// A running proxy. Dropping it kills it.
+#[derive(Debug)]
+pub(crate) struct Proxy {
+    pub(crate) kind: Kind,
+    pub(crate) address: SocketAddr,
+    admin: SocketAddr,
+    child: Child,
+    log: PathBuf,
+}
+
+impl Kind {
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Nginx => "nginx",
+            Self::Haproxy => "haproxy",
+            Self::Gate => "portcullis",
+        }
+    }
+
+    /// Name and version, if it is installed.
+    pub(crate) fn version(self) -> Option<String> {
+        let (program, flag) = match self {
+            Self::Nginx => ("nginx", "-v"),
+            Self::Haproxy => ("haproxy", "-v"),
+            Self::Gate => return Some(format!("portcullis {}", env!("CARGO_PKG_VERSION"))),
+        };
+        let output = Command::new(program).arg(flag).output().ok()?;
+        let text = String::from_utf8_lossy(if output.stdout.is_empty() { &output.stderr } else { &output.stdout });
+        let is_version = |word: &&str| word.trim_start_matches("nginx/").starts_with(|c: char| c.is_ascii_digit());
+        let version = text.split_whitespace().find(is_version).map(|word| word.trim_start_matches("nginx/"));
+        Some(format!("{program} {}", version.unwrap_or("of unknown version")))
+    }
+}
+
+impl Proxy {
+    /// Starts it and waits until it is ready.
+    pub(crate) async fn start(kind: Kind, setup: &Setup) -> anyhow::Result<Self> {
+        let (address, admin) = (free_address()?, free_address()?);
+        let directory = setup.directory.join(kind.name());
+        fs::create_dir(&directory)?;
+        let configuration = directory.join("configuration");
+        let text = match kind {
+            Kind::Nginx => nginx(&directory, address, setup.upstream),
+            Kind::Haproxy => haproxy(&setup.directory.join("key.pem"), address, setup.upstream),
+            Kind::Gate => gate(setup, &directory, address, admin),
+        };
+        fs::write(&configuration, text)?;
+        let log = directory.join("log");
+        let mut command = command(kind, setup, &directory, &configuration);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(File::create(&log)?);
+        let child = command.spawn().with_context(|| format!("{} does not start", kind.name()))?;
+        let mut proxy = Self { kind, address, admin, child, log };
+        proxy.wait_until_ready().await?;
+        Ok(proxy)
+    }
+
+    /// Logs a user out at the gate.
+    pub(crate) async fn log_out(&self, subject: &str) -> anyhow::Result<()> {
+        let path = format!("/v1/subjects/bench/{}/logout", subject.replace('|', "%7C"));
+        let status = ask(self.admin, Method::POST, &path).await?;
+        ensure!(status == StatusCode::OK, "logging a user out was answered {status}");
+        Ok(())
+    }
+
+    /// CPU time of all its threads so far.
+    ///
+    /// By the scheduler's clock, which counts nanoseconds; `utime` and `stime` count hundredths of a second.
+    pub(crate) fn cpu_time(&self) -> anyhow::Result<Duration> {
+        let mut nanos = 0;
+        for task in fs::read_dir(format!("/proc/{}/task", self.child.id()))? {
+            // A thread may end in between.
+            let Ok(text) = fs::read_to_string(task?.path().join("schedstat")) else { continue };
+            let on_core = text.split_whitespace().next().and_then(|word| word.parse::<u64>().ok());
+            nanos += on_core.context("the kernel does not tell how long threads ran (schedstat)")?;
+        }
+        Ok(Duration::from_nanos(nanos))
+    }
+
+    /// Resident memory, in bytes.
+    pub(crate) fn memory(&self) -> anyhow::Result<u64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+        let kib: u64 = line.trim().trim_end_matches(" kB").parse()?;
+        Ok(kib * 1024)
+    }
+
+    async fn wait_until_ready(&mut self) -> anyhow::Result<()> {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            let answered = match self.kind {
+                Kind::Gate => {
+                    ask(self.admin, Method::GET, "/readyz").await.is_ok_and(|status| status == StatusCode::OK)
+                }
+                Kind::Nginx | Kind::Haproxy => ask(self.address, Method::GET, "/open/ready").await.is_ok(),
+            };
+            if answered {
+                return Ok(());
+            }
+            if let Some(status) = self.child.try_wait()? {
+                bail!("{} ended with {status}: {}", self.kind.name(), fs::read_to_string(&self.log)?);
+            }
+            if Instant::now() > deadline {
+                bail!("{} is not ready after 10 s: {}", self.kind.name(), fs::read_to_string(&self.log)?);
+            }
+            sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        // It is our own child: it is there until it has been waited for.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn command(kind: Kind, setup: &Setup, directory: &Path, configuration: &Path) -> Command {
+    let program = match kind {
+        Kind::Nginx => "nginx",
+        Kind::Haproxy => "haproxy",
+        Kind::Gate => env!("CARGO_BIN_EXE_portcullis"),
+    };
+    // `taskset` becomes the program: the process stays the same.
+    let mut command = if setup.pinned {
+        let mut command = Command::new("taskset");
+        command.args(["-c", PROXY_CORE, program]);
+        command
+    } else {
+        Command::new(program)
+    };
+    match kind {
+        Kind::Nginx => command.arg("-p").arg(directory).arg("-e").arg("stderr").arg("-c").arg(configuration),
+        Kind::Haproxy => command.arg("-db").arg("-f").arg(configuration),
+        Kind::Gate => command
+            .arg("serve")
+            .arg("--config")
+            .arg(configuration)
+            .env("TOKIO_WORKER_THREADS", setup.workers.to_string()),
+    };
+    command
+}
+
+fn gate(setup: &Setup, directory: &Path, address: SocketAddr, admin: SocketAddr) -> String {
+    let quoted = |text: String| toml::Value::from(text).to_string();
+    let store = quoted(format!("embedded:{}", directory.join("store").display()));
+    let jwks = quoted(setup.directory.join("jwks.json").display().to_string());
+    let upstream = setup.upstream;
+    format!(
+        r#"
+[listener]
+address = "{address}"
+
+[admin]
+address = "{admin}"
+
+[store]
+url = {store}
+
+[log]
+level = "warn"
+
+[issuers.bench]
+issuer = "{ISSUER}"
+audiences = ["{AUDIENCE}"]
+jwks_file = {jwks}
+
+[[routes]]
+name = "open"
+path = "/open"
+auth = "none"
+upstream = "http://{upstream}"
+
+[[routes]]
+name = "api"
+path = "/api"
+upstream = "http://{upstream}"
+identity = {{ "X-Forwarded-User" = "sub" }}
+"#
+    )
+}
+
+/// A plain proxy with kept-alive connections on both sides. It looks at no token.
+fn nginx(directory: &Path, address: SocketAddr, upstream: SocketAddr) -> String {
+    let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+        .map(|kind| format!("    {kind}_temp_path {}/{kind};\n", directory.display()))
+        .concat();
+    format!(
+        "daemon off;
+master_process off;
+worker_processes 1;
+pid {}/pid;
+error_log stderr warn;
+events {{ worker_connections 1024; }}
+http {{
+{temporary}    access_log off;
+    keepalive_requests 1000000000;
+    keepalive_timeout 1h;
+    client_header_buffer_size 4k;
+    upstream api {{
+        server {upstream};
+        keepalive 64;
+        keepalive_requests 1000000000;
+    }}
+    server {{
+        listen {address};
+        location / {{
+            proxy_pass http://api;
+            proxy_http_version 1.1;
+            proxy_set_header Connection \"\";
+        }}
+    }}
+}}
+",
+        directory.display()
+    )
+}
+
+/// Checks signature, issuer and expiry of each token, each time.
+fn haproxy(key: &Path, address: SocketAddr, upstream: SocketAddr) -> String {
+    format!(
+        "global
+    nbthread 1
+    maxconn 1000
+defaults
+    mode http
+    timeout connect 5s
+    timeout client 1h
+    timeout server 1h
+    http-reuse always
+frontend public
+    bind {address}
+    acl open path_beg /open
+    http-request set-var(txn.bearer) http_auth_bearer unless open
+    http-request set-var(txn.alg) var(txn.bearer),jwt_header_query('$.alg') unless open
+    http-request set-var(txn.iss) var(txn.bearer),jwt_payload_query('$.iss') unless open
+    http-request set-var(txn.exp) var(txn.bearer),jwt_payload_query('$.exp','int') unless open
+    http-request set-var(txn.now) date() unless open
+    http-request deny deny_status 401 unless open or {{ var(txn.alg) -m str RS256 }}
+    http-request deny deny_status 401 unless open or {{ var(txn.iss) -m str {ISSUER} }}
+    http-request deny deny_status 401 unless open or {{ var(txn.exp),sub(txn.now) -m int gt 0 }}
+    http-request deny deny_status 401 unless open or {{ var(txn.bearer),jwt_verify(txn.alg,\"{}\") -m int 1 }}
+    default_backend api
+backend api
+    server api {upstream}
+",
+        key.display()
+    )
+}
+
+/// An address that was free a moment ago.
+fn free_address() -> anyhow::Result<SocketAddr> {
+    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
+}
+
+async fn ask(address: SocketAddr, method: Method, path: &str) -> anyhow::Result<StatusCode> {
+    let stream = TcpStream::connect(address).await?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    tokio::spawn(connection);
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
+        .header(header::HOST, address.to_string())
+        .body(Empty::<Bytes>::new())?;
+    Ok(sender.send_request(request).await?.status())
+}

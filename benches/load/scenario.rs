@@ -1,0 +1,81 @@
+//! What is asked, and what must be answered.
+
+use http::StatusCode;
+
+use crate::proxy::Kind;
+
+/// One kind of load.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Scenario {
+    Pass,
+    Repeated1k,
+    Repeated50k,
+    AllNew,
+    BadSignature,
+    Revoked,
+    NoToken,
+}
+
+impl Scenario {
+    pub(crate) const ALL: [Self; 7] = [
+        Self::Pass,
+        Self::Repeated1k,
+        Self::Repeated50k,
+        Self::AllNew,
+        Self::BadSignature,
+        Self::Revoked,
+        Self::NoToken,
+    ];
+
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Pass => "pass",
+            Self::Repeated1k => "repeated_1k",
+            Self::Repeated50k => "repeated_50k",
+            Self::AllNew => "all_new",
+            Self::BadSignature => "bad_signature",
+            Self::Revoked => "revoked",
+            Self::NoToken => "no_token",
+        }
+    }
+
+    pub(crate) const fn description(self) -> &'static str {
+        match self {
+            Self::Pass => "a route that does not look at tokens",
+            Self::Repeated1k => "1,000 tokens in turn, all seen before",
+            Self::Repeated50k => "50,000 tokens in turn, all seen before",
+            Self::AllNew => "every token is new, and so is its subject",
+            Self::BadSignature => "every token is well-formed and has a wrong signature: 401",
+            Self::Revoked => "1,000 tokens in turn whose subjects have logged out: 401",
+            Self::NoToken => "no token: 401",
+        }
+    }
+
+    pub(crate) fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|scenario| scenario.name() == name)
+    }
+
+    pub(crate) const fn path(self) -> &'static str {
+        match self {
+            Self::Pass => "/open/v1/orders/4711",
+            _ => "/api/v1/orders/4711",
+        }
+    }
+
+    /// How a proxy must answer. nginx looks at no token, `HAProxy` knows of no logout.
+    pub(crate) const fn expected(self, kind: Kind) -> StatusCode {
+        match (kind, self) {
+            (Kind::Gate, Self::BadSignature | Self::Revoked | Self::NoToken)
+            | (Kind::Haproxy, Self::BadSignature | Self::NoToken) => StatusCode::UNAUTHORIZED,
+            _ => StatusCode::OK,
+        }
+    }
+
+    /// Requests a second, unless the command line says otherwise. Tokens that are all new have to be signed beforehand.
+    pub(crate) const fn default_rate(self) -> u32 {
+        match self {
+            Self::AllNew => 1500,
+            _ => 4000,
+        }
+    }
+}

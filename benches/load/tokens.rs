@@ -1,0 +1,160 @@
+//! An issuer's key, and many tokens signed with it.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    thread,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use anyhow::Context;
+use aws_lc_rs::{
+    encoding::{AsDer, PublicKeyX509Der},
+    rand::SystemRandom,
+    rsa::{KeyPair, KeySize},
+    signature::{KeyPair as _, RSA_PKCS1_SHA256},
+};
+use base64::{
+    Engine,
+    engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
+};
+use http::HeaderValue;
+use serde_json::{Value, json};
+use tokio::{task::JoinSet, time::interval};
+
+pub(crate) const ISSUER: &str = "https://tenant.example/";
+pub(crate) const AUDIENCE: &str = "https://api.example";
+const KEY_ID: &str = "NzQ1RDI0QkM4RDVBODk1";
+const LIFETIME: u64 = 6 * 3600;
+
+/// An RSA key of 2048 bits, as most issuers have.
+pub(crate) struct Issuer {
+    key: KeyPair,
+    issued_at: u64,
+}
+
+impl Issuer {
+    #[expect(clippy::disallowed_methods, reason = "a generator of tokens, nothing that judges")]
+    pub(crate) fn new() -> anyhow::Result<Self> {
+        let issued_at = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
+        Ok(Self { key: KeyPair::generate(KeySize::Rsa2048).context("no RSA key can be made")?, issued_at })
+    }
+
+    pub(crate) fn jwks(&self) -> Value {
+        let key = self.key.public_key();
+        let encode = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
+        json!({ "keys": [{
+            "kty": "RSA",
+            "use": "sig",
+            "alg": "RS256",
+            "kid": KEY_ID,
+            "n": encode(key.modulus().big_endian_without_leading_zero()),
+            "e": encode(key.exponent().big_endian_without_leading_zero()),
+        }] })
+    }
+
+    /// The public key in the form that OpenSSL reads.
+    pub(crate) fn pem(&self) -> anyhow::Result<String> {
+        let der: PublicKeyX509Der<'_> = self.key.public_key().as_der().context("the public key has no DER form")?;
+        let text = STANDARD.encode(der.as_ref());
+        let mut pem = "-----BEGIN PUBLIC KEY-----\n".to_owned();
+        for line in text.as_bytes().chunks(64) {
+            pem.push_str(std::str::from_utf8(line)?);
+            pem.push('\n');
+        }
+        Ok(pem + "-----END PUBLIC KEY-----\n")
+    }
+
+    /// `Authorization` fields with that many tokens, of as many subjects and sessions. Uses every core, and shows how far it is.
+    pub(crate) async fn sign(self: &Arc<Self>, count: usize) -> anyhow::Result<Vec<HeaderValue>> {
+        let progress = Arc::new(Progress::default());
+        let _stop = StopOnDrop(Arc::clone(&progress));
+        let mut threads = JoinSet::new();
+        for _ in 0..thread::available_parallelism()?.get() {
+            let (issuer, progress) = (Arc::clone(self), Arc::clone(&progress));
+            threads.spawn_blocking(move || issuer.sign_some(&progress, count));
+        }
+        let mut fields = vec![None; count];
+        let mut ticks = interval(Duration::from_secs(2));
+        loop {
+            tokio::select! {
+                ended = threads.join_next() => match ended {
+                    Some(signed) => signed??.into_iter().for_each(|(n, field)| fields[n] = Some(field)),
+                    None => break,
+                },
+                _ = ticks.tick() => {
+                    eprintln!("signed {} of {count} tokens", progress.next.load(Ordering::Relaxed).min(count));
+                }
+            }
+        }
+        fields.into_iter().collect::<Option<Vec<_>>>().context("a token is missing")
+    }
+
+    fn sign_some(&self, progress: &Progress, count: usize) -> anyhow::Result<Vec<(usize, HeaderValue)>> {
+        let mut signed = Vec::new();
+        while !progress.stop.load(Ordering::Relaxed) {
+            let n = progress.next.fetch_add(1, Ordering::Relaxed);
+            if n >= count {
+                break;
+            }
+            signed.push((n, self.field(n)?));
+        }
+        Ok(signed)
+    }
+
+    /// `Bearer` and a token like those of an Auth0 tenant, about 940 bytes long.
+    fn field(&self, n: usize) -> anyhow::Result<HeaderValue> {
+        let header = json!({ "alg": "RS256", "typ": "at+jwt", "kid": KEY_ID });
+        let claims = json!({
+            "iss": ISSUER,
+            "sub": subject(n),
+            "aud": [AUDIENCE, "https://tenant.example/userinfo"],
+            "iat": self.issued_at,
+            "exp": self.issued_at + LIFETIME,
+            "azp": "my5Ke2dqQ0Gx8cTzWv1LbNpRhYs7JfUa",
+            "scope": "openid profile email read:orders write:orders",
+            "permissions": ["read:orders", "write:orders"],
+            "sid": format!("Vq8sT3kLw2ZrXy0mBnD4{n:012}"),
+            "jti": format!("c0NkR7vQpLxS{n:012}"),
+        });
+        let encode = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
+        let message = format!("{}.{}", encode(&header), encode(&claims));
+        let mut signature = vec![0; self.key.public_modulus_len()];
+        self.key
+            .sign(&RSA_PKCS1_SHA256, &SystemRandom::new(), message.as_bytes(), &mut signature)
+            .context("a token cannot be signed")?;
+        Ok(HeaderValue::try_from(format!("Bearer {message}.{}", URL_SAFE_NO_PAD.encode(signature)))?)
+    }
+}
+
+/// The `sub` of a token.
+pub(crate) fn subject(n: usize) -> String {
+    format!("auth0|6553da60a54a{n:012}")
+}
+
+/// The same token with another signature, of the right form and length.
+pub(crate) fn with_bad_signature(field: &HeaderValue) -> anyhow::Result<HeaderValue> {
+    let text = field.to_str()?;
+    let (message, signature) = text.rsplit_once('.').context("a token has no signature")?;
+    let (last, turned) = signature.split_at(signature.len() / 2);
+    // Its last character carries padding bits, so it keeps its place; the halves change theirs.
+    let (turned, end) = turned.split_at(turned.len() - 1);
+    Ok(HeaderValue::try_from(format!("{message}.{turned}{last}{end}"))?)
+}
+
+#[derive(Default)]
+struct Progress {
+    next: AtomicUsize,
+    stop: AtomicBool,
+}
+
+/// Threads that sign cannot be aborted, only told to stop.
+struct StopOnDrop(Arc<Progress>);
+
+impl Drop for StopOnDrop {
+    fn drop(&mut self) {
+        self.0.stop.store(true, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,41 @@
+//! The upstream: answers everything with 1 KiB.
+
+use std::{
+    convert::Infallible,
+    net::{Ipv4Addr, SocketAddr},
+};
+
+use bytes::Bytes;
+use http::{HeaderValue, Request, Response, header};
+use http_body_util::Full;
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpListener;
+
+/// The length of its answer.
+pub(crate) const BODY: usize = 1024;
+
+static ANSWER: [u8; BODY] = [b'x'; BODY];
+
+/// Starts it on a free port.
+pub(crate) async fn start() -> anyhow::Result<SocketAddr> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+    let address = listener.local_addr()?;
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            // Small answers go out at once; without it they only come later.
+            let _ = stream.set_nodelay(true);
+            tokio::spawn(async move {
+                // A proxy that breaks off counts as an error where its answer is missed.
+                let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service_fn(answer)).await;
+            });
+        }
+    });
+    Ok(address)
+}
+
+async fn answer(_: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+    let mut response = Response::new(Full::new(Bytes::from_static(&ANSWER)));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+    Ok(response)
+}
