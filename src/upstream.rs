@@ -2,7 +2,7 @@
 //!
 //! - [`fields`]: which header fields stop here, and which are added.
 //! - [`body`]: bodies and trailers, streamed with their limits.
-//! - [`pool`]: connections.
+//! - [`pool`]: kept connections.
 //! - [`proxy`]: the service that puts them together.
 
 pub mod body;

@@ -70,7 +70,7 @@ mod tests {
         let fields = fields(StatusCode::UNAUTHORIZED, "logged_out");
         assert_eq!(fields["grpc-status"], "16");
         let details = STANDARD_NO_PAD.decode(&fields["grpc-status-details-bin"]).unwrap();
-        let expected = b"\x08\x10\x12\x0alogged_out\x1aF\x0a(type.googleapis.com/google.rpc.ErrorInfo\x12\x18\x0a\x0alogged_out\x12\x0aportcullis";
+        let expected = b"\x08\x10\x12\x0alogged_out\x1aD\x0a(type.googleapis.com/google.rpc.ErrorInfo\x12\x18\x0a\x0alogged_out\x12\x0aportcullis";
         assert_eq!(details, expected, "{:?}", String::from_utf8_lossy(&details));
     }
 }
