@@ -7,12 +7,20 @@
 
 mod answer;
 mod auth;
+mod body;
+mod change;
+mod explain;
 mod health;
-mod markers;
+mod look_up;
+mod names;
+#[cfg(test)]
+mod tests;
 
 use std::{
+    future::IntoFuture,
     net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use axum::{
@@ -21,17 +29,16 @@ use axum::{
     http::{HeaderValue, StatusCode, header},
     middleware,
     response::{IntoResponse, Response},
-    routing::{get, post, put},
+    routing::{MethodRouter, get, post, put},
 };
 use prometheus_client::{encoding::text::encode, registry::Registry};
 use secrecy::SecretString;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use self::answer::problem;
+use self::answer::Refusal;
 pub use self::health::Readiness;
 use crate::{
-    config::Config,
     gate::{Judge, Policy},
     token::claims::IssuerName,
 };
@@ -41,6 +48,9 @@ pub const OPENAPI: &str = include_str!("admin/openapi.json");
 
 /// The largest request body, in bytes.
 const MAX_BODY: usize = 64 * 1024;
+
+/// How long a request may take to end once the gate stops: a client that does not go on must not keep it from stopping.
+const GRACE: Duration = Duration::from_secs(2);
 
 /// The admin listener.
 #[derive(Clone, Debug)]
@@ -66,13 +76,20 @@ struct Inner {
 }
 
 impl Admin {
-    /// Endpoints over these parts.
+    /// Endpoints over these parts, for these issuers and the policies of the routes.
     #[must_use]
-    pub fn new(config: &Config, judge: Judge, readiness: Arc<Readiness>, registry: Registry) -> Self {
+    pub fn new(
+        settings: &AdminSettings,
+        issuers: Vec<IssuerName>,
+        policies: Vec<Policy>,
+        judge: Judge,
+        readiness: Arc<Readiness>,
+        registry: Registry,
+    ) -> Self {
         Self(Arc::new(Inner {
-            token: config.admin.token.clone(),
-            issuers: config.issuers.iter().map(|issuer| issuer.name.clone()).collect(),
-            policies: config.routes.iter().map(|route| route.policy.clone()).collect(),
+            token: settings.token.clone(),
+            issuers,
+            policies,
             judge,
             readiness,
             registry: Mutex::new(registry),
@@ -80,41 +97,68 @@ impl Admin {
     }
 
     fn router(self) -> Router {
-        let guarded = Router::new()
-            .route("/v1/subjects/{issuer}/{subject}", get(markers::look_up))
-            .route("/v1/subjects/{issuer}/{subject}/logout", post(markers::log_out))
-            .route("/v1/subjects/{issuer}/{subject}/block", put(markers::block).delete(markers::unblock))
-            .route("/v1/sessions/{issuer}/{session}/end", post(markers::end_session))
-            .route("/v1/tokens/{issuer}/{token}/revoke", post(markers::revoke_token))
-            .route("/v1/clients/{issuer}/{client}/not-before", post(markers::client_not_before))
-            .route("/v1/issuers/{issuer}/not-before", post(markers::issuer_not_before))
-            .route("/v1/explain", post(markers::explain))
-            .layer(middleware::from_fn_with_state(self.clone(), auth::check));
-        Router::new()
-            .route("/livez", get(health::live))
-            .route("/healthz", get(health::live))
-            .route("/readyz", get(health::ready))
-            .route("/startupz", get(health::started))
-            .route("/metrics", get(metrics))
-            .route("/openapi.json", get(openapi))
-            .merge(guarded)
+        let routes = |endpoints: Vec<(&'static str, MethodRouter<Self>)>| {
+            endpoints.into_iter().fold(Router::new(), |router, (path, methods)| router.route(path, methods))
+        };
+        routes(guarded())
+            .layer(middleware::from_fn_with_state(self.clone(), auth::check))
+            .merge(routes(open()))
             .fallback(|| async {
-                problem(StatusCode::NOT_FOUND, "no_endpoint", "there is no such endpoint; see /openapi.json")
+                Refusal::new(StatusCode::NOT_FOUND, "no_endpoint", "there is no such endpoint; see /openapi.json")
             })
             .method_not_allowed_fallback(|| async {
-                problem(StatusCode::METHOD_NOT_ALLOWED, "method", "this method is not served here; see /openapi.json")
+                let detail = "this method is not served here; see /openapi.json";
+                Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "method", detail)
             })
             .layer(DefaultBodyLimit::max(MAX_BODY))
             .with_state(self)
     }
 }
 
-/// Serves the admin endpoints until `stop` is cancelled.
+/// What only those may use who are let in.
+fn guarded() -> Vec<(&'static str, MethodRouter<Admin>)> {
+    vec![
+        ("/v1/subjects/{issuer}/{subject}", get(look_up::subject)),
+        ("/v1/subjects/{issuer}/{subject}/logout", post(change::log_out)),
+        ("/v1/subjects/{issuer}/{subject}/block", put(change::block).delete(change::unblock)),
+        ("/v1/sessions/{issuer}/{session}", get(look_up::session)),
+        ("/v1/sessions/{issuer}/{session}/end", post(change::end_session)),
+        ("/v1/tokens/{issuer}/{token}", get(look_up::token)),
+        ("/v1/tokens/{issuer}/{token}/revoke", post(change::revoke_token)),
+        ("/v1/clients/{issuer}/{client}/not-before", get(look_up::client).post(change::client_not_before)),
+        ("/v1/issuers/{issuer}/not-before", get(look_up::issuer).post(change::issuer_not_before)),
+        ("/v1/explain", post(explain::explain)),
+    ]
+}
+
+/// What everybody may use who can reach it.
+fn open() -> Vec<(&'static str, MethodRouter<Admin>)> {
+    vec![
+        ("/livez", get(health::live)),
+        ("/healthz", get(health::live)),
+        ("/readyz", get(health::ready)),
+        ("/startupz", get(health::started)),
+        ("/metrics", get(metrics)),
+        ("/openapi.json", get(openapi)),
+    ]
+}
+
+/// Serves the admin endpoints until `stop` is cancelled, and then for what requests under way need, [`GRACE`] at most.
 pub async fn serve(listener: TcpListener, admin: Admin, stop: CancellationToken) {
     let service = admin.router().into_make_service_with_connect_info::<SocketAddr>();
-    let served = axum::serve(listener, service).with_graceful_shutdown(async move { stop.cancelled().await });
-    if let Err(error) = served.await {
-        tracing::error!(error = &error as &dyn std::error::Error, "admin listener failed");
+    let stopping = stop.clone();
+    let served = axum::serve(listener, service).with_graceful_shutdown(async move { stopping.cancelled().await });
+    let patience = async {
+        stop.cancelled().await;
+        tokio::time::sleep(GRACE).await;
+    };
+    tokio::select! {
+        served = served.into_future() => {
+            if let Err(error) = served {
+                tracing::error!(error = &error as &dyn std::error::Error, "admin listener failed");
+            }
+        }
+        () = patience => tracing::debug!("admin requests under way were cut off"),
     }
 }
 
@@ -125,7 +169,8 @@ async fn metrics(State(Admin(admin)): State<Admin>) -> Response {
     let mut text = String::new();
     let encoded = encode(&mut text, &admin.registry.lock().unwrap_or_else(PoisonError::into_inner));
     if encoded.is_err() {
-        return problem(StatusCode::INTERNAL_SERVER_ERROR, "metrics", "metrics could not be written");
+        let detail = "metrics could not be written";
+        return Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "metrics", detail).into_response();
     }
     let content_type = HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
     ([(header::CONTENT_TYPE, content_type)], text).into_response()

@@ -1,7 +1,8 @@
 //! The command line.
 //!
 //! Data goes to standard output, everything else to standard error. Exit codes: 0 done, 1 failed, 2 the command line or the
-//! configuration is wrong, 3 the answer is no (`check` found a problem, `explain` a refusal).
+//! configuration is wrong, 3 the answer is no (`check` found a problem, `explain` a refusal, `status` a gate that is not
+//! ready).
 
 mod admin;
 mod check;
@@ -24,7 +25,7 @@ const EXIT_CODES: &str = "Exit codes:
   0  done
   1  failed
   2  the command line or the configuration is wrong
-  3  the answer is no: `check` found a problem, `explain` a refusal";
+  3  the answer is no: `check` found a problem, `explain` a refusal, `status` a gate that is not ready";
 
 /// A gate in front of APIs: a JWT is good until its session ends, not until it expires.
 #[derive(Parser, Debug)]
@@ -168,7 +169,10 @@ impl Cli {
             }
             Command::Explain(explain) => explain.run(&config, output),
             Command::Completions { shell } => {
-                clap_complete::generate(shell, &mut Self::command(), "portcullis", &mut io::stdout());
+                // Not to standard output at once: it panics where a pipe is closed.
+                let mut script = Vec::new();
+                clap_complete::generate(shell, &mut Self::command(), "portcullis", &mut script);
+                print::text(&String::from_utf8_lossy(&script))?;
                 Ok(Outcome::Done)
             }
         }

@@ -36,6 +36,7 @@ use crate::{
     server::ListenerSettings,
     session::SessionLimits,
     store::{embedded::EmbeddedSettings, redis::RedisSettings},
+    telemetry::log::LogSettings,
     token::issuer::IssuerSettings,
 };
 
@@ -86,27 +87,6 @@ pub struct TokenSettings {
     pub cache_size: u64,
     /// The longest token that is looked at, in bytes.
     pub max_length: usize,
-}
-
-/// What is logged.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct LogSettings {
-    /// A level, or directives as `tracing-subscriber` reads them.
-    pub level: String,
-    /// The form of each line.
-    pub format: LogFormat,
-    /// Whether each request is logged.
-    pub access: bool,
-}
-
-/// The form of log lines.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub enum LogFormat {
-    /// For people.
-    #[default]
-    Text,
-    /// One JSON object per line.
-    Json,
 }
 
 impl Config {

@@ -81,6 +81,12 @@ impl CredentialSources {
         found
     }
 
+    /// The places of both, each once.
+    #[must_use]
+    pub fn union(self, other: &Self) -> Self {
+        Self { cookies: merge(self.cookies, &other.cookies), headers: merge(self.headers, &other.headers) }
+    }
+
     /// Removes the cookies that may hold a token, and leaves the others.
     pub fn remove_cookies(&self, fields: &mut HeaderMap) {
         let is_token = |pair: &[u8]| {
@@ -99,6 +105,19 @@ impl CredentialSources {
             }
         }
     }
+}
+
+fn merge<N: Clone + PartialEq>(places: Box<[Source<N>]>, others: &[Source<N>]) -> Box<[Source<N>]> {
+    let mut all = places.into_vec();
+    for place in others {
+        match all.iter_mut().find(|known| known.name == place.name) {
+            // Read once, or one token would count as two; for any issuer, if two routes differ.
+            Some(known) if known.issuer != place.issuer => known.issuer = None,
+            Some(_) => {}
+            None => all.push(place.clone()),
+        }
+    }
+    all.into()
 }
 
 /// `Bearer 1*SP b64token`
@@ -205,6 +224,20 @@ mod tests {
         for case in cases {
             assert_eq!(sources().find(&fields(case)), Credential::Malformed, "{case:?}");
         }
+    }
+
+    #[test]
+    fn a_union_reads_each_place_once() {
+        let acme = IssuerName::try_from("acme").unwrap();
+        let source =
+            |name: &str, issuer: Option<&IssuerName>| Source { name: Box::from(name), issuer: issuer.cloned() };
+        let one = CredentialSources {
+            cookies: [source("a", Some(&acme)), source("b", Some(&acme))].into(),
+            ..Default::default()
+        };
+        let two = CredentialSources { cookies: [source("b", None), source("c", None)].into(), ..Default::default() };
+        let both = CredentialSources::default().union(&one).union(&two);
+        assert_eq!(*both.cookies, [source("a", Some(&acme)), source("b", None), source("c", None)]);
     }
 
     #[test]

@@ -83,6 +83,12 @@ pub trait Watcher: Send + Sync + fmt::Debug + 'static {
 /// A store of markers and activity.
 #[async_trait]
 pub trait Store: Send + Sync + fmt::Debug + 'static {
+    /// Whether it is known at once, without waiting, that nothing is stored under `key`. What was acknowledged before is
+    /// taken into account.
+    fn lacks(&self, _key: &MarkerKey) -> bool {
+        false
+    }
+
     /// Reads one marker.
     ///
     /// # Errors

@@ -2,7 +2,7 @@
 //!
 //! - [`fields`]: which header fields stop here, and which are added.
 //! - [`body`]: bodies and trailers, streamed with their limits.
-//! - [`pool`]: kept connections.
+//! - [`pool`]: connections, kept and new.
 //! - [`proxy`]: the service that puts them together.
 
 pub mod body;

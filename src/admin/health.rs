@@ -8,16 +8,14 @@ use std::{
     time::Duration,
 };
 
-use axum::{
-    Json,
-    extract::State,
-    http::{HeaderValue, StatusCode, header},
-    response::{IntoResponse, Response},
-};
+use axum::{extract::State, http::StatusCode, response::Response};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use super::Admin;
+use super::{
+    Admin,
+    answer::{ok, say},
+};
 use crate::{marker::cache::MarkerCache, store::Store, token::verify::Verifier};
 
 /// How often the store is asked whether it can keep its promises.
@@ -95,14 +93,14 @@ impl Readiness {
 
 /// The process runs.
 pub(super) async fn live() -> Response {
-    plain(StatusCode::OK, json!({ "status": "ok" }))
+    ok(&json!({ "status": "ok" }))
 }
 
 /// It was ready once.
 pub(super) async fn started(State(Admin(admin)): State<Admin>) -> Response {
     let started = admin.readiness.is_ready() || admin.readiness.started.load(Ordering::Relaxed);
     let status = if started { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    plain(status, json!({ "status": if started { "started" } else { "starting" } }))
+    say(status, &json!({ "status": if started { "started" } else { "starting" } }))
 }
 
 /// It can judge: load balancers send requests here.
@@ -121,16 +119,12 @@ pub(super) async fn ready(State(Admin(admin)): State<Admin>) -> Response {
     let body = json!({
         "status": if ready { "ready" } else { "not_ready" },
         "draining": readiness.draining.load(Ordering::Relaxed),
-        "issuers": serde_json::Map::from_iter(issuers),
+        "issuers": issuers.collect::<serde_json::Map<_, _>>(),
         "store": {
             "current": readiness.cache.is_current(),
             "heard_ms_ago": readiness.cache.age().map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
         },
         "warnings": readiness.warnings(),
     });
-    plain(if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, body)
-}
-
-fn plain(status: StatusCode, body: serde_json::Value) -> Response {
-    (status, [(header::CACHE_CONTROL, HeaderValue::from_static("no-store"))], Json(body)).into_response()
+    say(if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, &body)
 }

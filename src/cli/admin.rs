@@ -42,8 +42,8 @@ pub(super) struct Target {
 /// `portcullis explain`
 #[derive(Args, Debug)]
 pub(super) struct Explain {
-    /// The token, or `-` to read it from standard input
-    token: String,
+    /// The token, or `-` to read it from standard input, where no list of processes shows it
+    token: SecretString,
     /// The route whose policy applies; the first one unless given
     #[arg(long, value_name = "NAME")]
     route: Option<String>,
@@ -99,14 +99,19 @@ pub(super) fn status(
 
 impl Explain {
     pub(super) fn run(self, config: &Path, output: Output) -> anyhow::Result<Outcome> {
-        let token = if self.token == "-" {
-            let mut token = String::new();
-            io::stdin().take(64 * 1024).read_to_string(&mut token).context("standard input cannot be read")?;
-            token
-        } else {
-            self.token
+        let token = match self.token.expose_secret() {
+            "-" => {
+                let mut token = String::new();
+                io::stdin().take(64 * 1024).read_to_string(&mut token).context("standard input cannot be read")?;
+                token
+            }
+            token => token.to_owned(),
         };
-        let body = json!({ "token": token.trim(), "route": self.route });
+        let token = token.trim();
+        if token.is_empty() {
+            bail!("there is no token to explain");
+        }
+        let body = json!({ "token": token.strip_prefix("Bearer ").unwrap_or(token), "route": self.route });
         let gate = self.remote.gate(config)?;
         let answer = runtime()?.block_on(gate.ask(Method::POST, "/v1/explain", Some(&body)))?;
         match output {
@@ -149,6 +154,9 @@ impl Remote {
             (None, Some(admin)) => reachable(admin.address).parse().context("admin address is no URL")?,
             (None, None) => bail!("no admin listener is known: give --admin URL"),
         };
+        if base.scheme_str() != Some("http") {
+            bail!("`{base}` is not the URL of an admin listener, such as http://127.0.0.1:9090");
+        }
         let token = match &self.token_file {
             Some(file) => {
                 let text = std::fs::read_to_string(file)

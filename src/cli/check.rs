@@ -13,6 +13,10 @@ use crate::{
     instance::{StartError, open_store, verifier},
     marker::cache::MarkerCache,
     store::{Store, StoreError, StoreReport, embedded::EmbeddedOpenError},
+    token::{
+        claims::IssuerName,
+        jwks::{JwksError, KeySetStatus},
+    },
 };
 
 /// How long a store may take to come up.
@@ -69,7 +73,7 @@ pub(super) fn run(path: &Path, offline: bool, output: Output) -> anyhow::Result<
 /// What works, and should be looked at; and what does not take effect yet.
 fn warnings(config: &Config) -> Vec<Finding> {
     let unenforced = config.has_session_limits().then(|| "session limits are not enforced by this version".to_owned());
-    let messages = config.warnings.iter().map(ToString::to_string).chain(unenforced);
+    let messages = config.warnings.iter().map(|warning| warning.to_string().replace("\n ", ";")).chain(unenforced);
     let finding = |message| Finding { level: Level::Warning, what: "configuration".to_owned(), message };
     messages.map(finding).collect()
 }
@@ -79,25 +83,24 @@ async fn keys(config: &Config) -> Vec<Finding> {
         Ok(verifier) => verifier,
         Err(error) => return vec![problem("issuers".to_owned(), &error)],
     };
-    let finding = |(name, result): (
-        crate::token::claims::IssuerName,
-        Result<crate::token::jwks::KeySetStatus, Arc<crate::token::jwks::JwksError>>,
-    )| {
-        let what = format!("issuer `{name}`");
-        match result {
-            Ok(status) if status.keys == 0 => {
-                Finding { level: Level::Problem, what, message: "its key set holds no usable key".to_owned() }
-            }
-            Ok(status) if status.skipped > 0 => Finding {
-                level: Level::Warning,
-                what,
-                message: format!("{} usable keys; {} others were passed over", status.keys, status.skipped),
-            },
-            Ok(status) => Finding { level: Level::Ok, what, message: format!("{} usable keys", status.keys) },
-            Err(error) => problem(what, &*error),
+    verifier.load().await.into_iter().map(|(name, loaded)| key_finding(&name, loaded)).collect()
+}
+
+fn key_finding(issuer: &IssuerName, loaded: Result<KeySetStatus, Arc<JwksError>>) -> Finding {
+    let what = format!("issuer `{issuer}`");
+    let (level, message) = match loaded {
+        Ok(KeySetStatus { keys: 0, .. }) => (Level::Problem, "its key set holds no usable key".to_owned()),
+        Ok(KeySetStatus { keys, skipped: 0, .. }) => (Level::Ok, usable(keys)),
+        Ok(KeySetStatus { keys, skipped, .. }) => {
+            (Level::Warning, format!("{}; {skipped} others were passed over", usable(keys)))
         }
+        Err(error) => return problem(what, &*error),
     };
-    verifier.load().await.into_iter().map(finding).collect()
+    Finding { level, what, message }
+}
+
+fn usable(keys: usize) -> String {
+    if keys == 1 { "1 usable key".to_owned() } else { format!("{keys} usable keys") }
 }
 
 async fn store(settings: &StoreSettings, config: &Config) -> Vec<Finding> {

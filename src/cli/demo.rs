@@ -18,9 +18,12 @@ use tokio::{net::TcpListener, time::Instant};
 use self::{issuer::DemoIssuer, story::Story};
 use super::{Outcome, print, runtime, serve::wait_for_signal};
 use crate::{
-    config::{Config, LogFormat, LogSettings},
+    config::Config,
     instance::Instance,
-    telemetry::log,
+    telemetry::{
+        audit,
+        log::{self, LogFormat, LogSettings},
+    },
 };
 
 /// `portcullis demo`
@@ -57,7 +60,11 @@ impl Drop for DataDirectory {
 
 impl Demo {
     pub(super) fn run(self) -> anyhow::Result<Outcome> {
-        log::start(&LogSettings { level: "warn".to_owned(), format: LogFormat::Text, access: false })?;
+        log::start(&LogSettings {
+            level: format!("warn,{}=off", audit::TARGET),
+            format: LogFormat::Text,
+            access: false,
+        })?;
         runtime()?.block_on(self.play())
     }
 

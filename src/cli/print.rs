@@ -24,7 +24,8 @@ pub(super) fn table(value: &Value) -> String {
     let mut rows = Vec::new();
     collect(value, String::new(), &mut rows);
     let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
-    rows.iter().map(|(name, value)| format!("{name:width$}  {value}\n")).collect()
+    let rows: Vec<_> = rows.iter().map(|(name, value)| format!("{name:width$}  {value}")).collect();
+    rows.join("\n")
 }
 
 fn collect(value: &Value, name: String, rows: &mut Vec<(String, String)>) {

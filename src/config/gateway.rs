@@ -10,7 +10,7 @@ use secrecy::ExposeSecret as _;
 use tracing_subscriber::EnvFilter;
 
 use super::{
-    LogFormat, LogSettings, TokenSettings,
+    TokenSettings,
     problem::{Fault, nearest},
     reader::{At, Section},
     secret,
@@ -22,6 +22,7 @@ use crate::{
     marker::{Retention, cache::MarkerSettings},
     server::ListenerSettings,
     session::SessionLimits,
+    telemetry::log::{LogFormat, LogSettings},
     verdict::OutagePolicy,
 };
 

@@ -7,6 +7,7 @@ use secrecy::ExposeSecret as _;
 use super::*;
 use crate::{
     gate::policy::Authentication,
+    telemetry::log::LogFormat,
     token::issuer::{KeySource, TokenProfile},
     upstream::Protocol,
     verdict::OutagePolicy,

@@ -145,12 +145,12 @@ impl Judge {
         let known = match self.know(token) {
             Ok(known) => known,
             Err(Unverified::Fault(fault)) => {
-                return Judgement::Decided(self.unverified(policy, Unverified::Fault(fault)));
+                return Judgement::Decided(self.unverified(policy, &Unverified::Fault(fault)));
             }
             Err(_) => return self.judge_later(policy, token, only, None),
         };
         if let Err(unverified) = check_place(policy, only, &known) {
-            return Judgement::Decided(self.unverified(policy, unverified));
+            return Judgement::Decided(self.unverified(policy, &unverified));
         }
         match self.0.ledger.recall(&known.marks) {
             Some(markers) => Judgement::Decided(self.decide(policy, token, known, Knowledge::Current(&markers))),
@@ -171,11 +171,11 @@ impl Judge {
                 Some(known) => known,
                 None => match judge.fetch(&token).await {
                     Ok(known) => known,
-                    Err(unverified) => return judge.unverified(&policy, unverified),
+                    Err(unverified) => return judge.unverified(&policy, &unverified),
                 },
             };
             if let Err(unverified) = check_place(&policy, only.as_ref(), &known) {
-                return judge.unverified(&policy, unverified);
+                return judge.unverified(&policy, &unverified);
             }
             if let Some(markers) = judge.0.ledger.learn(&known.marks).await {
                 judge.decide(&policy, &token, known, Knowledge::Current(&markers))
@@ -219,7 +219,7 @@ impl Judge {
         Decision { stale, token: Some(known), ..Decision::new(policy, verdict, true) }
     }
 
-    fn unverified(&self, policy: &Policy, unverified: Unverified) -> Decision {
+    fn unverified(&self, policy: &Policy, unverified: &Unverified) -> Decision {
         let signed = unverified.is_signed();
         let fault = unverified.fault();
         let case = self.case(policy, unverified.presented(), Knowledge::Current(&NOTHING));

@@ -22,7 +22,7 @@ use std::{
 };
 
 use arc_swap::ArcSwapOption;
-use futures_util::future::try_join_all;
+use futures_util::{FutureExt, future::try_join_all};
 use prometheus_client::{
     metrics::{counter::Counter, gauge::Gauge},
     registry::Registry,
@@ -53,6 +53,18 @@ pub struct MarkerSettings {
     pub read_timeout: Duration,
     /// How long a write to the store may take.
     pub write_timeout: Duration,
+}
+
+/// 2 s, 64 MiB, 1 s, 5 s.
+impl Default for MarkerSettings {
+    fn default() -> Self {
+        Self {
+            max_staleness: Duration::from_secs(2),
+            cache_size: 64 * 1024 * 1024,
+            read_timeout: Duration::from_secs(1),
+            write_timeout: Duration::from_secs(5),
+        }
+    }
 }
 
 /// The cache of markers and of their absence.
@@ -163,6 +175,24 @@ impl MarkerCache {
         })
     }
 
+    /// What is known, put together from what is cached of each key and from what the store says at once: no I/O.
+    #[must_use]
+    pub fn gather(&self, marks: &Marks, store: &dyn Store) -> Option<Known> {
+        if !self.is_current() {
+            return None;
+        }
+        let generations = self.generations(marks);
+        let mut known = Known::default();
+        for mark in &marks.marks {
+            if !store.lacks(&mark.key) {
+                // A look-up of what is cached never waits.
+                known.learn(mark.key.kind(), self.entries.get(&self.entry_key(mark)).now_or_never()??);
+            }
+        }
+        marks.answer.store(Some(Arc::new(Answer { generations, known })));
+        Some(known)
+    }
+
     /// What is known, asking the store for what is not. Many who ask for the same key at once share one read.
     ///
     /// # Errors
@@ -172,7 +202,9 @@ impl MarkerCache {
     /// Dropping the future is harmless: another one that waits for the same key reads it.
     pub async fn learn(&self, marks: &Marks, store: &dyn Store) -> Result<Known, StoreError> {
         let generations = self.generations(marks);
-        let readings = try_join_all(marks.marks.iter().map(|mark| self.read(mark, store))).await?;
+        let readings = try_join_all(marks.marks.iter().map(|mark| self.read(mark, store)));
+        // Whoever takes over a read that another gave up begins it anew, and has waited already.
+        let readings = self.in_time(readings).await?;
         let mut known = Known::default();
         for (mark, reading) in marks.marks.iter().zip(readings) {
             known.learn(mark.key.kind(), reading);
@@ -216,11 +248,12 @@ impl MarkerCache {
     }
 
     async fn read(&self, mark: &Mark, store: &dyn Store) -> Result<Reading<Marker>, StoreError> {
+        if store.lacks(&mark.key) {
+            return Ok(Reading::Absent);
+        }
         let read = async {
             self.metrics.reads.inc();
-            let reading = tokio::time::timeout(self.settings.read_timeout, store.read(&mark.key))
-                .await
-                .unwrap_or_else(|_| Err(StoreError::timed_out(&"marker store".into())))?;
+            let reading = self.in_time(store.read(&mark.key)).await?;
             if matches!(reading, Reading::Unreadable) {
                 self.metrics.unreadable.inc();
                 tracing::error!(
@@ -231,6 +264,12 @@ impl MarkerCache {
             Ok(reading.into())
         };
         self.entries.try_get_with(self.entry_key(mark), read).await.map_err(|error: Arc<StoreError>| (*error).clone())
+    }
+
+    async fn in_time<T>(&self, work: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+        tokio::time::timeout(self.settings.read_timeout, work)
+            .await
+            .unwrap_or_else(|_| Err(StoreError::timed_out(&"marker store".into())))
     }
 
     fn entry_key(&self, mark: &Mark) -> EntryKey {
@@ -252,9 +291,7 @@ impl MarkerCache {
 }
 
 fn slot(hash: u128) -> usize {
-    #[expect(clippy::cast_possible_truncation, reason = "the low bits are what is wanted")]
-    let low = hash as usize;
-    low & (SLOTS - 1)
+    (hash & (SLOTS as u128 - 1)) as usize
 }
 
 impl Watcher for MarkerCache {

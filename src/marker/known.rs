@@ -65,17 +65,16 @@ impl Known {
     /// Takes in what the store holds under a key of this kind.
     pub fn learn(&mut self, kind: super::Kind, reading: Reading<Marker>) {
         use super::Kind;
+        let logout = |marker| if let Marker::Logout(logout) = marker { Some(logout) } else { None };
+        let block = |marker| if let Marker::Block(block) = marker { Some(block) } else { None };
+        let time = |marker: Marker| Some(marker.at());
         match kind {
-            Kind::Logout => {
-                self.logout = pick(reading, |m| if let Marker::Logout(logout) = m { Some(logout) } else { None })
-            }
-            Kind::Block => {
-                self.block = pick(reading, |m| if let Marker::Block(block) = m { Some(block) } else { None })
-            }
-            Kind::Session => self.session_end = pick(reading, |m| Some(m.at())),
-            Kind::Token => self.token_revoked = pick(reading, |m| Some(m.at())),
-            Kind::Client => self.client_not_before = pick(reading, |m| Some(m.at())),
-            Kind::Issuer => self.issuer_not_before = pick(reading, |m| Some(m.at())),
+            Kind::Logout => self.logout = pick(reading, logout),
+            Kind::Block => self.block = pick(reading, block),
+            Kind::Session => self.session_end = pick(reading, time),
+            Kind::Token => self.token_revoked = pick(reading, time),
+            Kind::Client => self.client_not_before = pick(reading, time),
+            Kind::Issuer => self.issuer_not_before = pick(reading, time),
         }
     }
 }

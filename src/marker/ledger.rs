@@ -34,10 +34,10 @@ impl Ledger {
         Self { store, cache, retention, write_timeout, clock }
     }
 
-    /// What is known without asking the store.
+    /// What is known without waiting for the store.
     #[must_use]
     pub fn recall(&self, marks: &Marks) -> Option<Known> {
-        self.cache.recall(marks)
+        self.cache.recall(marks).or_else(|| self.cache.gather(marks, &*self.store))
     }
 
     /// What is known, asking the store where needed; `None` while it is silent or does not answer in time.

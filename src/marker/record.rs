@@ -74,8 +74,11 @@ impl Marker {
     #[must_use]
     pub const fn at(&self) -> Timestamp {
         match self {
-            Self::Logout(Logout { at, .. }) | Self::Block(Block { at, .. }) => *at,
-            Self::SessionEnd(at) | Self::TokenRevoked(at) | Self::NotBefore(at) => *at,
+            Self::Logout(Logout { at, .. })
+            | Self::Block(Block { at, .. })
+            | Self::SessionEnd(at)
+            | Self::TokenRevoked(at)
+            | Self::NotBefore(at) => *at,
         }
     }
 }
@@ -220,6 +223,17 @@ pub struct Retention {
     pub clock_skew: Duration,
     /// How long a session can last.
     pub session: Duration,
+}
+
+/// 24 h, a skew of 1 s, 30 days.
+impl Default for Retention {
+    fn default() -> Self {
+        Self {
+            max_token_lifetime: Duration::from_secs(24 * 3600),
+            clock_skew: Duration::from_secs(1),
+            session: Duration::from_secs(30 * 24 * 3600),
+        }
+    }
 }
 
 impl Retention {

@@ -9,7 +9,7 @@ use hyper::body::Incoming;
 use crate::{
     clock::{Clock, Timestamp},
     credential::Credential,
-    gate::{Decision, Judge, Judgement, Policy, problem, refusal::Refusals, tokens::KnownToken},
+    gate::{Judge, Judgement, Policy, problem, refusal::Refusals, tokens::KnownToken},
     marker::{Logout, Marker, MarkerClock, MarkerKey, MarkerRecord},
     store::StoreError,
     telemetry::audit::{self, Actor},
@@ -17,8 +17,8 @@ use crate::{
     verdict::Reason,
 };
 
-/// What all of them begin with. No route can lead there.
-pub const PREFIX: &str = "/.portcullis/";
+/// Where all of them are. No route can lead there.
+pub const PREFIX: &str = "/.portcullis";
 
 /// The endpoints.
 #[derive(Debug)]
@@ -39,14 +39,14 @@ impl OwnEndpoints {
     /// Whether a canonical path is one of theirs.
     #[must_use]
     pub fn owns(&self, path: &str) -> bool {
-        path.starts_with(PREFIX)
+        path.strip_prefix(PREFIX).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     }
 
     /// Answers a request for one of them.
     pub async fn serve(&self, request: Request<Incoming>, downstream: &Downstream) -> Response<Body> {
         match (request.uri().path().strip_prefix(PREFIX), request.method()) {
-            (Some("logout"), &Method::POST) => self.log_out(&request, downstream).await,
-            (Some("logout"), _) => method_not_allowed("POST"),
+            (Some("/logout"), &Method::POST) => self.log_out(&request, downstream).await,
+            (Some("/logout"), _) => method_not_allowed("POST"),
             _ => problem::response(StatusCode::NOT_FOUND, "no_endpoint", "There is no such endpoint."),
         }
     }
@@ -63,10 +63,12 @@ impl OwnEndpoints {
             Judgement::Decided(decision) => decision,
             Judgement::Pending(decision) => decision.await,
         };
+        let everywhere = everywhere(request);
         match (decision.reason(), &decision.token) {
-            (None, Some(known)) => self.end(known, everywhere(request), downstream).await,
-            // What is over already is over.
-            (Some(Reason::SessionEnded | Reason::LoggedOut), Some(_)) if decision_is_final(&decision) => no_content(),
+            (None, Some(known)) => self.end(known, everywhere, downstream).await,
+            // What is over already is over; but the end of one session is not the end of all.
+            (Some(Reason::LoggedOut), Some(_)) if !decision.stale => no_content(),
+            (Some(Reason::SessionEnded), Some(_)) if !decision.stale && !everywhere => no_content(),
             (reason, _) => self.refusals.answer(reason.unwrap_or(Reason::MissingToken), fields),
         }
     }
@@ -88,11 +90,14 @@ impl OwnEndpoints {
         result.map_or_else(|error| store_failed(&error), |_| no_content())
     }
 
-    /// A cookie is sent by the browser whoever asks it to; only the site itself may ask (Fetch Metadata).
+    /// A cookie is sent by the browser whoever asks it to; only the site itself may ask (Fetch Metadata,
+    /// or, in older browsers and without TLS, `Origin`).
     fn is_forged(&self, fields: &HeaderMap) -> bool {
         let Credential::Bearer { ambient: true, .. } = self.policy.sources.find(fields) else { return false };
-        let site = fields.get("sec-fetch-site").map(HeaderValue::as_bytes);
-        !matches!(site, None | Some(b"same-origin" | b"none"))
+        match fields.get("sec-fetch-site") {
+            Some(site) => !matches!(site.as_bytes(), b"same-origin" | b"none"),
+            None => fields.get(header::ORIGIN).is_some_and(|origin| !is_own_origin(origin, fields)),
+        }
     }
 }
 
@@ -102,8 +107,11 @@ pub const fn log_out_at(now: Timestamp) -> Marker {
     Marker::Logout(Logout { at: now, clock: MarkerClock::Gateway })
 }
 
-const fn decision_is_final(decision: &Decision) -> bool {
-    !decision.stale
+/// Whether an origin (RFC 6454 §6.2) names the host that was asked.
+fn is_own_origin(origin: &HeaderValue, fields: &HeaderMap) -> bool {
+    let origin = origin.to_str().ok().and_then(|origin| origin.split_once("://"));
+    let host = fields.get(header::HOST).and_then(|host| host.to_str().ok());
+    matches!((origin, host), (Some((_, origin)), Some(host)) if origin.eq_ignore_ascii_case(host))
 }
 
 fn everywhere<B>(request: &Request<B>) -> bool {

@@ -7,6 +7,7 @@
 //! The values are those of the public format, see `docs/markers.md`.
 
 mod database;
+mod presence;
 mod queue;
 mod reader;
 mod writer;
@@ -24,7 +25,8 @@ use async_trait::async_trait;
 use tokio::sync::oneshot;
 
 use self::{
-    database::Database,
+    database::{Database, open_fault},
+    presence::Presence,
     queue::{Queue, queue},
     reader::Read,
     writer::{Write, Writer},
@@ -109,6 +111,7 @@ pub struct EmbeddedStore {
     name: Arc<str>,
     writes: Queue<Write>,
     reads: Queue<Read>,
+    presence: Arc<Presence>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -129,8 +132,10 @@ impl EmbeddedStore {
         let relaxed = Database::open_relaxed(&file, clock.clone())?;
         let reader = Database::open_read_only(&file, clock)?;
         let name: Arc<str> = directory.display().to_string().into();
+        let presence = Arc::new(Presence::new());
+        reader.each_marker(|key| presence.add(key)).map_err(|error| open_fault(&file, error))?;
         let (writes, inbox) = queue(QUEUE);
-        let work = Writer::new(Arc::clone(&name), inbox, watcher, durable, relaxed, lock);
+        let work = Writer::new(Arc::clone(&name), inbox, watcher, Arc::clone(&presence), durable, relaxed, lock);
         let write_thread = spawn(directory, "portcullis-store-write", move || work.run())?;
         let (reads, inbox) = queue(QUEUE);
         let read_thread = {
@@ -138,7 +143,7 @@ impl EmbeddedStore {
             spawn(directory, "portcullis-store-read", move || reader::run(&name, &inbox, &reader))?
         };
         // The reader ends first: the last connection to close tidies up the files.
-        Ok(Arc::new(Self { name, writes, reads, threads: Mutex::new(vec![read_thread, write_thread]) }))
+        Ok(Arc::new(Self { name, writes, reads, presence, threads: Mutex::new(vec![read_thread, write_thread]) }))
     }
 
     async fn write<T>(&self, job: impl FnOnce(Answer<T>) -> Write) -> Result<T, StoreError> {
@@ -195,6 +200,10 @@ fn spawn(
 
 #[async_trait]
 impl Store for EmbeddedStore {
+    fn lacks(&self, key: &MarkerKey) -> bool {
+        self.presence.lacks(key.as_str())
+    }
+
     async fn read(&self, key: &MarkerKey) -> Result<Reading<MarkerRecord>, StoreError> {
         self.query(|answer| Read::Marker { key: key.clone(), answer }).await
     }

@@ -1,11 +1,32 @@
 //! Log lines: text for people, JSON for machines, on standard error.
+//!
+//! The audit trail is written whatever the level, unless the filter names its target.
 
 use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberInitExt};
 
-use crate::{
-    config::{LogFormat, LogSettings},
-    server::access,
-};
+use super::audit;
+use crate::server::access;
+
+/// What is logged.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LogSettings {
+    /// A level, or directives as `tracing-subscriber` reads them.
+    pub level: String,
+    /// The form of each line.
+    pub format: LogFormat,
+    /// Whether each request is logged.
+    pub access: bool,
+}
+
+/// The form of log lines.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object per line.
+    Json,
+}
 
 /// Starts logging. A second call changes nothing.
 ///
@@ -13,9 +34,10 @@ use crate::{
 /// The filter's, when it cannot be read.
 pub fn start(settings: &LogSettings) -> Result<(), tracing_subscriber::filter::ParseError> {
     let mut filter = EnvFilter::builder().parse(&settings.level)?;
-    // Whoever asks for the access log gets it, whatever the level of the rest.
-    if settings.access && !settings.level.contains(access::TARGET) {
-        filter = filter.add_directive(format!("{}=info", access::TARGET).parse()?);
+    // Audit and, where it is wanted, access log do not hang on the level of the rest.
+    let wanted = [Some(audit::TARGET), settings.access.then_some(access::TARGET)];
+    for target in wanted.into_iter().flatten().filter(|target| !settings.level.contains(target)) {
+        filter = filter.add_directive(format!("{target}=info").parse()?);
     }
     let registry = tracing_subscriber::registry().with(filter);
     let lines = fmt::layer().with_writer(std::io::stderr);

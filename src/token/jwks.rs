@@ -55,6 +55,8 @@ pub struct KeySetStatus {
 
 type Outcome = Result<(), Arc<JwksError>>;
 type Fetch = Shared<BoxFuture<'static, Outcome>>;
+/// Those who wait for a fetch own it; without them it is gone.
+type InFlight = Option<WeakShared<BoxFuture<'static, Outcome>>>;
 
 /// The keys of one issuer. Clones share them.
 #[derive(Clone)]
@@ -74,7 +76,7 @@ struct Inner {
     state: ArcSwap<State>,
     /// Whether there has been at least one key, ever.
     answered: AtomicBool,
-    in_flight: Mutex<Option<WeakShared<BoxFuture<'static, Outcome>>>>,
+    in_flight: Mutex<InFlight>,
     last_refetch: Mutex<Option<Instant>>,
 }
 
@@ -209,14 +211,13 @@ impl KeySet {
     }
 
     fn under_way(&self) -> Option<Fetch> {
-        let slot = self.inner.in_flight.lock().unwrap_or_else(PoisonError::into_inner);
-        slot.as_ref().and_then(WeakShared::upgrade).filter(|fetch| fetch.peek().is_none())
+        unfinished(&self.inner.in_flight.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Polled by all who wait for it, it needs no task of its own.
     fn join_fetch(&self) -> Fetch {
         let mut slot = self.inner.in_flight.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(fetch) = slot.as_ref().and_then(WeakShared::upgrade).filter(|fetch| fetch.peek().is_none()) {
+        if let Some(fetch) = unfinished(&slot) {
             return fetch;
         }
         let inner = Arc::clone(&self.inner);
@@ -296,12 +297,17 @@ impl Inner {
     }
 }
 
+fn unfinished(slot: &InFlight) -> Option<Fetch> {
+    slot.as_ref().and_then(WeakShared::upgrade).filter(|fetch| fetch.peek().is_none())
+}
+
 /// Up to a tenth sooner or later, so that gateways that started together do not ask together.
 fn jittered(interval: Duration) -> Duration {
     let mut byte = [128];
     // Without randomness there is no jitter, which is no reason to stop.
     let _ = aws_lc_rs::rand::fill(&mut byte);
-    interval.mul_f64(0.9 + 0.2 * f64::from(byte[0]) / 255.0)
+    let tenth = interval / 10;
+    interval.saturating_sub(tenth).saturating_add((tenth / 128).saturating_mul(u32::from(byte[0])))
 }
 
 fn with_causes(error: &JwksError) -> String {
@@ -313,4 +319,18 @@ fn with_causes(error: &JwksError) -> String {
         cause = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn jitter_stays_within_a_tenth() {
+        let interval = Duration::from_secs(1000);
+        for _ in 0..1000 {
+            assert!((Duration::from_secs(900)..=Duration::from_secs(1100)).contains(&jittered(interval)));
+        }
+        assert!(jittered(Duration::MAX) > interval);
+    }
 }

@@ -12,7 +12,7 @@
 //!
 //! Times are read here and judged by the verdict, on every request, so that a verification can be cached.
 
-use std::{collections::HashMap, fmt, io, sync::Arc};
+use std::{collections::HashMap, fmt, sync::Arc};
 
 use http::HeaderValue;
 use jsonwebtoken::Algorithm;
@@ -94,9 +94,9 @@ pub enum VerifierError {
         /// The issuer.
         issuer: IssuerName,
     },
-    /// The system's trusted certificates cannot be read.
-    #[error("trusted certificates of the system cannot be read")]
-    Certificates(#[source] io::Error),
+    /// The TLS client for fetching keys cannot be set up.
+    #[error("TLS cannot be set up")]
+    Tls(#[source] rustls::Error),
 }
 
 /// Why a token was not verified.
@@ -378,7 +378,7 @@ fn origin(settings: &IssuerSettings, client: &mut Option<HttpClient>) -> Result<
         if let Some(client) = client {
             return Ok(client.clone());
         }
-        let made = HttpClient::new().map_err(VerifierError::Certificates)?;
+        let made = HttpClient::new().map_err(VerifierError::Tls)?;
         Ok(client.insert(made).clone())
     };
     Ok(match &settings.keys {

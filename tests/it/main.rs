@@ -3,7 +3,13 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, reason = "a test that cannot go on fails")]
 #![allow(clippy::needless_pass_by_value, reason = "calls read better with `json!` in place")]
 
+mod admin;
+mod cli;
 mod config;
+mod fuzz;
+mod gate;
+mod layer;
+mod own;
 mod proxy;
 mod store;
 mod support;

@@ -1,10 +1,14 @@
 //! What the tests share.
 
 pub(crate) mod client;
+pub(crate) mod full;
 pub(crate) mod gate;
+pub(crate) mod http;
 pub(crate) mod jwks_server;
 pub(crate) mod keys;
 pub(crate) mod log;
+pub(crate) mod openapi;
+pub(crate) mod program;
 pub(crate) mod redis;
 pub(crate) mod upstream;
 pub(crate) mod watcher;

@@ -27,7 +27,7 @@ async fn echo(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infal
         "method": request.method().as_str(),
         "path": request.uri().path(),
         "user": request.headers().get("x-forwarded-user").map(|user| String::from_utf8_lossy(user.as_bytes())),
-        "headers": serde_json::Map::from_iter(fields),
+        "headers": fields.collect::<serde_json::Map<_, _>>(),
     });
     let mut response = Response::new(Full::from(format!("{answer:#}\n")));
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));

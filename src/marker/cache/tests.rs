@@ -30,6 +30,8 @@ struct SlowStore {
     taken: Notify,
     /// One permit lets one read deliver.
     deliveries: Semaphore,
+    /// Whether it says at once that there is nothing.
+    tells: bool,
 }
 
 impl SlowStore {
@@ -39,6 +41,7 @@ impl SlowStore {
             reads: AtomicUsize::new(0),
             taken: Notify::new(),
             deliveries: Semaphore::new(deliveries),
+            tells: false,
         }
     }
 
@@ -53,6 +56,9 @@ impl SlowStore {
 
 #[async_trait]
 impl Store for SlowStore {
+    fn lacks(&self, key: &MarkerKey) -> bool {
+        self.tells && !self.values.lock().unwrap().contains_key(key.as_str())
+    }
     async fn read(&self, key: &MarkerKey) -> Result<Reading<MarkerRecord>, StoreError> {
         self.reads.fetch_add(1, Ordering::SeqCst);
         let value = self.values.lock().unwrap().get(key.as_str()).cloned();
@@ -114,6 +120,22 @@ async fn absence_is_remembered_and_forgotten_when_it_changes() {
     assert_eq!(cache.recall(&marks), None);
     assert_eq!(logged_out_at(&cache.learn(&marks, &store).await.unwrap()), Some(FIRST));
     assert_eq!(store.reads.load(Ordering::SeqCst), 4, "only what changed was read again");
+}
+
+#[tokio::test]
+async fn what_the_store_tells_at_once_is_not_read() {
+    let (cache, store) = (current_cache(), SlowStore { tells: true, ..SlowStore::new(100) });
+    let marks = cache.marks(&claims());
+    assert_eq!(cache.gather(&marks, &store), Some(Known::default()));
+    assert_eq!(cache.recall(&marks), Some(Known::default()));
+    store.write(&MarkerKey::logout(&claims().subject), FIRST, &cache);
+    assert_eq!(cache.gather(&marks, &store), None, "there is something to read");
+    assert_eq!(logged_out_at(&cache.learn(&marks, &store).await.unwrap()), Some(FIRST));
+    assert_eq!(store.reads.load(Ordering::SeqCst), 1);
+    let other = cache.marks(&Claims { session: Some("sid".try_into().unwrap()), ..claims() });
+    assert_eq!(logged_out_at(&cache.gather(&other, &store).unwrap()), Some(FIRST), "cached by another token's read");
+    let silent = MarkerCache::new(SETTINGS);
+    assert_eq!(silent.gather(&silent.marks(&claims()), &store), None, "a store that was never heard tells nothing");
 }
 
 #[tokio::test]
@@ -189,8 +211,14 @@ fn a_cache_that_has_not_heard_is_not_current() {
 /// asked must be in its answer.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn no_answer_is_older_than_what_was_acknowledged_before_it() {
+    for tells in [false, true] {
+        write_and_read_at_once(SlowStore { tells, ..SlowStore::new(Semaphore::MAX_PERMITS) }).await;
+    }
+}
+
+async fn write_and_read_at_once(store: SlowStore) {
     const WRITES: i64 = 20_000;
-    let (cache, store) = (current_cache(), Arc::new(SlowStore::new(Semaphore::MAX_PERMITS)));
+    let (cache, store) = (current_cache(), Arc::new(store));
     let marks = Arc::new(cache.marks(&claims()));
     let acknowledged = Arc::new(std::sync::atomic::AtomicI64::new(0));
     let readers: Vec<_> = (0..4)
@@ -201,7 +229,7 @@ async fn no_answer_is_older_than_what_was_acknowledged_before_it() {
                 let mut answers = 0_u64;
                 loop {
                     let before = acknowledged.load(Ordering::SeqCst);
-                    let known = match cache.recall(&marks) {
+                    let known = match cache.recall(&marks).or_else(|| cache.gather(&marks, &*store)) {
                         Some(known) => known,
                         None => cache.learn(&marks, &*store).await.unwrap(),
                     };

@@ -120,6 +120,16 @@ impl Database {
         select_marker(&self.connection, key, self.clock.now())
     }
 
+    /// Names every stored marker, expired ones too.
+    pub(super) fn each_marker(&self, mut name: impl FnMut(&str)) -> rusqlite::Result<()> {
+        let mut select = self.connection.prepare("SELECT key FROM markers")?;
+        let mut rows = select.query([])?;
+        while let Some(row) = rows.next()? {
+            name(row.get_ref(0)?.as_str()?);
+        }
+        Ok(())
+    }
+
     /// Does all of `work`, or nothing, and returns when it is committed.
     pub(super) fn transaction<T>(
         &mut self,
@@ -200,7 +210,7 @@ fn select_marker(connection: &Connection, key: &str, now: Timestamp) -> rusqlite
 }
 
 /// An error while opening.
-fn open_fault(file: &Path, error: rusqlite::Error) -> EmbeddedOpenError {
+pub(super) fn open_fault(file: &Path, error: rusqlite::Error) -> EmbeddedOpenError {
     match error.sqlite_error_code() {
         Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => {
             EmbeddedOpenError::Damaged { file: file.to_owned(), problem: error.to_string() }

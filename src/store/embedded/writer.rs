@@ -10,6 +10,7 @@ use std::{
 use super::{
     Answer,
     database::{Database, fault},
+    presence::Presence,
     queue::{Inbox, Next, Ticket},
 };
 use crate::{
@@ -61,6 +62,7 @@ pub(super) struct Writer {
     name: Arc<str>,
     inbox: Inbox<Write>,
     watcher: Arc<dyn Watcher>,
+    presence: Arc<Presence>,
     durable: Database,
     relaxed: Database,
     activities: VecDeque<Activity>,
@@ -74,6 +76,7 @@ impl Writer {
         name: Arc<str>,
         inbox: Inbox<Write>,
         watcher: Arc<dyn Watcher>,
+        presence: Arc<Presence>,
         durable: Database,
         relaxed: Database,
         lock: File,
@@ -85,6 +88,7 @@ impl Writer {
             name,
             inbox,
             watcher,
+            presence,
             durable,
             relaxed,
             activities: VecDeque::new(),
@@ -140,7 +144,11 @@ impl Writer {
         match self.durable.transaction(|markers| {
             let merge_one = |ticket: &Ticket<(Merge, Answer<Merged>)>| {
                 let (Merge { key, record, expires }, _) = &ticket.job;
-                let merged = merged(key, markers.get(key.as_str())?.as_deref(), record);
+                let held = markers.get(key.as_str())?;
+                let merged = merged(key, held.as_deref(), record);
+                if held.is_none() {
+                    self.presence.add(key.as_str());
+                }
                 if merged.changed {
                     markers.put(key.as_str(), &merged.record.encode(), *expires)?;
                 }
@@ -195,7 +203,12 @@ impl Writer {
         }
         self.purged = Instant::now();
         match self.relaxed.purge(PURGE_CHUNK) {
-            Ok(keys) => keys.iter().for_each(|key| self.watcher.changed(key)),
+            Ok(keys) => {
+                for key in &keys {
+                    self.presence.remove(key);
+                    self.watcher.changed(key);
+                }
+            }
             Err(error) => tracing::warn!(store.name = %self.name, %error, "expired markers cannot be removed"),
         }
     }

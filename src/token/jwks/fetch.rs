@@ -5,7 +5,7 @@
 //! 2. No redirect is followed, and no body is read beyond [`MAX_DOCUMENT`].
 //! 3. `https`, except for loopback hosts and a URL that the settings give as `http`.
 
-use std::{io, path::PathBuf};
+use std::{io, path::PathBuf, sync::Arc};
 
 use bytes::Bytes;
 use http::{
@@ -89,14 +89,22 @@ pub enum JwksError {
 pub(in super::super) struct HttpClient(Client<HttpsConnector<HttpConnector>, Empty<Bytes>>);
 
 impl HttpClient {
-    /// A client that trusts the system's certificates.
-    pub(in super::super) fn new() -> io::Result<Self> {
-        let connector = HttpsConnectorBuilder::new()
-            .with_provider_and_native_roots(rustls::crypto::aws_lc_rs::default_provider())?
-            .https_or_http()
-            .enable_http1()
-            .enable_http2()
-            .build();
+    /// A client that trusts the system's certificates. A system without any can still fetch from loopback.
+    pub(in super::super) fn new() -> Result<Self, rustls::Error> {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let builder = match HttpsConnectorBuilder::new().with_provider_and_native_roots((*provider).clone()) {
+            Ok(builder) => builder,
+            Err(error) => {
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(error, "the system has no certificates to trust, so nothing can be fetched by https");
+                let tls = rustls::ClientConfig::builder_with_provider(provider)
+                    .with_safe_default_protocol_versions()?
+                    .with_root_certificates(rustls::RootCertStore::empty())
+                    .with_no_client_auth();
+                HttpsConnectorBuilder::new().with_tls_config(tls)
+            }
+        };
+        let connector = builder.https_or_http().enable_http1().enable_http2().build();
         // Fetches are minutes apart: a connection kept for the next one would be a dead one.
         Ok(Self(Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build(connector)))
     }

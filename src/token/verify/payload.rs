@@ -99,16 +99,15 @@ impl<'r, 'a> Reader<'r, 'a> {
 
     /// `scope`, `scp` and `permissions`, each a string of words or an array of strings. What is neither gives nothing.
     fn scopes(&self) -> Scopes {
-        let named = |name| self.payload.get(name).into_iter().flat_map(words);
-        named("scope").chain(named("scp")).chain(named("permissions")).collect()
-    }
-}
-
-fn words<'v>(value: &'v Value<'_>) -> Box<dyn Iterator<Item = &'v str> + 'v> {
-    match value {
-        Value::String(text) => Box::new(text.split(' ').filter(|word| !word.is_empty())),
-        Value::Array(elements) => Box::new(elements.iter().filter_map(Value::as_str)),
-        _ => Box::new(std::iter::empty()),
+        let mut scopes = Vec::new();
+        for name in ["scope", "scp", "permissions"] {
+            match self.payload.get(name) {
+                Some(Value::String(text)) => scopes.extend(text.split(' ').filter(|word| !word.is_empty())),
+                Some(Value::Array(elements)) => scopes.extend(elements.iter().filter_map(Value::as_str)),
+                _ => {}
+            }
+        }
+        scopes.into_iter().collect()
     }
 }
 

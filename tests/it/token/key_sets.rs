@@ -101,7 +101,11 @@ async fn a_request_before_the_first_fetch_causes_it() {
 
 #[tokio::test]
 async fn a_thousand_requests_with_a_new_key_cause_one_fetch() {
-    let mut setting = Setting::loaded(no_rate_limit).await;
+    one_fetch_for_a_thousand(Setting::loaded(no_rate_limit).await).await;
+    one_fetch_for_a_thousand(Setting::loaded(|settings| settings).await).await;
+}
+
+async fn one_fetch_for_a_thousand(mut setting: Setting) {
     let new = setting.publish_new_key();
     let (token, verifier) = (setting.token(new), Arc::clone(&setting.verifier));
     setting.server.hold();
@@ -113,6 +117,20 @@ async fn a_thousand_requests_with_a_new_key_cause_one_fetch() {
     setting.server.release();
     assert_eq!(callers.await.unwrap(), 1000);
     assert_eq!(setting.server.hits(JWKS), 2);
+}
+
+#[tokio::test]
+async fn fetches_for_any_reason_are_one() {
+    let setting = Setting::start(no_rate_limit).await;
+    setting.server.hold();
+    let (verifier, token) = (Arc::clone(&setting.verifier), setting.token(0));
+    let waiting = tokio::spawn(async move {
+        tokio::join!(verifier.load(), verifier.load(), verifier.verify_or_refetch(&token)).2.is_ok()
+    });
+    eventually("the fetch arrives", async || setting.server.hits(JWKS) == 1).await;
+    setting.server.release();
+    assert!(waiting.await.unwrap());
+    assert_eq!(setting.server.hits(JWKS), 1);
 }
 
 #[tokio::test]

@@ -1,0 +1,148 @@
+//! Metrics: well formed, known, documented, and about nobody.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use http::Method;
+use serde_json::json;
+
+use crate::support::program::Gate;
+
+/// One family: its type, and its samples by full name.
+#[derive(Default)]
+struct Family {
+    kind: String,
+    help: String,
+    samples: BTreeMap<String, f64>,
+}
+
+/// Reads OpenMetrics text, and panics where it is none (OpenMetrics 1.0).
+fn parse(text: &str) -> BTreeMap<String, Family> {
+    let body = text.strip_suffix("# EOF\n").expect("it ends with # EOF");
+    assert!(!body.contains("# EOF"));
+    let mut families: BTreeMap<String, Family> = BTreeMap::new();
+    let mut current = String::new();
+    for line in body.lines() {
+        let words: Vec<&str> = line.splitn(4, ' ').collect();
+        match words[..] {
+            ["#", "HELP", name, help] => {
+                assert!(!families.contains_key(name), "family `{name}` is there twice");
+                name.clone_into(&mut current);
+                families.insert(current.clone(), Family { help: help.to_owned(), ..Family::default() });
+            }
+            ["#", "TYPE", name, kind] => {
+                assert_eq!(name, current, "{line}");
+                kind.clone_into(&mut families.get_mut(name).unwrap().kind);
+            }
+            ["#", "UNIT", name, unit] => assert!(name == current && name.ends_with(unit), "{line}"),
+            _ => {
+                let family = families.get_mut(&current).unwrap();
+                let (sample, value) = sample(line);
+                let name = sample.split('{').next().unwrap().to_owned();
+                let suffixes: &[&str] = match family.kind.as_str() {
+                    "counter" => &["_total"],
+                    "gauge" => &[""],
+                    "histogram" => &["_bucket", "_sum", "_count"],
+                    kind => panic!("`{kind}` is not a type that we have"),
+                };
+                assert!(suffixes.iter().any(|suffix| name == format!("{current}{suffix}")), "{line}");
+                assert!(family.samples.insert(sample.to_owned(), value).is_none(), "there twice: {line}");
+            }
+        }
+    }
+    families
+}
+
+fn sample(line: &str) -> (&str, f64) {
+    let (sample, value) = line.rsplit_once(' ').unwrap();
+    if let Some((name, labels)) = sample.split_once('{') {
+        let labels = labels.strip_suffix('}').unwrap();
+        for label in labels.split(',') {
+            let (label, value) = label.split_once('=').unwrap();
+            assert!(!label.is_empty() && value.starts_with('"') && value.ends_with('"'), "{line}");
+        }
+        assert!(!name.is_empty());
+    }
+    (sample, value.parse().unwrap_or_else(|_| panic!("not a number: {line}")))
+}
+
+/// The name under which a family is found in queries.
+fn queried(name: &str, family: &Family) -> String {
+    if family.kind == "counter" { format!("{name}_total") } else { name.to_owned() }
+}
+
+async fn metrics(gate: &Gate) -> BTreeMap<String, Family> {
+    let answer = gate.admin().get("/metrics").await;
+    parse(answer.text())
+}
+
+#[tokio::test]
+async fn they_tell_what_happened() {
+    let gate = Gate::start().await;
+    let token = gate.token(json!({}));
+    gate.call(&token).await.is(200, None);
+    gate.call(&token).await.is(200, None);
+    gate.admin().put("/v1/subjects/main/auth0%7Calice/block", json!({})).await;
+    gate.call(&token).await.is(401, "user_blocked");
+    gate.request(Method::GET, "/hello", &[]).await.is(401, "missing_token");
+
+    let families = metrics(&gate).await;
+    let value = |family: &str, sample: &str| families[family].samples[sample];
+    for (family, sample, expected) in [
+        ("portcullis_requests", "portcullis_requests_total{route=\"api\",code=\"200\"}", 2.0),
+        ("portcullis_requests", "portcullis_requests_total{route=\"api\",code=\"401\"}", 2.0),
+        ("portcullis_verdicts", "portcullis_verdicts_total{route=\"api\",verdict=\"admit\"}", 2.0),
+        ("portcullis_verdicts", "portcullis_verdicts_total{route=\"api\",verdict=\"user_blocked\"}", 1.0),
+        ("portcullis_verdicts", "portcullis_verdicts_total{route=\"api\",verdict=\"missing_token\"}", 1.0),
+        ("portcullis_verdicts", "portcullis_verdicts_total{route=\"api\",verdict=\"logged_out\"}", 0.0),
+        ("portcullis_token_cache_hits", "portcullis_token_cache_hits_total", 2.0),
+        ("portcullis_token_cache_misses", "portcullis_token_cache_misses_total", 1.0),
+        ("portcullis_marker_changes", "portcullis_marker_changes_total", 1.0),
+        ("portcullis_markers_unreadable", "portcullis_markers_unreadable_total", 0.0),
+        ("portcullis_request_duration_seconds", "portcullis_request_duration_seconds_count{route=\"api\"}", 4.0),
+    ] {
+        assert!((value(family, sample) - expected).abs() < f64::EPSILON, "{sample} = {}", value(family, sample));
+    }
+    let age = value("portcullis_marker_sync_age_seconds", "portcullis_marker_sync_age_seconds");
+    assert!((0.0..2.0).contains(&age), "{age}");
+    for name in ["portcullis_activity_pending", "portcullis_connections", "portcullis_requests_in_flight"] {
+        assert!(families[name].samples[name] >= 0.0, "{name}");
+    }
+}
+
+/// Labels are bounded: no subject, session, token or path, whatever is asked.
+#[tokio::test]
+async fn they_are_about_nobody() {
+    let gate = Gate::start().await;
+    let token =
+        gate.token(json!({ "sub": "needle-sub", "sid": "needle-sid", "jti": "needle-jti", "azp": "needle-azp" }));
+    gate.call(&token).await.is(200, None);
+    gate.request(Method::GET, "/needle-path?needle-query", &[("host", "needle.host")]).await;
+    gate.log_out(&token, "").await.is(204, None);
+    gate.admin().put("/v1/subjects/main/needle-sub/block", json!({ "reason": "needle-reason" })).await;
+    let answer = gate.admin().get("/metrics").await;
+    assert!(!answer.text().contains("needle"), "{}", answer.text());
+}
+
+/// docs/metrics.md: every metric is on the page, and the page knows no other.
+#[tokio::test]
+async fn the_page_tells_of_each_of_them() {
+    let gate = Gate::start().await;
+    gate.call(&gate.token(json!({}))).await.is(200, None);
+    let families = metrics(&gate).await;
+    let served: BTreeSet<String> = families.iter().map(|(name, family)| queried(name, family)).collect();
+    let page = include_str!("../../../docs/metrics.md");
+    let rows = page.lines().filter_map(|line| line.strip_prefix("| `portcullis_")?.split_once('`'));
+    let told: BTreeMap<String, String> =
+        rows.map(|(name, rest)| (format!("portcullis_{name}"), rest.to_owned())).collect();
+    assert_eq!(told.keys().cloned().collect::<BTreeSet<_>>(), served);
+    for (name, family) in &families {
+        let row = &told[&queried(name, family)];
+        assert!(row.contains(&format!("| {} |", family.kind)), "{name} is a {}", family.kind);
+        let labels = family.samples.keys().filter_map(|sample| sample.split_once('{')).flat_map(|(_, labels)| {
+            labels.trim_end_matches('}').split(',').map(|label| label.split('=').next().unwrap().to_owned())
+        });
+        let labels: BTreeSet<String> = labels.filter(|label| label != "le").collect();
+        assert!(labels.iter().all(|label| row.contains(&format!("`{label}`"))), "{name} has the labels {labels:?}");
+        assert!(family.help.len() > 10, "{name}: {}", family.help);
+    }
+}
