@@ -119,6 +119,7 @@ impl Instance {
     ///
     /// # Errors
     /// [`StartError`].
+    #[expect(clippy::unused_async, reason = "it needs a runtime, which a future has")]
     pub async fn start(config: Config) -> Result<Self, StartError> {
         let clock = Clock::System;
         let listener = listen(config.listener.address)?;
