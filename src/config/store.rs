@@ -64,7 +64,7 @@ pub(super) fn read(section: &Section<'_>, markers: &Markers) -> StoreSettings {
             SecretString::default()
         }
     };
-    StoreSettings::Redis(RedisSettings { url, prefix: prefix.into(), connect_timeout, response_timeout, heartbeat })
+    StoreSettings::Redis(RedisSettings { url, prefix, connect_timeout, response_timeout, heartbeat })
 }
 
 /// The URL with credentials in it. What is wrong with it is told without repeating it.

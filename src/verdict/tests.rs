@@ -281,10 +281,11 @@ fn expiry_is_at_its_edge_and_not_before() {
 /// The logout is at 10.300 s after the base; `iat` is in whole seconds unless it has a fraction.
 #[test]
 fn second_boundaries_of_iat_claim_start_and_skew() {
+    type Edge = (&'static str, MarkerClock, Drawn, Option<Drawn>, Option<Drawn>, bool);
     use MarkerClock::{Gateway, Issuer};
     let second = |n: i64| Drawn::Second(BASE / 1000 + n);
     let exact = |millis: i64| Drawn::Exact(BASE + millis);
-    let cases: &[(&str, MarkerClock, Drawn, Option<Drawn>, Option<Drawn>, bool)] = &[
+    let cases: &[Edge] = &[
         // name, clock, iat, session start, claim, admitted
         ("the second before", Issuer, second(9), None, None, false),
         ("the same second is doubted", Issuer, second(10), None, None, false),
