@@ -143,7 +143,7 @@ fn open() -> Vec<(&'static str, MethodRouter<Admin>)> {
     ]
 }
 
-/// Serves the admin endpoints until `stop` is cancelled, and then for what requests under way need, [`GRACE`] at most.
+/// Serves the admin endpoints until `stop` is cancelled, and then for what requests under way need, `GRACE` at most.
 pub async fn serve(listener: TcpListener, admin: Admin, stop: CancellationToken) {
     let service = admin.router().into_make_service_with_connect_info::<SocketAddr>();
     let stopping = stop.clone();

@@ -1,6 +1,6 @@
 //! The shared store of a fleet: Redis 7 or newer, standalone, over TCP, TLS or a Unix socket.
 //!
-//! Two connections, both kept up in the background ([`lane`]):
+//! Two connections, both kept up in the background (`lane`):
 //!
 //! - the link: RESP3 with `CLIENT TRACKING ON BCAST` on the markers' prefix. It carries the server's invalidations, all
 //!   reads of markers and a heartbeat, so that an answer to the heartbeat proves that invalidations arrive too;

@@ -76,7 +76,7 @@ struct Unused {
     since: Instant,
 }
 
-/// A connection in use. Dropping it closes it; [`Lease::give_back`] keeps it.
+/// A connection in use. Dropping it closes it; giving it back keeps it.
 #[derive(Debug)]
 pub struct Lease {
     pub(super) sender: http1::SendRequest<RequestBody>,
