@@ -25,7 +25,7 @@ pub struct UpstreamSettings {
     pub protocol: Protocol,
     /// How long connecting may take.
     pub connect_timeout: Duration,
-    /// How long it may take from the start of the request to the header of the response.
+    /// How long it may take from the end of the request to the header of the response, or not go on reading the request.
     pub response_timeout: Duration,
     /// How long a body may stand still, either way.
     pub body_idle_timeout: Duration,

@@ -60,16 +60,16 @@ async fn a_header_has_to_come_in_time() {
 #[tokio::test(flavor = "multi_thread")]
 async fn between_requests_only_the_idle_limit_counts() {
     each_pair(async |downstream, upstream| {
-        let limits = "[listener]\nheader_timeout = \"200ms\"\nidle_timeout = \"3s\"\n";
+        let limits = "[listener]\nheader_timeout = \"400ms\"\nidle_timeout = \"10s\"\n";
         let gate = TestGate::start(&[limits, &route(upstream, "auth = \"none\"")].concat()).await;
         let mut client = client(downstream, &gate).await;
-        for pause in [0, 300, 500] {
+        for pause in [0, 500, 900] {
             sleep(Duration::from_millis(pause)).await;
             let sent = request(downstream, Method::GET, "/", "").body(StreamBody::from("")).unwrap();
             assert_eq!(client.fetch(sent).await.text(), "ok", "after {pause} ms");
         }
         // Nor does it count while a request is served.
-        gate.upstream.delay(Duration::from_millis(500));
+        gate.upstream.delay(Duration::from_millis(600));
         let sent = request(downstream, Method::GET, "/", "").body(StreamBody::from("")).unwrap();
         assert_eq!(client.fetch(sent).await.text(), "late");
     })
