@@ -8,7 +8,7 @@ pub mod embedded;
 #[cfg(feature = "redis")]
 pub mod redis;
 
-use std::{fmt, io, sync::Arc};
+use std::{fmt, io, sync::Arc, time::Instant};
 
 use async_trait::async_trait;
 
@@ -76,8 +76,8 @@ pub trait Watcher: Send + Sync + fmt::Debug + 'static {
     fn changed(&self, key: &str);
     /// Any marker may have changed: a connection was (re)made, or everything was flushed.
     fn reset(&self);
-    /// The channel that carries the pushes is alive now.
-    fn heard(&self);
+    /// The channel that carries the pushes is alive: whatever changed before `at` has been told.
+    fn heard(&self, at: Instant);
 }
 
 /// A store of markers and activity.

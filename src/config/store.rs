@@ -1,6 +1,6 @@
 //! `[store]`
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
 use redis::IntoConnectionInfo as _;
 use secrecy::{ExposeSecret as _, SecretString};
@@ -13,7 +13,10 @@ use super::{
     secret,
     value::{MILLISECOND, MINUTE, SECOND, Setting as _},
 };
-use crate::store::{embedded::EmbeddedSettings, redis::RedisSettings};
+use crate::store::{
+    embedded::{self, EmbeddedSettings},
+    redis::RedisSettings,
+};
 
 const DEFAULT_URL: &str = "embedded:./data";
 const FORMS: &str =
@@ -34,7 +37,20 @@ pub(super) fn read(section: &Section<'_>, markers: &Markers) -> StoreSettings {
     let heartbeat = heartbeat.or(500 * MILLISECOND);
     section.finish();
 
+    let check_staleness = |heartbeat: Duration, what: &str, heartbeat_at: &At| {
+        let max_staleness = markers.settings.max_staleness;
+        if max_staleness < 2 * heartbeat {
+            let message = format!(
+                "{} is less than twice {what}, {}: one late answer would make the gateway stale",
+                max_staleness.show(),
+                heartbeat.show()
+            );
+            let at = if markers.max_staleness.is_given() { &markers.max_staleness } else { heartbeat_at };
+            section.reader().report(at, Fault::new(message));
+        }
+    };
     if let Some(directory) = url.strip_prefix("embedded:") {
+        check_staleness(embedded::HEARTBEAT, "the heartbeat of the embedded store", &url_at);
         for at in [username.map(|(_, at)| at), password.map(|(_, at)| at)].into_iter().flatten() {
             section.reader().report(&at, Fault::new("the embedded store has no users"));
         }
@@ -46,16 +62,7 @@ pub(super) fn read(section: &Section<'_>, markers: &Markers) -> StoreSettings {
         let directory = directory.components().filter(|part| part.as_os_str() != ".").collect();
         return StoreSettings::Embedded(EmbeddedSettings { directory });
     }
-    let max_staleness = markers.settings.max_staleness;
-    if max_staleness < 2 * heartbeat {
-        let message = format!(
-            "{} is less than twice `store.heartbeat`, {}: one late answer would make the gateway stale",
-            max_staleness.show(),
-            heartbeat.show()
-        );
-        let at = if markers.max_staleness.is_given() { &markers.max_staleness } else { &heartbeat_at };
-        section.reader().report(at, Fault::new(message));
-    }
+    check_staleness(heartbeat, "`store.heartbeat`", &heartbeat_at);
     let secret_allowed = url_at.is_variable();
     let url = match redis_url(&url, username.as_ref(), password.as_ref(), secret_allowed) {
         Ok(url) => url,

@@ -440,8 +440,8 @@ fn what_is_close_to_a_refusal_is_accepted() {
         // just within limits
         format!("[session]\nidle_limit = \"123s\"\nabsolute_limit = \"30d\"\n{OPEN}"),
         format!("[store]\nurl = \"redis://h\"\nheartbeat = \"1s\"\n{OPEN}"),
-        // no heartbeat in the embedded store
-        format!("[markers]\nmax_staleness = \"10ms\"\n{OPEN}"),
+        // twice the heartbeat of the embedded store
+        format!("[markers]\nmax_staleness = \"500ms\"\n{OPEN}"),
         format!("{OPEN}identity = {{}}\n"),
         // one cookie for two issuers that no route takes both of
         format!(

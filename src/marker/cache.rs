@@ -305,8 +305,9 @@ impl Watcher for MarkerCache {
         self.metrics.resets.inc();
     }
 
-    fn heard(&self) {
-        let since = u64::try_from(self.origin.elapsed().as_millis()).unwrap_or(u64::MAX - 1);
+    fn heard(&self, at: Instant) {
+        let since = at.saturating_duration_since(self.origin);
+        let since = u64::try_from(since.as_millis()).unwrap_or(u64::MAX - 1);
         self.heard.fetch_max(since + 1, Ordering::AcqRel);
     }
 }

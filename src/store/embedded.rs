@@ -44,6 +44,9 @@ const QUEUE: usize = 1024;
 /// How long a caller waits for an answer. A disk that takes longer is as good as gone.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// How often the watcher hears from the store.
+pub const HEARTBEAT: Duration = writer::BEAT;
+
 const DATABASE_FILE: &str = "portcullis.db";
 const LOCK_FILE: &str = "portcullis.lock";
 

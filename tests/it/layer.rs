@@ -123,7 +123,7 @@ impl Court {
             write_timeout: READ_TIMEOUT,
         };
         let cache = Arc::new(MarkerCache::new(settings));
-        cache.heard();
+        cache.heard(std::time::Instant::now());
         let retention = Retention {
             max_token_lifetime: Duration::from_secs(86_400),
             clock_skew: Duration::from_secs(1),

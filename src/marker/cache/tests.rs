@@ -99,7 +99,7 @@ fn claims() -> Claims {
 
 fn current_cache() -> Arc<MarkerCache> {
     let cache = Arc::new(MarkerCache::new(SETTINGS));
-    cache.heard();
+    cache.heard(Instant::now());
     cache
 }
 
@@ -203,8 +203,21 @@ async fn a_store_that_does_not_answer_fails_the_read_in_time() {
 fn a_cache_that_has_not_heard_is_not_current() {
     let cache = MarkerCache::new(MarkerSettings { max_staleness: Duration::ZERO, ..SETTINGS });
     assert!(!cache.is_current());
-    cache.heard();
+    cache.heard(Instant::now());
     assert!(cache.age().is_some());
+}
+
+/// An answer that was long on its way tells of when it was asked for.
+#[test]
+fn late_news_is_not_fresh() {
+    let cache = MarkerCache::new(MarkerSettings { max_staleness: Duration::from_secs(60), ..SETTINGS });
+    let asked = Instant::now();
+    std::thread::sleep(Duration::from_millis(20));
+    cache.heard(asked);
+    assert!(cache.age().is_some_and(|age| age >= Duration::from_millis(19)), "{:?}", cache.age());
+    cache.heard(Instant::now());
+    cache.heard(asked);
+    assert!(cache.age().is_some_and(|age| age < Duration::from_millis(20)), "an older answer takes nothing back");
 }
 
 /// Writers push higher and higher times, readers learn and recall at once; whatever was acknowledged before a reader

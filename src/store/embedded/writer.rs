@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// How often the watcher hears that this thread lives.
-const BEAT: Duration = Duration::from_millis(250);
+pub(super) const BEAT: Duration = Duration::from_millis(250);
 
 /// How often expired markers are looked for, and how many are removed at a time.
 const PURGE_INTERVAL: Duration = Duration::from_secs(1);
@@ -81,9 +81,9 @@ impl Writer {
         relaxed: Database,
         lock: File,
     ) -> Self {
-        watcher.reset();
-        watcher.heard();
         let now = Instant::now();
+        watcher.reset();
+        watcher.heard(now);
         Self {
             name,
             inbox,
@@ -191,8 +191,8 @@ impl Writer {
     /// A thread that hangs or is gone falls silent.
     fn beat(&mut self) {
         if self.heard.elapsed() >= BEAT {
-            self.watcher.heard();
             self.heard = Instant::now();
+            self.watcher.heard(self.heard);
         }
     }
 

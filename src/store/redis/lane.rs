@@ -96,11 +96,11 @@ impl Keeper {
     async fn run(self) {
         let mut pause = FIRST_RETRY;
         loop {
-            let lost = Arc::new(Notify::new());
+            let (lost, since) = (Arc::new(Notify::new()), Instant::now());
             match self.connect(&lost).await {
                 Ok(connection) => {
                     pause = FIRST_RETRY;
-                    self.begin(&connection);
+                    self.begin(&connection, since);
                     self.serve(connection, &lost).await;
                     tracing::warn!(store.name = %self.endpoint.name, "connection to redis lost");
                     self.state.store(Arc::new(Err(outage(&self.endpoint.name, "connection lost"))));
@@ -142,10 +142,10 @@ impl Keeper {
     }
 
     /// From here on every change is pushed; whatever was known before may have changed unseen.
-    fn begin(&self, connection: &MultiplexedConnection) {
+    fn begin(&self, connection: &MultiplexedConnection, since: Instant) {
         if let Some(tracking) = &self.tracking {
             tracking.watcher.reset();
-            tracking.watcher.heard();
+            tracking.watcher.heard(since);
         }
         self.state.store(Arc::new(Ok(connection.clone())));
         tracing::info!(store.name = %self.endpoint.name, tracking = self.tracking.is_some(), "connected to redis");
@@ -165,7 +165,8 @@ impl Keeper {
                     Ok(()) if sent.elapsed() <= self.endpoint.response_timeout => {
                         misses = 0;
                         if let Some(tracking) = &self.tracking {
-                            tracking.watcher.heard();
+                            // The answer may have been long on its way: it tells of when it was asked for at the latest.
+                            tracking.watcher.heard(sent);
                         }
                     }
                     Ok(()) => misses += 1,

@@ -85,6 +85,7 @@ async fn rejects(fault: Fault) {
         let asked = begun.elapsed();
         let reply = bounded(&gate, &token).await;
         if reply.status == StatusCode::OK {
+            assert!(asked <= STALENESS + MARGIN, "admitted from the cache after {asked:?}");
             last_admitted = Some(asked);
             tokio::time::sleep(Duration::from_millis(2)).await;
         } else {

@@ -3,6 +3,7 @@
 use std::{
     fmt,
     sync::{Arc, Mutex},
+    time::Instant,
 };
 
 use portcullis::store::Watcher;
@@ -66,7 +67,7 @@ impl Watcher for Recorder {
         self.told.lock().unwrap().push(Told::Reset);
     }
 
-    fn heard(&self) {
+    fn heard(&self, _: Instant) {
         self.told.lock().unwrap().push(Told::Heard);
     }
 }
