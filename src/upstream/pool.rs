@@ -18,7 +18,7 @@ use tokio::{
     time::{error::Elapsed, timeout},
 };
 
-use super::{UpstreamSettings, body::RequestBody};
+use super::{UpstreamSettings, body::RequestBody, socket::Socket};
 
 /// How many unused connections are looked at before a new one is made: the last few may still be finishing.
 const LOOK_AT: usize = 4;
@@ -105,7 +105,7 @@ impl Http1Pool {
         let stream = connect(&self.settings).await?;
         let (sender, connection) = http1::Builder::new()
             .max_header_size(MAX_RESPONSE_HEADER as usize)
-            .handshake(TokioIo::new(stream))
+            .handshake(TokioIo::new(Socket::new(stream)))
             .await
             .map_err(|source| ConnectError::Handshake { upstream: self.settings.authority.to_string(), source })?;
         // It ends with its sender, which a lease or this pool owns.

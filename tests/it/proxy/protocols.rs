@@ -13,13 +13,14 @@ use http::{HeaderMap, Method, Response, StatusCode, Version};
 use http_body::Frame;
 use http_body_util::BodyExt;
 use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::{HTTP1, HTTP2, client, each_pair, route};
 use crate::support::{
     client::{Raw, Reply, request},
     eventually,
     gate::TestGate,
-    upstream::{StreamBody, text},
+    upstream::{RawUpstream, StreamBody, text},
 };
 
 const MIB: usize = 1024 * 1024;
@@ -400,6 +401,24 @@ async fn an_early_answer_reaches_a_client_that_still_sends() {
         assert_eq!(response.status(), StatusCode::PAYLOAD_TOO_LARGE);
     })
     .await;
+}
+
+/// Not even if the upstream closes right after it, and resets the connection with what it has not read.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_early_answer_outlives_its_connection() {
+    let upstream = RawUpstream::start(|mut stream, _| async move {
+        let mut buffer = vec![0; 1 << 20];
+        let _ = stream.read(&mut buffer).await;
+        let _ = stream.write_all(b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n").await;
+    })
+    .await;
+    let gate = TestGate::start(&upstream.route("auth = \"none\"")).await;
+    for round in 0..50 {
+        let (_sent, body) = flood();
+        let sent = request(HTTP2, Method::POST, "/", "").body(body).unwrap();
+        let response = client(HTTP2, &gate).await.send(sent).await.unwrap();
+        assert_eq!(response.status(), StatusCode::PAYLOAD_TOO_LARGE, "round {round}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
