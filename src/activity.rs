@@ -17,3 +17,10 @@ pub struct ActivitySettings {
     /// How often what has gathered is written.
     pub flush_interval: Duration,
 }
+
+/// 60 s, 1 s.
+impl Default for ActivitySettings {
+    fn default() -> Self {
+        Self { resolution: Duration::from_secs(60), flush_interval: Duration::from_secs(1) }
+    }
+}

@@ -9,6 +9,7 @@
 //!
 //! A proxy in front that adds or folds header fields of its own must not touch those that [`Policy::identity`] names.
 
+pub mod engine;
 mod future;
 mod grpc;
 pub mod identity;
@@ -22,6 +23,7 @@ pub mod tokens;
 pub mod verdicts;
 
 pub use self::{
+    engine::{Engine, EngineSettings},
     future::ResponseFuture,
     judge::{Decision, Judge, Judgement},
     layer::GateLayer,

@@ -5,7 +5,7 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use prometheus_client::registry::Registry;
 use tokio::{
     net::TcpListener,
-    time::{MissedTickBehavior, interval, sleep},
+    time::{MissedTickBehavior, interval, sleep, timeout},
 };
 use tokio_util::{
     sync::{CancellationToken, DropGuard},
@@ -13,20 +13,16 @@ use tokio_util::{
 };
 
 use crate::{
-    activity::Recorder,
     admin::{self, Admin, Readiness},
     clock::Clock,
     config::{Config, StoreSettings},
     credential::CredentialSources,
     gate::{
-        Judge, Policy,
+        Engine, EngineSettings, Judge, Policy,
         identity::ReservedNames,
         judge::Parts,
         policy::{Authentication, Mode},
-        tokens::TokenCache,
-        verdicts::VerdictMetrics,
     },
-    marker::{cache::MarkerCache, ledger::Ledger},
     server::{
         ListenerSettings,
         gateway::{Gateway, GatewayOptions},
@@ -39,12 +35,15 @@ use crate::{
         redis::{InvalidRedisSettings, RedisStore},
     },
     telemetry::metrics::ServerMetrics,
-    token::verify::{Refreshing, Verifier, VerifierError, VerifierOptions},
+    token::verify::{Verifier, VerifierError, VerifierOptions},
     verdict::Settings,
 };
 
-/// How often caches tidy up and unused connections are let go.
+/// How often unused connections are let go.
 const MAINTENANCE: Duration = Duration::from_secs(1);
+
+/// How long operators' requests may go on after the last request of clients.
+const ADMIN_DRAIN: Duration = Duration::from_secs(1);
 
 /// Why a gate does not start.
 #[derive(Debug, thiserror::Error)]
@@ -68,19 +67,17 @@ pub enum StartError {
     },
 }
 
-/// A running gate. Dropping it stops it at once; [`Instance::stop`] lets requests end and writes what waits.
+/// A running gate. Dropped, it stops without waiting; [`Instance::stop`] lets requests end and writes what waits.
 #[derive(Debug)]
 pub struct Instance {
     address: SocketAddr,
     admin_address: SocketAddr,
-    judge: Judge,
+    engine: Engine,
     settings: Arc<ListenerSettings>,
     readiness: Arc<Readiness>,
-    refreshing: Refreshing,
     stop_listening: DropGuard,
     stop_rest: DropGuard,
     listening: AbortOnDropHandle<bool>,
-    recording: AbortOnDropHandle<()>,
     administrating: AbortOnDropHandle<()>,
 }
 
@@ -104,12 +101,15 @@ pub fn open_store(
 /// # Errors
 /// [`StartError`].
 pub fn verifier(config: &Config, clock: Clock) -> Result<Verifier, StartError> {
-    let options = VerifierOptions {
+    Ok(Verifier::new(config.issuers.clone(), verifier_options(config, clock))?)
+}
+
+fn verifier_options(config: &Config, clock: Clock) -> VerifierOptions {
+    VerifierOptions {
         max_token_length: config.tokens.max_length,
         forwarded_claims: config.forwarded_claims.clone(),
         clock,
-    };
-    Ok(Verifier::new(config.issuers.clone(), options)?)
+    }
 }
 
 impl Instance {
@@ -119,6 +119,7 @@ impl Instance {
     ///
     /// # Errors
     /// [`StartError`].
+    #[expect(clippy::unused_async, reason = "it needs a runtime, which a future has")]
     pub async fn start(config: Config) -> Result<Self, StartError> {
         let clock = Clock::System;
         let listener = listen(config.listener.address)?;
@@ -126,25 +127,16 @@ impl Instance {
         let address = local_address(&listener, config.listener.address)?;
         let admin_address = local_address(&admin_listener, config.admin.address)?;
 
-        let cache = Arc::new(MarkerCache::new(config.markers));
-        let store = open_store(&config.store, Arc::clone(&cache) as Arc<dyn Watcher>, clock.clone())?;
-        let verifier = Arc::new(verifier(&config, clock.clone())?);
-        let refreshing = verifier.start();
-        let recorder = Arc::new(Recorder::new(config.activity, clock.clone()));
-        let judge = Judge::new(Parts {
-            verifier: Arc::clone(&verifier),
-            tokens: TokenCache::new(config.tokens.cache_size),
-            ledger: Ledger::new(
-                Arc::clone(&store),
-                Arc::clone(&cache),
-                config.retention,
-                config.markers.write_timeout,
-                clock.clone(),
-            ),
-            recorder: Arc::clone(&recorder),
-            clock: clock.clone(),
-            verdicts: VerdictMetrics::default(),
-        });
+        let settings = EngineSettings {
+            issuers: config.issuers.clone(),
+            tokens: verifier_options(&config, clock.clone()),
+            token_cache_size: config.tokens.cache_size,
+            markers: config.markers,
+            retention: config.retention,
+            activity: config.activity,
+        };
+        let engine = Engine::start(settings, |watcher, clock| open_store(&config.store, watcher, clock))?;
+        let judge = engine.judge().clone();
 
         let metrics = ServerMetrics::new();
         let reserved = ReservedNames::new(&config.identity_fields);
@@ -157,31 +149,30 @@ impl Instance {
         let mut registry = Registry::with_prefix("portcullis");
         judge.register(&mut registry);
         metrics.register(&mut registry);
-        let readiness = Arc::new(Readiness::new(Arc::clone(&verifier), cache, Arc::clone(&store)));
+        let Parts { verifier, ledger, .. } = judge.parts();
+        let (cache, store) = (Arc::clone(ledger.cache()), Arc::clone(ledger.store()));
+        let readiness = Arc::new(Readiness::new(Arc::clone(verifier), cache, store));
         let issuers = config.issuers.iter().map(|issuer| issuer.name.clone()).collect();
         let policies = config.routes.iter().map(|route| route.policy.clone()).collect();
-        let admin = Admin::new(&config.admin, issuers, policies, judge.clone(), Arc::clone(&readiness), registry);
+        let admin = Admin::new(&config.admin, issuers, policies, judge, Arc::clone(&readiness), registry);
 
         let settings = Arc::new(config.listener);
         let (stop_listening, stop_rest) = (CancellationToken::new(), CancellationToken::new());
         let serving = listener::run(listener, Arc::clone(&gateway), Arc::clone(&settings), stop_listening.clone());
         let listening = AbortOnDropHandle::new(tokio::spawn(serving));
-        let recording = AbortOnDropHandle::new(tokio::spawn(recorder.run(store, stop_rest.clone())));
-        tokio::spawn(maintain(judge.clone(), gateway, stop_rest.clone()));
+        tokio::spawn(maintain(gateway, stop_rest.clone()));
         tokio::spawn(Arc::clone(&readiness).watch(stop_rest.clone()));
         let administrating = tokio::spawn(admin::serve(admin_listener, admin, stop_rest.clone()));
         let administrating = AbortOnDropHandle::new(administrating);
         Ok(Self {
             address,
             admin_address,
-            judge,
+            engine,
             settings,
             readiness,
-            refreshing,
             stop_listening: stop_listening.drop_guard(),
             stop_rest: stop_rest.drop_guard(),
             listening,
-            recording,
             administrating,
         })
     }
@@ -201,7 +192,7 @@ impl Instance {
     /// What judges.
     #[must_use]
     pub const fn judge(&self) -> &Judge {
-        &self.judge
+        self.engine.judge()
     }
 
     /// Whether keys and store have answered.
@@ -215,14 +206,12 @@ impl Instance {
     pub async fn stop(self) -> bool {
         self.readiness.drain();
         sleep(self.settings.drain_delay).await;
-        drop(self.stop_listening);
+        self.stop_listening.disarm().cancel();
         let ended = self.listening.await.unwrap_or(false);
-        drop(self.stop_rest);
-        // A task that panicked has nothing left to wait for.
-        let _ = self.recording.await;
-        let _ = self.administrating.await;
-        self.refreshing.stop().await;
-        self.judge.parts().ledger.store().close().await;
+        self.stop_rest.disarm().cancel();
+        // A task that panicked has nothing left to wait for; one whose client dawdles is not waited for.
+        let _ = timeout(ADMIN_DRAIN, self.administrating).await;
+        self.engine.stop().await;
         ended
     }
 }
@@ -251,15 +240,10 @@ fn own_policy(config: &Config) -> Policy {
     }
 }
 
-async fn maintain(judge: Judge, gateway: Arc<Gateway>, stop: CancellationToken) {
+async fn maintain(gateway: Arc<Gateway>, stop: CancellationToken) {
     let mut ticks = interval(MAINTENANCE);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            _ = ticks.tick() => {}
-        }
-        judge.maintain().await;
+    while stop.run_until_cancelled(ticks.tick()).await.is_some() {
         gateway.maintain();
     }
 }

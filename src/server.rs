@@ -3,12 +3,14 @@
 //! - [`listener`]: sockets, the limit of connections, drain.
 //! - [`connection`]: one connection and its protocol.
 //! - [`patience`]: clients that take too long.
+//! - `form`: the one form of a request.
 //! - [`gateway`]: what happens to a request.
 //! - [`access`]: the access log.
 //! - [`own`]: the gate's own endpoints.
 
 pub mod access;
 pub mod connection;
+mod form;
 pub mod gateway;
 pub mod listener;
 pub mod own;

@@ -77,6 +77,18 @@ pub struct Settings {
     pub required_scopes: Box<[Box<str>]>,
 }
 
+/// A skew of 1 s, 24 h, [`OutagePolicy::Reject`], no scopes.
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            clock_skew: Duration::from_secs(1),
+            max_token_lifetime: Duration::from_secs(24 * 3600),
+            outage: OutagePolicy::default(),
+            required_scopes: Box::default(),
+        }
+    }
+}
+
 /// Everything a verdict rests on.
 #[derive(Clone, Copy, Debug)]
 pub struct Case<'a> {

@@ -55,6 +55,26 @@ pub struct Policy {
     pub forward_token: bool,
     /// The `realm` of challenges (RFC 9110 §11.5).
     pub realm: Box<str>,
-    /// Whether challenges say more than the error code.
+    /// Whether challenges and problem bodies describe the reason, or give the codes alone.
     pub describe: bool,
+}
+
+impl Policy {
+    /// A policy that asks for a bearer token of any issuer and tells the upstream nothing, everything else by default.
+    #[must_use]
+    pub fn new(name: &str) -> Self {
+        Self {
+            name: name.into(),
+            authentication: Authentication::Required,
+            mode: Mode::Enforce,
+            issuers: None,
+            sources: CredentialSources::default(),
+            settings: Settings::default(),
+            limits: SessionLimits::default(),
+            identity: Box::default(),
+            forward_token: true,
+            realm: "portcullis".into(),
+            describe: true,
+        }
+    }
 }

@@ -74,12 +74,14 @@ impl Prepared {
             fields.insert(header::RETRY_AFTER, RETRY_AFTER);
             grpc.insert(header::RETRY_AFTER, RETRY_AFTER);
         }
-        let body = serde_json::json!({
+        let mut body = serde_json::json!({
             "title": reason.title(),
             "status": status.as_u16(),
             "code": reason.code(),
-            "detail": reason.detail(),
         });
+        if policy.describe {
+            body["detail"] = reason.detail().into();
+        }
         Self { status, fields, body: body.to_string().into(), grpc }
     }
 }
@@ -157,7 +159,7 @@ fn challenge(reason: Reason, policy: &Policy) -> Option<HeaderValue> {
     if reason.status() == StatusCode::SERVICE_UNAVAILABLE {
         return None;
     }
-    let mut parameters = vec![format!("realm=\"{}\"", policy.realm)];
+    let mut parameters = vec![format!("realm={}", quoted(&policy.realm))];
     if let Some(error) = reason.error() {
         parameters.push(format!("error=\"{error}\""));
         if policy.describe {
@@ -166,10 +168,25 @@ fn challenge(reason: Reason, policy: &Policy) -> Option<HeaderValue> {
     }
     match reason {
         Reason::InsufficientScope => {
-            parameters.push(format!("scope=\"{}\"", policy.settings.required_scopes.join(" ")));
+            parameters.push(format!("scope={}", quoted(&policy.settings.required_scopes.join(" "))));
         }
         Reason::ReauthenticationRequired { max_age } => parameters.push(format!("max_age=\"{}\"", max_age.as_secs())),
         _ => {}
     }
     HeaderValue::try_from(format!("Bearer {}", parameters.join(", "))).ok()
+}
+
+/// A quoted string (RFC 9110 §5.6.4); what no field value can hold becomes `?`.
+fn quoted(text: &str) -> String {
+    let mut quoted = String::with_capacity(text.len() + 2);
+    quoted.push('"');
+    for character in text.chars() {
+        match character {
+            '"' | '\\' => quoted.extend(['\\', character]),
+            ' '..='~' => quoted.push(character),
+            _ => quoted.push('?'),
+        }
+    }
+    quoted.push('"');
+    quoted
 }

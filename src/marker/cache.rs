@@ -55,6 +55,18 @@ pub struct MarkerSettings {
     pub write_timeout: Duration,
 }
 
+/// 2 s, 64 MiB, 1 s, 5 s.
+impl Default for MarkerSettings {
+    fn default() -> Self {
+        Self {
+            max_staleness: Duration::from_secs(2),
+            cache_size: 64 * 1024 * 1024,
+            read_timeout: Duration::from_secs(1),
+            write_timeout: Duration::from_secs(5),
+        }
+    }
+}
+
 /// The cache of markers and of their absence.
 #[derive(Debug)]
 pub struct MarkerCache {
@@ -190,7 +202,9 @@ impl MarkerCache {
     /// Dropping the future is harmless: another one that waits for the same key reads it.
     pub async fn learn(&self, marks: &Marks, store: &dyn Store) -> Result<Known, StoreError> {
         let generations = self.generations(marks);
-        let readings = try_join_all(marks.marks.iter().map(|mark| self.read(mark, store))).await?;
+        let readings = try_join_all(marks.marks.iter().map(|mark| self.read(mark, store)));
+        // Whoever takes over a read that another gave up begins it anew, and has waited already.
+        let readings = self.in_time(readings).await?;
         let mut known = Known::default();
         for (mark, reading) in marks.marks.iter().zip(readings) {
             known.learn(mark.key.kind(), reading);
@@ -239,9 +253,7 @@ impl MarkerCache {
         }
         let read = async {
             self.metrics.reads.inc();
-            let reading = tokio::time::timeout(self.settings.read_timeout, store.read(&mark.key))
-                .await
-                .unwrap_or_else(|_| Err(StoreError::timed_out(&"marker store".into())))?;
+            let reading = self.in_time(store.read(&mark.key)).await?;
             if matches!(reading, Reading::Unreadable) {
                 self.metrics.unreadable.inc();
                 tracing::error!(
@@ -252,6 +264,12 @@ impl MarkerCache {
             Ok(reading.into())
         };
         self.entries.try_get_with(self.entry_key(mark), read).await.map_err(|error: Arc<StoreError>| (*error).clone())
+    }
+
+    async fn in_time<T>(&self, work: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+        tokio::time::timeout(self.settings.read_timeout, work)
+            .await
+            .unwrap_or_else(|_| Err(StoreError::timed_out(&"marker store".into())))
     }
 
     fn entry_key(&self, mark: &Mark) -> EntryKey {
@@ -273,9 +291,7 @@ impl MarkerCache {
 }
 
 fn slot(hash: u128) -> usize {
-    #[expect(clippy::cast_possible_truncation, reason = "the low bits are what is wanted")]
-    let low = hash as usize;
-    low & (SLOTS - 1)
+    (hash & (SLOTS as u128 - 1)) as usize
 }
 
 impl Watcher for MarkerCache {

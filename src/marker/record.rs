@@ -225,6 +225,17 @@ pub struct Retention {
     pub session: Duration,
 }
 
+/// 24 h, a skew of 1 s, 30 days.
+impl Default for Retention {
+    fn default() -> Self {
+        Self {
+            max_token_lifetime: Duration::from_secs(24 * 3600),
+            clock_skew: Duration::from_secs(1),
+            session: Duration::from_secs(30 * 24 * 3600),
+        }
+    }
+}
+
 impl Retention {
     /// How long a cleared block is remembered.
     pub const TOMBSTONE: Duration = Duration::from_secs(7 * 24 * 3600);

@@ -39,7 +39,7 @@ impl Entry {
     }
 
     /// Logs the answer.
-    pub(super) fn answered<B>(mut self: Box<Self>, response: &Response<B>, route: Option<Arc<str>>) {
+    pub(super) fn answered<B>(mut self, response: &Response<B>, route: Option<Arc<str>>) {
         let reason = response.extensions().get::<Reason>().copied();
         self.answer = Some(Answer { status: response.status().as_u16(), route, reason });
     }

@@ -1,18 +1,18 @@
 //! What happens to a request, from its arrival to its response.
 
-use std::{borrow::Cow, sync::Arc, time::Instant};
+use std::{sync::Arc, time::Instant};
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header, uri::PathAndQuery};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use prometheus_client::metrics::gauge::Gauge;
 use tower::{Layer, Service};
 
-use super::{access::Entry, own::OwnEndpoints};
+use super::{access::Entry, form, own::OwnEndpoints};
 use crate::{
     gate::{Gate, GateLayer, Judge, identity::ReservedNames, problem},
-    route::{RouteSettings, path, table::RouteTable},
+    route::{RouteSettings, table::RouteTable},
     telemetry::metrics::{RouteMetrics, ServerMetrics},
     upstream::{
         Body, Upstream,
@@ -114,8 +114,8 @@ impl Gateway {
         mut request: Request<Incoming>,
         downstream: Arc<Downstream>,
     ) -> (Response<Body>, Option<&Route>) {
-        if let Err(refusal) = check_size(&request, self.options.max_headers).and_then(|()| normalise(&mut request)) {
-            return (refusal, None);
+        if let Err(unserved) = form::normalise(&mut request, self.options.max_headers) {
+            return (unserved.answer(), None);
         }
         fields::strip_request(request.headers_mut());
         if self.own.owns(request.uri().path()) {
@@ -142,122 +142,4 @@ fn without_body(mut response: Response<Body>) -> Response<Body> {
         entry.insert(HeaderValue::from(length));
     }
     response.map(|_| Bytes::new().into())
-}
-
-/// Brings a request into the one form that everything after goes by: one authority, one spelling of the path.
-fn normalise(request: &mut Request<Incoming>) -> Result<(), Response<Body>> {
-    if matches!(*request.method(), Method::CONNECT | Method::TRACE) {
-        return Err(problem::response(StatusCode::NOT_IMPLEMENTED, "method", "This method is not served."));
-    }
-    if let Some(expectation) = request.headers().get(header::EXPECT)
-        && !expectation.as_bytes().eq_ignore_ascii_case(b"100-continue")
-    {
-        return Err(problem::response(
-            StatusCode::EXPECTATION_FAILED,
-            "expectation",
-            "This expectation cannot be met.",
-        ));
-    }
-    check_coding(request)?;
-    one_authority(request)?;
-    one_path(request)?;
-    count_forwards(request)
-}
-
-/// HTTP/2 limits the size of a header by itself, and HTTP/1.1 the number of fields too.
-fn check_size(request: &Request<Incoming>, max_headers: usize) -> Result<(), Response<Body>> {
-    let fields = request.headers();
-    if fields.len() <= max_headers {
-        return Ok(());
-    }
-    let crumbs = fields.get_all(header::COOKIE).iter().count();
-    if fields.len() - crumbs.saturating_sub(1) <= max_headers {
-        return Ok(());
-    }
-    let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
-    Err(problem::response(status, "too_many_fields", "The request has too many header fields."))
-}
-
-/// `chunked` is taken off here. Any other coding would stay on the body, and the upstream would not know (RFC 9112 §6.1).
-fn check_coding(request: &Request<Incoming>) -> Result<(), Response<Body>> {
-    let mut codings = request.headers().get_all(header::TRANSFER_ENCODING).iter();
-    if codings.all(|coding| coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked")) {
-        return Ok(());
-    }
-    let detail = "No transfer coding but chunked is served.";
-    Err(problem::response(StatusCode::NOT_IMPLEMENTED, "transfer_coding", detail))
-}
-
-/// `Max-Forwards` of an `OPTIONS` request: the gate is one of those that forward it (RFC 9110 §7.6.2).
-fn count_forwards(request: &mut Request<Incoming>) -> Result<(), Response<Body>> {
-    if request.method() != Method::OPTIONS {
-        return Ok(());
-    }
-    let Some(left) = request.headers().get(header::MAX_FORWARDS) else { return Ok(()) };
-    let Some(left) = left.to_str().ok().and_then(|left| left.parse::<u32>().ok()) else { return Ok(()) };
-    let Some(less) = left.checked_sub(1) else {
-        let mut response = Response::new(Bytes::new().into());
-        *response.status_mut() = StatusCode::NO_CONTENT;
-        return Err(response);
-    };
-    request.headers_mut().insert(header::MAX_FORWARDS, HeaderValue::from(less));
-    Ok(())
-}
-
-/// HTTP/1.1: exactly one `Host`, the same as in an absolute target (RFC 9112 §3.2). HTTP/2: `:authority`, or `Host`, not two
-/// that differ (RFC 9113 §8.3.1). Either becomes `Host`.
-fn one_authority(request: &mut Request<Incoming>) -> Result<(), Response<Body>> {
-    let refuse =
-        || Err(problem::response(StatusCode::BAD_REQUEST, "invalid_host", "The request names no host, or several."));
-    let mut hosts = request.headers().get_all(header::HOST).iter();
-    let (host, second) = (hosts.next(), hosts.next());
-    match (host, second, request.uri().authority()) {
-        (Some(host), None, None) if is_authority(host.as_bytes()) => Ok(()),
-        (Some(host), None, Some(authority))
-            if is_authority(host.as_bytes()) && host.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes()) =>
-        {
-            Ok(())
-        }
-        (None, None, Some(authority)) if is_authority(authority.as_str().as_bytes()) => {
-            let Ok(host) = HeaderValue::try_from(authority.as_str()) else { return refuse() };
-            request.headers_mut().insert(header::HOST, host);
-            Ok(())
-        }
-        (None, None, None) if request.version() == Version::HTTP_10 => Ok(()),
-        _ => refuse(),
-    }
-}
-
-/// Whether it looks like a host with an optional port: no user information, no path, no list.
-fn is_authority(text: &[u8]) -> bool {
-    !text.is_empty() && text.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-._~:[]".contains(byte))
-}
-
-/// The path in canonical form; the query as it is.
-fn one_path(request: &mut Request<Incoming>) -> Result<(), Response<Body>> {
-    let uri = request.uri();
-    if uri.path() == "*" && request.method() == Method::OPTIONS {
-        return Ok(());
-    }
-    let canonical = match path::canonicalise(uri.path()) {
-        Ok(Cow::Borrowed(_)) => return Ok(()),
-        Ok(Cow::Owned(canonical)) => canonical,
-        Err(fault) => {
-            tracing::debug!(fault = %fault, "path refused");
-            return Err(problem::response(
-                StatusCode::BAD_REQUEST,
-                "invalid_path",
-                "The path can be read in more than one way.",
-            ));
-        }
-    };
-    let target = match uri.query() {
-        Some(query) => format!("{canonical}?{query}"),
-        None => canonical,
-    };
-    let Ok(path_and_query) = PathAndQuery::try_from(target) else {
-        return Err(problem::response(StatusCode::BAD_REQUEST, "invalid_path", "The path is not valid."));
-    };
-    *request.uri_mut() = Uri::from(path_and_query);
-    Ok(())
 }

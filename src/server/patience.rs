@@ -11,7 +11,7 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
     task::{Context, Poll, ready},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use http_body::{Body, Frame, SizeHint};
@@ -19,8 +19,11 @@ use prometheus_client::metrics::gauge::Gauge;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
-    time::Sleep,
+    time::{Instant, Sleep},
 };
+
+#[cfg(test)]
+mod tests;
 
 /// How long a client that was told the connection ends may be silent before it is closed in full.
 const LINGER: Duration = Duration::from_millis(500);
@@ -105,7 +108,7 @@ struct Count(u64);
 
 impl Count {
     const fn is_idle(self) -> bool {
-        self.0 % BEGUN == 0
+        self.0.is_multiple_of(BEGUN)
     }
 
     const fn begun(self) -> u64 {
@@ -215,7 +218,7 @@ impl<T: Abort> Patient<T> {
             if left.is_zero() {
                 return Err(io::Error::new(io::ErrorKind::TimedOut, "client took too long"));
             }
-            self.timer.as_mut().reset(tokio::time::Instant::now() + left);
+            self.timer.as_mut().reset(Instant::now() + left);
         }
         Ok(())
     }
@@ -263,7 +266,7 @@ impl<T: AsyncRead + Abort + Unpin> Patient<T> {
             match Pin::new(&mut self.stream).poll_read(context, &mut buffer) {
                 Poll::Pending => return self.timer.as_mut().poll(context),
                 Poll::Ready(Ok(())) if !buffer.filled().is_empty() && since.elapsed() < self.limits.header => {
-                    self.timer.as_mut().reset(tokio::time::Instant::now() + LINGER);
+                    self.timer.as_mut().reset(Instant::now() + LINGER);
                 }
                 Poll::Ready(_) => return Poll::Ready(()),
             }
@@ -325,13 +328,12 @@ impl<T: AsyncRead + AsyncWrite + Abort + Unpin> AsyncWrite for Patient<T> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let since = match self.closing {
-            Some(since) => since,
-            None => {
-                ready!(Pin::new(&mut self.stream).poll_shutdown(context))?;
-                self.timer.as_mut().reset(tokio::time::Instant::now() + LINGER);
-                *self.closing.insert(Instant::now())
-            }
+        let since = if let Some(since) = self.closing {
+            since
+        } else {
+            ready!(Pin::new(&mut self.stream).poll_shutdown(context))?;
+            self.timer.as_mut().reset(Instant::now() + LINGER);
+            *self.closing.insert(Instant::now())
         };
         self.poll_linger(context, since).map(Ok)
     }

@@ -37,6 +37,26 @@ pub struct IssuerSettings {
     pub fetch_timeout: Duration,
 }
 
+impl IssuerSettings {
+    /// An issuer whose discovery document tells its keys, with RS256, everything else by default.
+    #[must_use]
+    pub fn new(name: IssuerName, identifier: &str, audience: &str) -> Self {
+        Self {
+            name,
+            identifiers: [identifier.into()].into(),
+            audiences: [audience.into()].into(),
+            algorithms: [Algorithm::RS256].into(),
+            keys: KeySource::Discovery,
+            profile: TokenProfile::default(),
+            claims: ClaimNames::default(),
+            limits: SessionLimits::default(),
+            refresh_interval: Duration::from_secs(600),
+            refetch_interval: Duration::from_secs(30),
+            fetch_timeout: Duration::from_secs(5),
+        }
+    }
+}
+
 /// Where an issuer's keys come from.
 #[derive(Clone, Debug)]
 pub enum KeySource {

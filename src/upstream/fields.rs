@@ -165,6 +165,8 @@ pub fn join_cookies(fields: &mut HeaderMap) {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn fields(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
@@ -186,6 +188,67 @@ mod tests {
         ]);
         strip_request(&mut all);
         assert_eq!(all, fields(&[("x-three", "3")]));
+    }
+
+    /// The rules once more, word by word.
+    fn model(pairs: &[(String, String)]) -> Vec<(String, String)> {
+        let listed: Vec<String> = pairs
+            .iter()
+            .filter(|(name, _)| name == "connection")
+            .flat_map(|(_, value)| value.split(',').map(|name| name.trim_matches([' ', '\t']).to_ascii_lowercase()))
+            .collect();
+        let trailers = pairs.iter().find(|(name, _)| name == "te").is_some_and(|(_, value)| {
+            value.split(',').any(|coding| coding.trim_matches([' ', '\t']).eq_ignore_ascii_case("trailers"))
+        });
+        let passes = |name: &str| {
+            let fixed = ["te", "proxy-connection", "proxy-authenticate", "proxy-authorization", "transfer-encoding"];
+            let known = ["connection", "keep-alive", "upgrade"];
+            !fixed.contains(&name) && !known.contains(&name) && !listed.iter().any(|listed| listed == name)
+        };
+        let mut left: Vec<(String, String)> = pairs.iter().filter(|(name, _)| passes(name)).cloned().collect();
+        if trailers {
+            left.push(("te".into(), "trailers".into()));
+        }
+        left.sort();
+        left
+    }
+
+    proptest! {
+        #[test]
+        fn a_request_keeps_what_the_plain_model_keeps(
+            pairs in prop::collection::vec(
+                (
+                    prop::sample::select(&[
+                        "connection", "te", "keep-alive", "upgrade", "transfer-encoding", "proxy-connection", "proxy-authorization",
+                        "host", "x-one", "x-two", "authorization", "x-forwarded-user", "content-length",
+                    ][..]),
+                    prop_oneof![
+                        prop::collection::vec(
+                            prop::sample::select(&[
+                                "X-One", "x-two", "close", "keep-alive", "TE", "trailers", "gzip", "", " ", "\t x-one", "b ad", "Host",
+                                "authorization", "connection", "X-Forwarded-User",
+                            ][..]),
+                            0..4,
+                        )
+                        .prop_map(|names| names.join(",")),
+                        "[ -~]{0,12}",
+                    ],
+                ),
+                0..10,
+            ),
+        ) {
+            let pairs: Vec<(String, String)> = pairs.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+            let mut fields = HeaderMap::new();
+            for (name, value) in &pairs {
+                fields.append(HeaderName::try_from(name).unwrap(), HeaderValue::try_from(value).unwrap());
+            }
+            strip_request(&mut fields);
+            let shown = |value: &HeaderValue| value.to_str().unwrap().to_owned();
+            let mut left: Vec<(String, String)> =
+                fields.iter().map(|(name, value)| (name.to_string(), shown(value))).collect();
+            left.sort();
+            prop_assert_eq!(left, model(&pairs));
+        }
     }
 
     #[test]

@@ -6,6 +6,9 @@
 mod admin;
 mod cli;
 mod config;
+mod fuzz;
+mod gate;
+mod layer;
 mod own;
 mod proxy;
 mod store;

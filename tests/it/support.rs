@@ -1,6 +1,7 @@
 //! What the tests share.
 
 pub(crate) mod client;
+pub(crate) mod full;
 pub(crate) mod gate;
 pub(crate) mod http;
 pub(crate) mod jwks_server;

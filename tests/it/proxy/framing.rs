@@ -63,7 +63,7 @@ async fn what_is_malformed_goes_nowhere() {
         ("400", "GET / HTTP/1.1\r\nHost: a\r\nX: 1\r\n folded\r\n\r\n"),
         ("400", "GET / HTTP/1.1\r\n Host: a\r\n\r\n"),
         ("400", "GET / HTTP/1.1\r\nHost: a\r\nX: 1\rContent-Length: 4\r\n\r\n"),
-        ("400", "GET / HTTP/1.1\r\nHost: a\r\nX: 1\02\r\n\r\n"),
+        ("400", "GET / HTTP/1.1\r\nHost: a\r\nX: 1\x002\r\n\r\n"),
         ("400", "GET / HTTP/1.1\r\nHost: a\r\nX\0: 1\r\n\r\n"),
         ("400", "GET / HTTP/1.1\r\nHost: a\r\nX\r\n\r\n"),
         ("400", "GET / HTTP/1.1\r\nHost: a\r\n: 1\r\n\r\n"),

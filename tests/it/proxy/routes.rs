@@ -30,16 +30,17 @@ async fn the_nearest_host_and_the_longest_prefix_win() {
         ("exact users", "\"api.example.com\"", "/v1/users"),
         ("several", "\"one.test\", \"two.test\"", "/"),
     ];
-    let (mut toml, mut upstreams) = (String::new(), Vec::new());
-    for (name, hosts, path) in routes {
-        let upstream = named(name).await;
-        let url = upstream.url();
-        toml.push_str(&format!(
-            "[[routes]]\nhosts = [{hosts}]\npath = \"{path}\"\nupstream = \"{url}\"\nauth = \"none\"\n"
-        ));
-        upstreams.push(upstream);
+    let mut upstreams = Vec::new();
+    for (name, ..) in routes {
+        upstreams.push(named(name).await);
     }
-    let gate = TestGate::start(&toml.replace("hosts = []\n", "")).await;
+    let route = |((_, hosts, path), upstream): (&(&str, &str, &str), &Arc<TestUpstream>)| {
+        let hosts = if hosts.is_empty() { String::new() } else { format!("hosts = [{hosts}]") };
+        let url = upstream.url();
+        format!("[[routes]]\npath = \"{path}\"\nupstream = \"{url}\"\nauth = \"none\"\n{hosts}\n")
+    };
+    let toml: String = routes.iter().zip(&upstreams).map(route).collect();
+    let gate = TestGate::start(&toml).await;
     for (host, path, name) in [
         ("api.example.com", "/v1", "exact v1"),
         ("API.EXAMPLE.com:8080", "/v1/x", "exact v1"),

@@ -52,7 +52,7 @@ impl TestGate {
         jwks.write_all(issuer.jwks().to_string().as_bytes()).unwrap();
         let mut text = toml.replace("{upstream}", &upstream.url());
         if !text.contains("[[routes]]") {
-            text.push_str(&format!("\n[[routes]]\nupstream = \"{}\"\n", upstream.url()));
+            text = format!("{text}\n[[routes]]\nupstream = \"{}\"\n", upstream.url());
         }
         if !text.contains("[issuers.main]") {
             text.push_str("\n[issuers.main]\n");

@@ -1,0 +1,143 @@
+//! What stands behind the gates of a process: keys kept fresh, markers kept current, activity written.
+//!
+//! A service with a [`GateLayer`] of its own starts one [`Engine`], makes its layers of it, and stops it at the end. The
+//! gateway does the same.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{
+    task::JoinHandle,
+    time::{MissedTickBehavior, interval},
+};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::{GateLayer, Judge, Policy, judge::Parts, tokens::TokenCache, verdicts::VerdictMetrics};
+use crate::{
+    activity::{ActivitySettings, Recorder},
+    clock::Clock,
+    marker::{
+        Retention,
+        cache::{MarkerCache, MarkerSettings},
+        ledger::Ledger,
+    },
+    store::{Store, Watcher},
+    token::{
+        issuer::IssuerSettings,
+        verify::{Refreshing, Verifier, VerifierError, VerifierOptions},
+    },
+};
+
+/// How often caches tidy up.
+const MAINTENANCE: Duration = Duration::from_secs(1);
+
+/// What an [`Engine`] works by.
+#[derive(Clone, Debug)]
+pub struct EngineSettings {
+    /// Whom to trust.
+    pub issuers: Vec<IssuerSettings>,
+    /// What holds for the tokens of all issuers. Its clock is everyone's.
+    pub tokens: VerifierOptions,
+    /// The most memory for verified tokens, in bytes. Default 128 MiB.
+    pub token_cache_size: u64,
+    /// How markers are cached.
+    pub markers: MarkerSettings,
+    /// How long markers are kept. [`Policy::settings`] must not admit tokens that live longer.
+    pub retention: Retention,
+    /// How activity is recorded.
+    pub activity: ActivitySettings,
+}
+
+impl EngineSettings {
+    /// These issuers, everything else by default.
+    #[must_use]
+    pub fn new(issuers: Vec<IssuerSettings>) -> Self {
+        Self {
+            issuers,
+            tokens: VerifierOptions::default(),
+            token_cache_size: 128 * 1024 * 1024,
+            markers: MarkerSettings::default(),
+            retention: Retention::default(),
+            activity: ActivitySettings::default(),
+        }
+    }
+}
+
+/// A judge, and the tasks that keep it well informed. Dropped, it stops without waiting; [`Engine::stop`] waits until
+/// everything is written.
+#[derive(Debug)]
+pub struct Engine {
+    judge: Judge,
+    refreshing: Refreshing,
+    recording: JoinHandle<()>,
+    stop: DropGuard,
+}
+
+impl Engine {
+    /// Starts over the store that `open` opens; its [`Watcher`] is what keeps markers current. [`Engine::is_ready`] tells
+    /// when keys and store have answered; requests are refused until then.
+    ///
+    /// Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// Those of `open`, and [`VerifierError`].
+    pub fn start<E: From<VerifierError>>(
+        settings: EngineSettings,
+        open: impl FnOnce(Arc<dyn Watcher>, Clock) -> Result<Arc<dyn Store>, E>,
+    ) -> Result<Self, E> {
+        let clock = settings.tokens.clock.clone();
+        let verifier = Arc::new(Verifier::new(settings.issuers, settings.tokens)?);
+        let cache = Arc::new(MarkerCache::new(settings.markers));
+        let store = open(Arc::clone(&cache) as Arc<dyn Watcher>, clock.clone())?;
+        let refreshing = verifier.start();
+        let recorder = Arc::new(Recorder::new(settings.activity, clock.clone()));
+        let write_timeout = settings.markers.write_timeout;
+        let judge = Judge::new(Parts {
+            verifier,
+            tokens: TokenCache::new(settings.token_cache_size),
+            ledger: Ledger::new(Arc::clone(&store), cache, settings.retention, write_timeout, clock.clone()),
+            recorder: Arc::clone(&recorder),
+            clock,
+            verdicts: VerdictMetrics::default(),
+        });
+        let stop = CancellationToken::new();
+        let recording = tokio::spawn(recorder.run(store, stop.clone()));
+        tokio::spawn(maintain(judge.clone(), stop.clone()));
+        Ok(Self { judge, refreshing, recording, stop: stop.drop_guard() })
+    }
+
+    /// A gate with this policy.
+    #[must_use]
+    pub fn layer(&self, policy: Policy) -> GateLayer {
+        GateLayer::new(self.judge.clone(), policy)
+    }
+
+    /// What judges.
+    #[must_use]
+    pub const fn judge(&self) -> &Judge {
+        &self.judge
+    }
+
+    /// Whether every issuer has given keys, and the store has been heard lately.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        let Parts { verifier, ledger, .. } = self.judge.parts();
+        verifier.is_ready() && ledger.cache().is_current()
+    }
+
+    /// Writes the activity that waits, and closes the store.
+    pub async fn stop(self) {
+        self.stop.disarm().cancel();
+        // A task that panicked has nothing left to wait for.
+        let _ = self.recording.await;
+        self.refreshing.stop().await;
+        self.judge.parts().ledger.store().close().await;
+    }
+}
+
+async fn maintain(judge: Judge, stop: CancellationToken) {
+    let mut ticks = interval(MAINTENANCE);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+        judge.maintain().await;
+    }
+}

@@ -1,0 +1,232 @@
+//! What is fuzzed: each function takes any bytes and panics when a promise does not hold. `fuzz/` runs them under libFuzzer, the
+//! tests run them for a moment each.
+
+use std::sync::LazyLock;
+
+use aws_lc_rs::hmac;
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use http::{HeaderMap, HeaderName, HeaderValue};
+use jsonwebtoken::Algorithm;
+use portcullis::{
+    config::Config,
+    credential::{Credential, CredentialSources, Source},
+    marker::{Kind, MarkerRecord, record::MAX_VALUE_LENGTH},
+    route::path,
+    token::{
+        claims::{ClientId, MAX_ID_LENGTH, SessionId, TokenId},
+        issuer::{IssuerSettings, KeySource},
+        key::{parse_key_set, select},
+        verify::{VerifiedToken, Verifier, VerifierOptions},
+    },
+};
+
+/// A target: its name, what it does, and inputs to begin from.
+pub(crate) struct Target {
+    pub(crate) name: &'static str,
+    pub(crate) run: fn(&[u8]),
+    pub(crate) seeds: &'static [&'static [u8]],
+}
+
+/// All of them.
+pub(crate) const TARGETS: [Target; 6] = [
+    Target { name: "token", run: token, seeds: TOKENS },
+    Target { name: "marker_value", run: marker_value, seeds: MARKER_VALUES },
+    Target { name: "config", run: config, seeds: CONFIGS },
+    Target { name: "path", run: canonical_path, seeds: PATHS },
+    Target { name: "credential", run: credential, seeds: CREDENTIALS },
+    Target { name: "jwks", run: jwks, seeds: KEY_SETS },
+];
+
+const ISSUER: &str = "https://issuer.example/";
+const AUDIENCE: &str = "api";
+const SECRET: &[u8; 32] = b"0123456789abcdef0123456789abcdef";
+const MAX_TOKEN_LENGTH: usize = 4096;
+
+const TOKENS: &[&[u8]] = &[
+    br#"{"alg":"HS256"}.{"iss":"https://issuer.example/","aud":"api","sub":"auth0|alice","iat":1763700000,"exp":1763703600}"#,
+    br#"{"alg":"HS256","typ":"at+jwt","kid":"k"}.{"iss":"https://issuer.example/","aud":["x","api"],"sub":"a","sid":"s","jti":"t","azp":"c","iat":1763700000.5,"exp":1.7637e9,"nbf":0,"auth_time":1763700000123,"last_logout":"2025-11-21T04:40:00.123Z","scope":"a b","permissions":["c"],"email":"\u00e9\ud83d\ude00"}"#,
+    br#"{"alg":"none","crit":["exp"],"b64":false,"jwk":{},"zip":"DEF","cty":"JWT"}.{"events":{},"cnf":{"jkt":"x"}}"#,
+    b"eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJhIn0.c2lnbmF0dXJl",
+];
+
+static VERIFIER: LazyLock<Verifier> = LazyLock::new(|| {
+    let settings = IssuerSettings {
+        algorithms: [Algorithm::HS256].into(),
+        keys: KeySource::Secret(SECRET.to_vec().into()),
+        ..IssuerSettings::new("fuzz".try_into().expect("a name"), ISSUER, AUDIENCE)
+    };
+    let options = VerifierOptions {
+        max_token_length: MAX_TOKEN_LENGTH,
+        forwarded_claims: ["sub", "email", "permissions"].map(Into::into).into(),
+        ..VerifierOptions::default()
+    };
+    Verifier::new(vec![settings], options).expect("valid settings")
+});
+
+/// The bytes as a token; and, as `header.payload`, signed with the right key, so that the claims are reached.
+pub(crate) fn token(data: &[u8]) {
+    if let Ok(text) = str::from_utf8(data) {
+        assert!(VERIFIER.verify(text).is_err(), "verified without the key");
+    }
+    let dot = data.iter().position(|&byte| byte == b'.').unwrap_or(data.len());
+    let (header, payload) = (&data[..dot], data.get(dot + 1..).unwrap_or_default());
+    let message = format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(payload));
+    let signature = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, SECRET), message.as_bytes());
+    let signed = format!("{message}.{}", URL_SAFE_NO_PAD.encode(signature));
+    let Ok(verified) = VERIFIER.verify(&signed) else { return };
+    check_claims(&verified, &signed);
+    for other in
+        [&signed[1..], &signed[..signed.len() - 1], &format!("{signed}="), &format!("{signed}."), &format!(" {signed}")]
+    {
+        assert!(VERIFIER.verify(other).is_err(), "another text verified");
+    }
+}
+
+fn check_claims(verified: &VerifiedToken, signed: &str) {
+    let claims = &verified.claims;
+    assert!(signed.len() <= MAX_TOKEN_LENGTH);
+    assert_eq!(claims.subject.issuer.as_str(), "fuzz");
+    let ids = [
+        Some(claims.subject.id.as_str()),
+        claims.session.as_ref().map(SessionId::as_str),
+        claims.client.as_ref().map(ClientId::as_str),
+        claims.token_id.as_ref().map(TokenId::as_str),
+    ];
+    for id in ids.into_iter().flatten() {
+        assert!((1..=MAX_ID_LENGTH).contains(&id.len()) && !id.chars().any(char::is_control));
+    }
+    assert!(claims.issued_at.earliest() <= claims.issued_at.latest());
+    assert_eq!(verified.forwarded.len(), 3);
+    for value in verified.forwarded.iter().flatten() {
+        assert!(value.as_bytes().iter().all(|byte| (b' '..=b'~').contains(byte)), "{value:?}");
+    }
+}
+
+const MARKER_VALUES: &[&[u8]] = &[
+    b"\x001763700000123",
+    br#"{"at":1763700000123,"clock":"issuer","by":"ops","reason":"\"why\""}"#,
+    br#"{"at":"2025-11-21T04:40:00.123Z","blocked":false,"until":"2099-01-01T00:00:00Z"}"#,
+    br#"{"at":1763700000123,"blocked":true,"until":1763700000124}"#,
+];
+
+/// A stored value, under a key of each kind.
+pub(crate) fn marker_value(data: &[u8]) {
+    for kind in Kind::ALL {
+        let Ok(record) = MarkerRecord::decode(kind, data) else { continue };
+        assert!(data.len() <= MAX_VALUE_LENGTH);
+        assert!(record.marker.at().as_millis() >= 1_000_000_000_000, "a time in seconds");
+        let written = record.encode();
+        // Escapes may make the written form longer than the one that was read.
+        if written.len() <= MAX_VALUE_LENGTH {
+            assert_eq!(MarkerRecord::decode(kind, written.as_bytes()).as_ref(), Ok(&record));
+        }
+        assert_eq!(record.clone().merge(record.clone()), record);
+    }
+}
+
+const CONFIGS: &[&[u8]] = &[
+    include_bytes!("../../../config/portcullis.toml"),
+    include_bytes!("../../../config/gateway.toml"),
+    b"mode = \"observe\"\n[markers]\nmax_staleness = \"500ms\"\n[issuers.acme]\nissuer = \"https://acme.test/\"\naudiences = [\"api\"]\nclaims = { session = \"s\" }\n[[routes]]\nhosts = [\"*.example.com\"]\npath = \"/v1\"\nupstream = \"http://[::1]:82\"\nidentity = { \"X-User\" = \"sub\" }\n",
+];
+
+/// A configuration file: whatever it says, it is read or every problem has a place.
+pub(crate) fn config(data: &[u8]) {
+    let Ok(text) = str::from_utf8(data) else { return };
+    match Config::parse(text, "fuzz.toml", []) {
+        Ok(config) => {
+            assert!(!config.routes.is_empty());
+            assert!(config.routes.iter().all(|route| http::HeaderValue::from_str(&route.policy.realm).is_ok()));
+        }
+        Err(errors) => assert!(!errors.problems().is_empty() && !errors.to_string().is_empty()),
+    }
+}
+
+const PATHS: &[&[u8]] = &[
+    b"/a/./b/../c//d/%7Euser/%c3%a9",
+    b"/..%2f..%5c%252e/.;x/..;/\\",
+    b"/a%2e%2E/%25%32%65?x#y",
+    "/\u{e9}/%ff/%C0%AE/%00".as_bytes(),
+];
+
+/// A path: its canonical form is canonical, and holds nothing that can be read in two ways.
+pub(crate) fn canonical_path(data: &[u8]) {
+    let Ok(canonical) = path::canonicalise(data) else { return };
+    assert_eq!(path::canonicalise(&*canonical).as_deref(), Ok(&*canonical), "not canonical yet");
+    assert!(canonical.starts_with('/') && canonical.is_ascii(), "{canonical}");
+    assert!(!canonical.contains("//") && !canonical.contains(['\\', '?', '#', ' ']), "{canonical}");
+    assert!(!canonical.split('/').any(|segment| segment == "." || segment == ".."), "{canonical}");
+    let lower = canonical.to_ascii_lowercase();
+    assert!(!["%2f", "%5c", "%2e", "%00"].iter().any(|hidden| lower.contains(hidden)), "{canonical}");
+    http::uri::PathAndQuery::try_from(&*canonical).expect("a path that can be sent");
+}
+
+const CREDENTIALS: &[&[u8]] = &[
+    b"authorization: Bearer a.b.c\ncookie: a=b; token=\"d.e.f\"; c",
+    b"x-token: a.b.c\nauthorization: Basic YTpi\nauthorization:bearer  x==",
+    b"cookie: token=;token = x\ncookie:=;;=\nx-token: \xff",
+];
+
+static SOURCES: LazyLock<CredentialSources> = LazyLock::new(|| CredentialSources {
+    cookies: [Source { name: "token".into(), issuer: None }].into(),
+    headers: [Source { name: HeaderName::from_static("x-token"), issuer: None }].into(),
+});
+
+/// Header fields, one a line: what is found is a token that is there, once; without it, nothing is.
+pub(crate) fn credential(data: &[u8]) {
+    let mut fields = HeaderMap::new();
+    for line in data.split(|&byte| byte == b'\n') {
+        let colon = line.iter().position(|&byte| byte == b':').unwrap_or(line.len());
+        let name = HeaderName::from_bytes(&line[..colon]);
+        let value = HeaderValue::from_bytes(line.get(colon + 1..).unwrap_or_default().trim_ascii());
+        if let (Ok(name), Ok(value)) = (name, value) {
+            // A map of fields has its limits.
+            let _ = fields.try_append(name, value);
+        }
+    }
+    if let Credential::Bearer { token, ambient, .. } = SOURCES.find(&fields) {
+        assert!(
+            !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~+/=".contains(&byte))
+        );
+        let holds = |value: &HeaderValue| value.as_bytes().windows(token.len()).any(|part| part == token.as_bytes());
+        assert!(fields.values().any(holds), "a token from nowhere");
+        let mut doubled = fields.clone();
+        doubled.append("x-token", HeaderValue::from_str(token).expect("visible characters"));
+        assert_eq!(SOURCES.find(&doubled), Credential::Malformed);
+        if ambient {
+            assert!(fields.contains_key("cookie"));
+        }
+    }
+    fields.remove("authorization");
+    fields.remove("x-token");
+    SOURCES.remove_cookies(&mut fields);
+    assert_eq!(SOURCES.find(&fields), Credential::Absent, "a token is left behind");
+}
+
+const KEY_SETS: &[&[u8]] = &[
+    br#"{"keys":[{"kty":"EC","crv":"P-256","x":"f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU","y":"x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0","kid":"1","use":"sig"}]}"#,
+    br#"{"keys":[{"kty":"RSA","n":"0vx7agoebGcQSuuPiLJXZptN9nndrQmbXEps2aiAFbWhM78LhWx4cbbfAAtVT86zwu1RK7aPFFxuhDR1L6tSoc_BJECPebWKRXjBZCiFV4n3oknjhMstn64tZ_2W-5JsGY4Hc5n9yBXArwl93lqt7_RN5w6Cf0h4QyQ5v-65YGjQR0_FDW2QvzqY368QQMicAtaSqzs8KJZgnYb9c7d0zgdAZHzu6qMQvRL5hajrn1n91CbOpbISD08qNLyrdkt-bFTWhAI4vMQFh6WeZu0fM4lFd2NcRwr3XPksINHaQ-G_xBniIqbw0Ls1jF44-csFCur-kEgU8awapJzKnqDKgw","e":"AQAB","alg":"RS256"}]}"#,
+    br#"{"keys":[{"kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"},{"kty":"oct","k":"AAAA"},{}]}"#,
+];
+
+const PUBLISHED: [Algorithm; 4] = [Algorithm::RS256, Algorithm::PS256, Algorithm::ES256, Algorithm::EdDSA];
+
+/// A JWK Set: every key that is taken fits an allowed algorithm, and verifies nothing by chance.
+pub(crate) fn jwks(data: &[u8]) {
+    let Ok(parsed) = parse_key_set(data, &PUBLISHED) else { return };
+    let keys: Vec<_> = parsed.keys.into_iter().map(std::sync::Arc::new).collect();
+    for key in &keys {
+        assert!(key.algorithms().next().is_some(), "a key for nothing");
+        for algorithm in [Algorithm::HS256, Algorithm::ES384, Algorithm::RS512] {
+            assert!(!key.fits(algorithm), "{algorithm:?} was not allowed");
+        }
+        for algorithm in key.algorithms() {
+            assert!(PUBLISHED.contains(&algorithm));
+            assert!(!key.verifies(algorithm, b"message", &[1; 64]));
+        }
+    }
+    for algorithm in PUBLISHED {
+        let _ = select(&keys, Some("1"), algorithm);
+        let _ = select(&keys, None, algorithm);
+    }
+}
