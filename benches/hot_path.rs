@@ -290,7 +290,7 @@ impl Bench {
         let cache = Arc::new(MarkerCache::new(config.markers));
         let StoreSettings::Embedded(settings) = &config.store else { return Err("not an embedded store".into()) };
         let store = EmbeddedStore::open(settings, Arc::clone(&cache) as Arc<dyn Watcher>, Clock::System)?;
-        cache.heard();
+        cache.heard(std::time::Instant::now());
         let ledger =
             Ledger::new(store as Arc<dyn Store>, cache, config.retention, config.markers.write_timeout, Clock::System);
         let policy = config.routes.first().ok_or("no route")?.policy.clone();

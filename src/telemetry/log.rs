@@ -5,7 +5,9 @@
 use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberInitExt};
 
 use super::audit;
-use crate::server::access;
+
+/// The target of the access log's lines.
+pub const ACCESS_TARGET: &str = "portcullis::access";
 
 /// What is logged.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -35,7 +37,7 @@ pub enum LogFormat {
 pub fn start(settings: &LogSettings) -> Result<(), tracing_subscriber::filter::ParseError> {
     let mut filter = EnvFilter::builder().parse(&settings.level)?;
     // Audit and, where it is wanted, access log do not hang on the level of the rest.
-    let wanted = [Some(audit::TARGET), settings.access.then_some(access::TARGET)];
+    let wanted = [Some(audit::TARGET), settings.access.then_some(ACCESS_TARGET)];
     for target in wanted.into_iter().flatten().filter(|target| !settings.level.contains(target)) {
         filter = filter.add_directive(format!("{target}=info").parse()?);
     }
