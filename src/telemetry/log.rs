@@ -2,6 +2,8 @@
 //!
 //! The audit trail is written whatever the level, unless the filter names its target.
 
+use std::io::{self, IsTerminal};
+
 use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberInitExt};
 
 use super::audit;
@@ -42,7 +44,7 @@ pub fn start(settings: &LogSettings) -> Result<(), tracing_subscriber::filter::P
         filter = filter.add_directive(format!("{target}=info").parse()?);
     }
     let registry = tracing_subscriber::registry().with(filter);
-    let lines = fmt::layer().with_writer(std::io::stderr);
+    let lines = fmt::layer().with_writer(io::stderr).with_ansi(io::stderr().is_terminal());
     // A second subscriber is refused, which leaves the first.
     let _ = match settings.format {
         LogFormat::Text => registry.with(lines).try_init(),
