@@ -180,7 +180,16 @@ impl Http2Pool {
 
     /// The connection that is there, if it is open.
     pub(super) fn shared_sender(&self) -> Option<http2::SendRequest<RequestBody>> {
-        self.shared().clone().filter(|sender| !sender.is_closed())
+        let mut shared = self.shared();
+        if shared.as_ref().is_some_and(http2::SendRequest::is_closed) {
+            *shared = None;
+        }
+        shared.clone()
+    }
+
+    /// Lets go of a connection that is closed. A request that was handed to it in its last moment comes back when no sender is left.
+    pub fn reap(&self) {
+        drop(self.shared_sender());
     }
 
     /// A new connection, which takes the place of the old one. Several may be made at once at first; the last one stays.

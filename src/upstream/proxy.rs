@@ -112,8 +112,9 @@ impl Upstream {
 
     /// Lets go of connections that were unused for too long.
     pub fn maintain(&self) {
-        if let Connections::Http1(pool) = &self.0.connections {
-            pool.reap();
+        match &self.0.connections {
+            Connections::Http1(pool) => pool.reap(),
+            Connections::Http2(pool) => pool.reap(),
         }
     }
 }
@@ -255,7 +256,10 @@ async fn send_http2(
 ) -> Result<Response<Incoming>, UpstreamError> {
     let request = if let Some(mut sender) = pool.shared_sender() {
         let spare = again(&request);
-        let mut failed = match sender.try_send_request(request).await {
+        let response = sender.try_send_request(request);
+        // A request that came too late for the connection is given back when the last sender goes.
+        drop(sender);
+        let mut failed = match response.await {
             Ok(response) => return Ok(response),
             Err(failed) => failed,
         };
@@ -264,8 +268,8 @@ async fn send_http2(
     } else {
         request
     };
-    let mut sender = pool.connect().await?;
-    sender.send_request(request).await.map_err(|error| whose_fault(error, upload))
+    let response = pool.connect().await?.send_request(request);
+    response.await.map_err(|error| whose_fault(error, upload))
 }
 
 /// Whether the connection ended, rather than that something wrong came over it.
