@@ -5,7 +5,7 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use prometheus_client::registry::Registry;
 use tokio::{
     net::TcpListener,
-    time::{MissedTickBehavior, interval, sleep, timeout},
+    time::{MissedTickBehavior, interval, sleep},
 };
 use tokio_util::{
     sync::{CancellationToken, DropGuard},
@@ -41,9 +41,6 @@ use crate::{
 
 /// How often unused connections are let go.
 const MAINTENANCE: Duration = Duration::from_secs(1);
-
-/// How long operators' requests may go on after the last request of clients.
-const ADMIN_DRAIN: Duration = Duration::from_secs(1);
 
 /// Why a gate does not start.
 #[derive(Debug, thiserror::Error)]
@@ -209,8 +206,8 @@ impl Instance {
         self.stop_listening.disarm().cancel();
         let ended = self.listening.await.unwrap_or(false);
         self.stop_rest.disarm().cancel();
-        // A task that panicked has nothing left to wait for; one whose client dawdles is not waited for.
-        let _ = timeout(ADMIN_DRAIN, self.administrating).await;
+        // A task that panicked has nothing left to wait for.
+        let _ = self.administrating.await;
         self.engine.stop().await;
         ended
     }

@@ -10,6 +10,9 @@ use crate::{proxy::Kind, scenario::Scenario};
 /// Tokens that connections are warmed up with, apart from those that are measured.
 pub(crate) const SPARE_TOKENS: usize = 256;
 
+/// How long proxies are watched without requests.
+pub(crate) const IDLE_SECONDS: u32 = 4;
+
 /// More would take minutes to sign, and a gigabyte.
 const MAX_TOKENS: usize = 250_000;
 
@@ -168,7 +171,7 @@ impl Plan {
     fn expected_time(&self) -> Duration {
         let signing = Duration::from_micros(700) * u32::try_from(self.tokens()).unwrap_or(u32::MAX) / 2;
         let proxies = u32::try_from(self.proxies().len() * self.rounds).unwrap_or(u32::MAX);
-        let idle = u32::from(!self.smoke);
+        let idle = if self.smoke { 0 } else { IDLE_SECONDS };
         let of_scenario = |scenario: &Scenario| {
             let warming = if *scenario == Scenario::Repeated50k && !self.smoke { 15 } else { 1 };
             Duration::from_secs((proxies * self.seconds + warming + idle).into())

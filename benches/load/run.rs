@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::{
     generator::{Clients, Requests},
-    plan::{Plan, SPARE_TOKENS},
+    plan::{IDLE_SECONDS, Plan, SPARE_TOKENS},
     proxy::{Kind, Proxy, Setup},
     report::{Report, Round, Row},
     scenario::Scenario,
@@ -160,15 +160,18 @@ fn requests(scenario: Scenario, proxy: &Proxy, tokens: &Arc<[HeaderValue]>) -> R
     }
 }
 
-/// What each proxy uses in a second without requests.
+/// What each proxy uses in a second without requests: the least of several, as the first may still have what the warm-up left
+/// to do.
 async fn measure_idle(rows: &mut [Row]) -> anyhow::Result<()> {
-    const TIME: Duration = Duration::from_secs(1);
-    // What the warm-up left to do is done first.
-    sleep(TIME / 2).await;
-    let before = rows.iter().map(|row| row.proxy.cpu_time()).collect::<anyhow::Result<Vec<_>>>()?;
-    sleep(TIME).await;
-    for (row, before) in rows.iter_mut().zip(before) {
-        row.idle = row.proxy.cpu_time()?.saturating_sub(before);
+    for row in rows.iter_mut() {
+        row.idle = Duration::MAX;
+    }
+    for _ in 0..IDLE_SECONDS {
+        let before = rows.iter().map(|row| row.proxy.cpu_time()).collect::<anyhow::Result<Vec<_>>>()?;
+        sleep(Duration::from_secs(1)).await;
+        for (row, before) in rows.iter_mut().zip(before) {
+            row.idle = row.idle.min(row.proxy.cpu_time()?.saturating_sub(before));
+        }
     }
     Ok(())
 }

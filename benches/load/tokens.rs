@@ -135,13 +135,17 @@ pub(crate) fn subject(n: usize) -> String {
 }
 
 /// The same token with another signature, of the right form and length.
+///
+/// Only its second half is another, so that as a number it stays below the modulus: one above would be told without any
+/// arithmetic.
 pub(crate) fn with_bad_signature(field: &HeaderValue) -> anyhow::Result<HeaderValue> {
     let text = field.to_str()?;
-    let (message, signature) = text.rsplit_once('.').context("a token has no signature")?;
-    let (last, turned) = signature.split_at(signature.len() / 2);
-    // Its last character carries padding bits, so it keeps its place; the halves change theirs.
-    let (turned, end) = turned.split_at(turned.len() - 1);
-    Ok(HeaderValue::try_from(format!("{message}.{turned}{last}{end}"))?)
+    let signature = text.rfind('.').context("a token has no signature")?;
+    let (kept, turned) = text.split_at(signature + (text.len() - signature) / 2);
+    // The last character carries padding bits, so it keeps its place.
+    let (turned, last) = turned.split_at(turned.len() - 1);
+    let (front, back) = turned.split_at(turned.len() / 2);
+    Ok(HeaderValue::try_from(format!("{kept}{back}{front}{last}"))?)
 }
 
 #[derive(Default)]

@@ -4,10 +4,7 @@ use std::{sync::Arc, time::Instant};
 
 use http::{Method, Request, Response, Uri};
 
-use crate::{upstream::fields::Downstream, verdict::Reason};
-
-/// The target of its lines.
-pub const TARGET: &str = "portcullis::access";
+use crate::{telemetry::log, upstream::fields::Downstream, verdict::Reason};
 
 /// A request that will be logged: when it is answered, or when its client has gone before that.
 #[derive(Debug)]
@@ -51,7 +48,7 @@ impl Drop for Entry {
         // The path as it was sent; a query may hold secrets.
         let broken_off = answer.is_none().then_some(true);
         tracing::info!(
-            target: TARGET,
+            target: log::ACCESS_TARGET,
             {
                 http.request.method = self.method.as_str(),
                 url.path = self.uri.path(),

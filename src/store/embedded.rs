@@ -236,9 +236,12 @@ impl Store for EmbeddedStore {
 
     async fn close(&self) {
         let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        // The reader first, and to its end: it cannot tidy up if it should be the last to let go of the file.
         self.reads.close();
-        self.writes.close();
-        // Joining blocks; a thread that panicked has nothing left to say.
-        let _ = tokio::task::spawn_blocking(|| threads.into_iter().for_each(|thread| drop(thread.join()))).await;
+        for thread in threads {
+            // Joining blocks; a thread that panicked has nothing left to say.
+            let _ = tokio::task::spawn_blocking(|| thread.join()).await;
+            self.writes.close();
+        }
     }
 }

@@ -2,10 +2,14 @@
 //!
 //! The audit trail is written whatever the level, unless the filter names its target.
 
+use std::io::{self, IsTerminal};
+
 use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberInitExt};
 
 use super::audit;
-use crate::server::access;
+
+/// The target of the access log's lines.
+pub const ACCESS_TARGET: &str = "portcullis::access";
 
 /// What is logged.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -35,12 +39,12 @@ pub enum LogFormat {
 pub fn start(settings: &LogSettings) -> Result<(), tracing_subscriber::filter::ParseError> {
     let mut filter = EnvFilter::builder().parse(&settings.level)?;
     // Audit and, where it is wanted, access log do not hang on the level of the rest.
-    let wanted = [Some(audit::TARGET), settings.access.then_some(access::TARGET)];
+    let wanted = [Some(audit::TARGET), settings.access.then_some(ACCESS_TARGET)];
     for target in wanted.into_iter().flatten().filter(|target| !settings.level.contains(target)) {
         filter = filter.add_directive(format!("{target}=info").parse()?);
     }
     let registry = tracing_subscriber::registry().with(filter);
-    let lines = fmt::layer().with_writer(std::io::stderr);
+    let lines = fmt::layer().with_writer(io::stderr).with_ansi(io::stderr().is_terminal());
     // A second subscriber is refused, which leaves the first.
     let _ = match settings.format {
         LogFormat::Text => registry.with(lines).try_init(),

@@ -242,7 +242,8 @@ async fn call<S, R>(service: &mut S, request: Request<()>) -> Response<R>
 where
     S: Service<Request<()>, Response = Response<R>, Error = Infallible>,
 {
-    let Ok(response) = service.ready().await.unwrap().call(request).await;
+    let answer = async { service.ready().await.unwrap().call(request).await };
+    let Ok(response) = tokio::time::timeout(Duration::from_secs(15), answer).await.expect("an answer in time");
     response
 }
 
@@ -322,9 +323,7 @@ async fn many_who_ask_at_once_share_one_read_even_if_the_first_gives_up() {
     assert_eq!(read, 4, "logout, block, client, issuer");
     drop(calls.drain(..10));
     let rest = tokio::spawn(futures_util::future::join_all(calls));
-    while court.reads() < read + 4 {
-        tokio::task::yield_now().await;
-    }
+    eventually("another one reads", async || court.reads() == read + 4).await;
     court.release();
     for answer in rest.await.unwrap() {
         assert_eq!(text(answer.unwrap()).await, (StatusCode::OK, "alice".to_owned()));
@@ -358,16 +357,17 @@ async fn a_change_during_a_read_is_not_overlooked() {
     let service = court.layer().layer(Picky::new(1000));
     court.hold();
     let before = court.reads();
-    let call = tokio::spawn(service.clone().oneshot(court.request::<()>("alice")));
-    while court.reads() < before + 4 {
-        tokio::task::yield_now().await;
-    }
+    let request = court.request::<()>("alice");
+    let call = tokio::spawn(service.clone().oneshot(request.clone()));
+    eventually("the reads are under way", async || court.reads() == before + 4).await;
     court.cache.changed("block:acme:alice");
     court.release();
     assert_eq!(call.await.unwrap().unwrap().status(), StatusCode::OK);
     let before = court.reads();
-    assert_eq!(service.oneshot(court.request::<()>("alice")).await.unwrap().status(), StatusCode::OK);
+    assert_eq!(service.clone().oneshot(request.clone()).await.unwrap().status(), StatusCode::OK);
     assert_eq!(court.reads(), before + 1, "what was read before the change is read again");
+    assert_eq!(service.oneshot(request).await.unwrap().status(), StatusCode::OK);
+    assert_eq!(court.reads(), before + 1, "and then it is known");
 }
 
 /// Everything by default, but the issuer's keys, which are in a file.

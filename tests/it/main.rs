@@ -6,6 +6,7 @@
 mod admin;
 mod cli;
 mod config;
+mod deploy;
 mod fuzz;
 mod gate;
 mod layer;

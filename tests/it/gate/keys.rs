@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::on_both_stores;
 use crate::support::{
     eventually,
-    full::{KEYS, World},
+    full::{KEYS, World, now},
     keys::SigningKey,
 };
 
@@ -53,10 +53,8 @@ async fn a_removed_key_ends_its_tokens_although_they_are_cached(world: World) {
     assert!(gate.metric("portcullis_token_cache_hits_total").await > 0.5, "the token is cached");
 
     let next = SigningKey::generate("key-2", Algorithm::ES256);
-    let new = next.token(&json!({
-        "iss": world.issuer.identifier, "sub": ALICE, "aud": crate::support::keys::AUDIENCE,
-        "iat": crate::support::full::now().as_secs() - 5, "exp": crate::support::full::now().as_secs() + 600,
-    }));
+    let with_next = || next.token(&world.issuer.claims(now().as_secs() - 5));
+    let new = with_next();
     gate.expect(&new, "invalid_token").await;
     world.keys.put(KEYS, json!({"keys": [world.issuer.keys[0].jwk(), next.jwk()]}).to_string());
     gate.becomes(&new, "admit").await;
@@ -70,6 +68,7 @@ async fn a_removed_key_ends_its_tokens_although_they_are_cached(world: World) {
     let fetches = world.keys.hits(KEYS);
     eventually("two fetches fail", async || world.keys.hits(KEYS) >= fetches + 2).await;
     gate.expect(&new, "admit").await;
+    gate.expect(&with_next(), "admit").await;
     assert_eq!(gate.readiness().await, StatusCode::OK);
 }
 
@@ -80,7 +79,7 @@ async fn an_unknown_key_causes_one_fetch(world: World) {
     let next = SigningKey::generate("key-2", Algorithm::ES256);
     let unknown = SigningKey::generate("key-3", Algorithm::ES256);
     let claims = |id: usize| {
-        let mut claims = world.issuer.claims(crate::support::full::now().as_secs() - 5);
+        let mut claims = world.issuer.claims(now().as_secs() - 5);
         claims["sub"] = json!(format!("auth0|{id}"));
         claims
     };

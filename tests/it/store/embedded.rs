@@ -83,6 +83,18 @@ fn a_file_that_is_no_database_is_named() {
 }
 
 #[tokio::test]
+async fn a_closed_store_is_one_file() {
+    let directory = tempfile::tempdir().unwrap();
+    for round in 0..40 {
+        let store = open(directory.path()).unwrap();
+        store.merge(&MarkerKey::logout(&subject("auth0|1")), &logout(time(round)), None).await.unwrap();
+        store.close().await;
+        let log = directory.path().join("portcullis.db-wal");
+        assert!(!log.exists(), "round {round}: what was written is not in the file yet");
+    }
+}
+
+#[tokio::test]
 async fn damaged_markers_are_noticed_at_the_start() {
     let directory = tempfile::tempdir().unwrap();
     let store = open(directory.path()).unwrap();
