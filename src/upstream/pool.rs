@@ -7,14 +7,20 @@
 use std::{
     collections::VecDeque,
     io,
+    pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Instant,
 };
 
-use hyper::client::conn::{http1, http2};
+use http::{Request, Response};
+use hyper::{
+    body::Incoming,
+    client::conn::{TrySendError, http1, http2},
+};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::{
     net::TcpStream,
+    task::JoinHandle,
     time::{error::Elapsed, timeout},
 };
 
@@ -72,14 +78,21 @@ pub struct Http1Pool {
 
 #[derive(Debug)]
 struct Unused {
-    sender: http1::SendRequest<RequestBody>,
+    connection: Connection,
     since: Instant,
+}
+
+#[derive(Debug)]
+struct Connection {
+    sender: http1::SendRequest<RequestBody>,
+    /// Ends with the connection.
+    task: JoinHandle<()>,
 }
 
 /// A connection in use. Dropping it closes it; giving it back keeps it.
 #[derive(Debug)]
 pub struct Lease {
-    pub(super) sender: http1::SendRequest<RequestBody>,
+    connection: Connection,
     pool: Arc<Http1Pool>,
     /// Whether it served a request before.
     pub(super) reused: bool,
@@ -94,8 +107,8 @@ impl Http1Pool {
 
     /// An unused connection, or a new one.
     pub(super) async fn lease(self: &Arc<Self>) -> Result<Lease, ConnectError> {
-        if let Some(sender) = self.take_unused() {
-            return Ok(Lease { sender, pool: Arc::clone(self), reused: true });
+        if let Some(connection) = self.take_unused() {
+            return Ok(Lease { connection, pool: Arc::clone(self), reused: true });
         }
         self.connect().await
     }
@@ -109,23 +122,23 @@ impl Http1Pool {
             .await
             .map_err(|source| ConnectError::Handshake { upstream: self.settings.authority.to_string(), source })?;
         // It ends with its sender, which a lease or this pool owns.
-        tokio::spawn(async move {
+        let task = tokio::spawn(async move {
             if let Err(error) = connection.await {
                 tracing::debug!(error = &error as &dyn std::error::Error, "connection to upstream ended");
             }
         });
-        Ok(Lease { sender, pool: Arc::clone(self), reused: false })
+        Ok(Lease { connection: Connection { sender, task }, pool: Arc::clone(self), reused: false })
     }
 
     /// Lets go of connections that were unused for too long.
     pub fn reap(&self) {
         let mut unused = self.unused();
-        while unused.front().is_some_and(|oldest| self.is_too_old(oldest) || oldest.sender.is_closed()) {
+        while unused.front().is_some_and(|oldest| self.is_too_old(oldest) || oldest.connection.sender.is_closed()) {
             unused.pop_front();
         }
     }
 
-    fn take_unused(&self) -> Option<http1::SendRequest<RequestBody>> {
+    fn take_unused(&self) -> Option<Connection> {
         let mut unused = self.unused();
         let mut looked_at = 0;
         let mut index = unused.len();
@@ -133,10 +146,10 @@ impl Http1Pool {
             index -= 1;
             looked_at += 1;
             let candidate = &unused[index];
-            if candidate.sender.is_closed() || self.is_too_old(candidate) {
+            if candidate.connection.sender.is_closed() || self.is_too_old(candidate) {
                 unused.remove(index);
-            } else if candidate.sender.is_ready() {
-                return unused.remove(index).map(|found| found.sender);
+            } else if candidate.connection.sender.is_ready() {
+                return unused.remove(index).map(|found| found.connection);
             }
         }
         None
@@ -151,15 +164,34 @@ impl Http1Pool {
     }
 }
 
+/// What came back instead of a response.
+pub(super) type Unanswered = TrySendError<Request<RequestBody>>;
+
 impl Lease {
+    /// Sends a request: the header of the response, and the lease while its connection lasts.
+    pub(super) async fn send(
+        mut self,
+        request: Request<RequestBody>,
+    ) -> Result<(Response<Incoming>, Option<Self>), Unanswered> {
+        let mut response = pin!(self.connection.sender.try_send_request(request));
+        tokio::select! {
+            biased;
+            response = response.as_mut() => return response.map(|response| (response, Some(self))),
+            _ = &mut self.connection.task => {}
+        }
+        // The connection ended. A request that it no longer took is given back when its sender goes.
+        drop(self);
+        response.await.map(|response| (response, None))
+    }
+
     /// The connection may serve another request. It may yet be finishing this one.
     pub(super) fn give_back(self) {
-        if self.sender.is_closed() {
+        if self.connection.sender.is_closed() {
             return;
         }
         let mut unused = self.pool.unused();
         if unused.len() < self.pool.settings.max_idle {
-            unused.push_back(Unused { sender: self.sender, since: Instant::now() });
+            unused.push_back(Unused { connection: self.connection, since: Instant::now() });
         }
     }
 }

@@ -215,7 +215,7 @@ impl Shared {
         match &self.connections {
             Connections::Http1(pool) => {
                 let (response, lease) = send_http1(pool, request, upload).await?;
-                Ok(response.map(|body| Body::Upstream(UpstreamBody::new(body, Some(lease), idle_timeout))))
+                Ok(response.map(|body| Body::Upstream(UpstreamBody::new(body, lease, idle_timeout))))
             }
             Connections::Http2(pool) => {
                 let response = send_http2(pool, request, upload).await?;
@@ -231,21 +231,21 @@ async fn send_http1(
     pool: &Arc<Http1Pool>,
     request: Request<RequestBody>,
     upload: Option<&Upload>,
-) -> Result<(Response<Incoming>, Lease), UpstreamError> {
-    let mut lease = pool.lease().await?;
-    let spare = if lease.reused { again(&request) } else { None };
-    let mut failed = match lease.sender.try_send_request(request).await {
-        Ok(response) => return Ok((response, lease)),
+) -> Result<(Response<Incoming>, Option<Lease>), UpstreamError> {
+    let lease = pool.lease().await?;
+    let reused = lease.reused;
+    let spare = if reused { again(&request) } else { None };
+    let mut failed = match lease.send(request).await {
+        Ok(answered) => return Ok(answered),
         Err(failed) => failed,
     };
-    let unsent = failed.take_message().filter(|_| lease.reused);
+    let unsent = failed.take_message().filter(|_| reused);
     let error = failed.into_error();
     let Some(request) = unsent.or_else(|| spare.filter(|_| broke_off(&error))) else {
         return Err(whose_fault(error, upload));
     };
-    let mut lease = pool.connect().await?;
-    let response = lease.sender.send_request(request).await.map_err(|error| whose_fault(error, upload))?;
-    Ok((response, lease))
+    let lease = pool.connect().await?;
+    lease.send(request).await.map_err(|failed| whose_fault(failed.into_error(), upload))
 }
 
 /// Likewise over HTTP/2, where any failure may be one of the connection that all requests share.
