@@ -76,8 +76,9 @@ async fn rejects(fault: Fault) {
     gate.expect(&token, "admit").await;
     gate.expect(&blocked, "user_blocked").await;
 
-    let begun = Instant::now();
     fault.begin(&mut world);
+    // From here on, nothing is heard.
+    let begun = Instant::now();
     assert_stale(&bounded(&gate, &world.token("auth0|unknown", json!({}))).await);
     gate.expect(&blocked, "user_blocked").await;
     let mut last_admitted = None;
@@ -96,7 +97,7 @@ async fn rejects(fault: Fault) {
     println!("{fault:?}: admitted from the cache until {last_admitted:?}, refused from {first_refused:?} on");
     let served = last_admitted.expect("what was known is served while the store is silent for less than max_staleness");
     assert!(served <= STALENESS, "admitted from the cache after {served:?}");
-    assert!(first_refused + HEARTBEAT + MARGIN >= STALENESS, "refused after {first_refused:?} already");
+    assert!(first_refused + 5 * HEARTBEAT >= STALENESS, "refused after {first_refused:?} already");
     assert!(first_refused <= STALENESS + MARGIN, "refused after {first_refused:?} only");
 
     assert_stale(&bounded(&gate, &token).await);
