@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     clock::Timestamp,
-    marker::{Block, Logout, Marker, MarkerClock, MarkerKey, MarkerRecord},
+    marker::{Block, Logout, Marker, MarkerClock, MarkerKey, MarkerRecord, Reading},
     telemetry::audit::{self, Actor},
     token::claims::{ClientId, SessionId, Subject, SubjectId, TokenId},
 };
@@ -83,13 +83,13 @@ pub(super) async fn block(
     subject: Named<SubjectId>,
     Body(BlockChange { change, until }): Body<BlockChange>,
 ) -> Answer {
-    let subject = Subject::from(subject);
-    let at = admin.moment(&change)?;
+    let key = MarkerKey::block(&Subject::from(subject));
+    let at = admin.moment_after(&key, &change).await?;
     if until.is_some_and(|until| until <= at.max(admin.now())) {
         return Err(Refusal::invalid("`until` must lie ahead, and come after `at`"));
     }
     let marker = Marker::Block(Block { blocked: true, at, until });
-    admin.write(peer, "block", MarkerKey::block(&subject), marker, change).await
+    admin.write(peer, "block", key, marker, change).await
 }
 
 pub(super) async fn unblock(
@@ -98,9 +98,10 @@ pub(super) async fn unblock(
     subject: Named<SubjectId>,
     Body(change): Body<Change>,
 ) -> Answer {
-    let at = admin.moment(&change)?;
+    let key = MarkerKey::block(&subject.into());
+    let at = admin.moment_after(&key, &change).await?;
     let marker = Marker::Block(Block { blocked: false, at, until: None });
-    admin.write(peer, "unblock", MarkerKey::block(&subject.into()), marker, change).await
+    admin.write(peer, "unblock", key, marker, change).await
 }
 
 pub(super) async fn end_session(
@@ -158,6 +159,18 @@ impl Inner {
             Some(at) if at > now.plus(MAX_AHEAD) => Err(Refusal::invalid("`at` lies in the future")),
             at => Ok(at.unwrap_or(now)),
         }
+    }
+
+    /// Likewise, for what takes back what is stored: now is after that, even within the same millisecond, and even if it was
+    /// written by a gateway whose clock is ahead.
+    async fn moment_after(&self, key: &MarkerKey, change: &Change) -> Result<Timestamp, Refusal> {
+        let at = self.moment(change)?;
+        if change.at.is_some() {
+            return Ok(at);
+        }
+        // A store that does not answer fails the write too, which says so.
+        let stored = self.judge.parts().ledger.look_up(key).await.ok().and_then(Reading::present);
+        Ok(stored.map_or(at, |stored| at.max(stored.marker.at().plus(Duration::from_millis(1)))))
     }
 
     /// Writes a marker, leaves its audit line, and answers once it is durable.

@@ -43,6 +43,19 @@ async fn a_block_holds_until_it_is_lifted() {
     assert_eq!(known["block"]["blocked"], json!(false));
 }
 
+/// A block and its end may fall into one millisecond, or the block may come from a gateway whose clock is ahead.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_takes_back_what_is_dated_ahead() {
+    let gate = Gate::start().await;
+    let path = "/v1/subjects/main/alice/block";
+    let ahead = now().plus(Duration::from_secs(30)).as_millis();
+    gate.admin().put(path, json!({ "at": ahead })).await.is(200, None);
+    let lifted = gate.admin().delete(path).await;
+    assert_eq!(lifted.json()["marker"]["blocked"], false, "the block is lifted");
+    let again = gate.admin().put(path, json!({})).await;
+    assert_eq!(again.json()["marker"]["blocked"], true, "and holds again");
+}
+
 #[tokio::test]
 async fn a_block_ends_by_itself() {
     let gate = Gate::start().await;
