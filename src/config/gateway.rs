@@ -238,6 +238,10 @@ pub(super) fn log(section: &Section<'_>) -> LogSettings {
 /// A misspelt level would be taken for the name of a module.
 fn check_filter(filter: &str) -> Result<(), Fault> {
     const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
+    // The parser of the filter panics over some other characters.
+    if !filter.is_ascii() {
+        return Err(Fault::new("names levels and modules: letters without accents, digits and signs"));
+    }
     for directive in filter.split(',').map(str::trim).filter(|directive| !directive.contains(['[', ']'])) {
         let level = directive.rsplit_once('=').map_or(directive, |(_, level)| level);
         if !LEVELS.contains(&level.to_ascii_lowercase().as_str()) {

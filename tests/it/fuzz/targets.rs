@@ -125,6 +125,7 @@ pub(crate) fn marker_value(data: &[u8]) {
 }
 
 const CONFIGS: &[&[u8]] = &[
+    "[log]\nlevel = \" 0®[\"\n".as_bytes(),
     include_bytes!("../../../config/portcullis.toml"),
     include_bytes!("../../../config/gateway.toml"),
     b"mode = \"observe\"\n[markers]\nmax_staleness = \"500ms\"\n[issuers.acme]\nissuer = \"https://acme.test/\"\naudiences = [\"api\"]\nclaims = { session = \"s\" }\n[[routes]]\nhosts = [\"*.example.com\"]\npath = \"/v1\"\nupstream = \"http://[::1]:82\"\nidentity = { \"X-User\" = \"sub\" }\n",
