@@ -176,7 +176,19 @@ impl EmbeddedStore {
 /// Where a job's answer goes. Nobody may be waiting for it any more.
 type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
 
-fn lock(directory: &Path) -> Result<File, EmbeddedOpenError> {
+/// Keeps other processes out of the directory. Unlocked, not only closed: a process that is being started may hold a copy of
+/// the handle for a moment.
+#[derive(Debug)]
+struct DirectoryLock(File);
+
+impl Drop for DirectoryLock {
+    fn drop(&mut self) {
+        // Closing it does the same, a moment later.
+        let _ = self.0.unlock();
+    }
+}
+
+fn lock(directory: &Path) -> Result<DirectoryLock, EmbeddedOpenError> {
     let failed = |source| EmbeddedOpenError::Directory { directory: directory.to_owned(), source };
     let mut builder = DirBuilder::new();
     builder.recursive(true);
@@ -186,7 +198,7 @@ fn lock(directory: &Path) -> Result<File, EmbeddedOpenError> {
     let open = OpenOptions::new().create(true).truncate(false).write(true).open(directory.join(LOCK_FILE));
     let file = open.map_err(failed)?;
     match file.try_lock() {
-        Ok(()) => Ok(file),
+        Ok(()) => Ok(DirectoryLock(file)),
         Err(TryLockError::WouldBlock) => Err(EmbeddedOpenError::InUse { directory: directory.to_owned() }),
         Err(TryLockError::Error(source)) => Err(failed(source)),
     }

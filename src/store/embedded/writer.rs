@@ -2,13 +2,12 @@
 
 use std::{
     collections::VecDeque,
-    fs::File,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use super::{
-    Answer,
+    Answer, DirectoryLock,
     database::{Database, fault},
     presence::Presence,
     queue::{Inbox, Next, Ticket},
@@ -68,7 +67,7 @@ pub(super) struct Writer {
     activities: VecDeque<Activity>,
     heard: Instant,
     purged: Instant,
-    _lock: File,
+    _lock: DirectoryLock,
 }
 
 impl Writer {
@@ -79,7 +78,7 @@ impl Writer {
         presence: Arc<Presence>,
         durable: Database,
         relaxed: Database,
-        lock: File,
+        lock: DirectoryLock,
     ) -> Self {
         let now = Instant::now();
         watcher.reset();

@@ -7,7 +7,11 @@ use std::{
     io::{BufRead, BufReader},
     path::PathBuf,
     process::{Command, Stdio},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
     time::Duration,
 };
 
@@ -92,6 +96,27 @@ async fn a_closed_store_is_one_file() {
         let log = directory.path().join("portcullis.db-wal");
         assert!(!log.exists(), "round {round}: what was written is not in the file yet");
     }
+}
+
+/// Between fork and exec, a process that is being started holds copies of all handles.
+#[tokio::test]
+async fn a_process_that_is_being_started_does_not_keep_the_directory() {
+    let directory = tempfile::tempdir().unwrap();
+    let busy = Arc::new(AtomicBool::new(true));
+    let starter = {
+        let busy = Arc::clone(&busy);
+        thread::spawn(move || {
+            while busy.load(Ordering::Relaxed) {
+                Command::new("sh").arg("-c").arg(":").current_dir("/").status().unwrap();
+            }
+        })
+    };
+    for round in 0..100 {
+        let store = open(directory.path()).unwrap_or_else(|error| panic!("round {round}: {error}"));
+        store.close().await;
+    }
+    busy.store(false, Ordering::Relaxed);
+    starter.join().unwrap();
 }
 
 #[tokio::test]
