@@ -12,6 +12,7 @@ pub(crate) mod program;
 pub(crate) mod redis;
 pub(crate) mod upstream;
 pub(crate) mod watcher;
+pub(crate) mod wire;
 
 use std::time::{Duration, Instant};
 

@@ -82,7 +82,7 @@ impl RedisServer {
         self.child.wait().unwrap();
     }
 
-    /// After [`kill`](Self::kill): an empty server at the same address.
+    /// After [`kill`](Self::kill): a server at the same address, with what was written to disk, which is nothing by default.
     pub(crate) fn restart(&mut self) {
         self.child = launch(self.port, &self.options, &self.directory);
         assert!(self.wait_until_up(), "redis-server does not come back");

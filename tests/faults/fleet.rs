@@ -1,0 +1,391 @@
+//! Several gateways on one store, and the people whose tokens they judge.
+
+use std::{
+    collections::BTreeSet,
+    env, fs,
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use http::Method;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::{
+    load::{Connection, Load},
+    recorder::{Ends, Outcome, Promise, Recorder, Report, Token},
+    support::{
+        eventually,
+        full::{self, World},
+        http::{Answer, try_send},
+        program::{Running, program},
+        upstream::text,
+    },
+};
+
+/// The bound of every fleet.
+pub(crate) const MAX_STALENESS: Duration = Duration::from_secs(1);
+
+/// How long a gateway may take to answer, on a busy machine: it reads for 400 ms at most.
+pub(crate) const PATIENCE: Duration = Duration::from_millis(2500);
+
+/// How long a gateway may take to answer to a change: it writes for 1 s at most.
+pub(crate) const WRITE_PATIENCE: Duration = Duration::from_millis(3500);
+
+/// Sessions of each person.
+pub(crate) const SESSIONS: usize = 2;
+
+/// The settings of every gateway: everything is quick.
+const SETTINGS: &[(&str, &str)] = &[
+    ("MARKERS_MAX_STALENESS", "1s"),
+    ("MARKERS_READ_TIMEOUT", "400ms"),
+    ("MARKERS_WRITE_TIMEOUT", "1s"),
+    ("STORE_HEARTBEAT", "100ms"),
+    ("STORE_RESPONSE_TIMEOUT", "300ms"),
+    ("STORE_CONNECT_TIMEOUT", "500ms"),
+    ("ACTIVITY_RESOLUTION", "1s"),
+    ("ACTIVITY_FLUSH_INTERVAL", "100ms"),
+];
+
+/// A gateway that is to be started.
+#[derive(Default)]
+pub(crate) struct Plan {
+    process: bool,
+    allows: bool,
+    variables: Vec<(String, String)>,
+    environment: Vec<(String, String)>,
+}
+
+impl Plan {
+    /// One in this process.
+    pub(crate) fn here() -> Self {
+        Self::default()
+    }
+
+    /// One in a process of its own.
+    pub(crate) fn process() -> Self {
+        Self { process: true, ..Self::default() }
+    }
+
+    /// Its route goes on while it is stale.
+    pub(crate) fn allowing(mut self) -> Self {
+        self.allows = true;
+        self
+    }
+
+    /// Sets what the variable `PORTCULLIS_<name>` sets.
+    pub(crate) fn with(mut self, name: &str, value: &str) -> Self {
+        self.variables.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Sets a variable of its process.
+    pub(crate) fn environment(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    fn route(&self) -> &'static str {
+        if self.allows { "outage = \"allow\"" } else { "" }
+    }
+}
+
+/// A gateway that runs.
+pub(crate) struct Gateway {
+    addresses: Arc<Mutex<(SocketAddr, SocketAddr)>>,
+    allows: bool,
+    run: Run,
+}
+
+enum Run {
+    Here(full::Gate),
+    Process { running: Running, directory: TempDir, variables: Vec<(String, String)> },
+}
+
+/// Where a gateway listens at present: it changes when it is started anew.
+#[derive(Clone)]
+pub(crate) struct Place(Arc<Mutex<(SocketAddr, SocketAddr)>>);
+
+impl Place {
+    pub(crate) fn public(&self) -> SocketAddr {
+        self.0.lock().unwrap().0
+    }
+
+    pub(crate) fn admin(&self) -> SocketAddr {
+        self.0.lock().unwrap().1
+    }
+}
+
+impl Gateway {
+    async fn start(world: &World, plan: Plan) -> Self {
+        let (run, addresses) = if plan.process {
+            let (directory, variables) = (tempfile::tempdir().unwrap(), variables_of(world, &plan));
+            fs::write(directory.path().join("gate.toml"), world.configuration(plan.route()).0).unwrap();
+            let running = Running::start_as(program(), &directory.path().join("gate.toml"), &variables);
+            let addresses = (running.address, running.admin);
+            (Run::Process { running, directory, variables }, addresses)
+        } else {
+            let mut setup = world.gate().route(plan.route());
+            let own = plan.variables.iter().map(|(name, value)| (&**name, &**value));
+            for (name, value) in SETTINGS.iter().copied().chain(own) {
+                setup = setup.with(name, value);
+            }
+            let gate = setup.launch().await;
+            let addresses = (gate.address, gate.admin);
+            (Run::Here(gate), addresses)
+        };
+        Self { addresses: Arc::new(Mutex::new(addresses)), allows: plan.allows, run }
+    }
+
+    pub(crate) fn place(&self) -> Place {
+        Place(Arc::clone(&self.addresses))
+    }
+
+    /// The process, of one that has its own.
+    pub(crate) fn process(&self) -> &Running {
+        match &self.run {
+            Run::Process { running, .. } => running,
+            Run::Here(_) => panic!("this gateway has no process of its own"),
+        }
+    }
+
+    /// SIGKILL.
+    pub(crate) fn kill(&mut self) {
+        match &mut self.run {
+            Run::Process { running, .. } => running.kill(),
+            Run::Here(_) => panic!("this gateway has no process of its own"),
+        }
+    }
+
+    /// Starts it again after [`kill`](Self::kill), at other addresses.
+    pub(crate) fn restart(&mut self) {
+        let Run::Process { running, directory, variables } = &mut self.run else {
+            panic!("this gateway has no process of its own")
+        };
+        *running = Running::start_as(program(), &directory.path().join("gate.toml"), variables);
+        *self.addresses.lock().unwrap() = (running.address, running.admin);
+    }
+
+    /// Asks the admin listener.
+    pub(crate) async fn admin(&self, method: Method, path: &str) -> Answer {
+        let fields = [("host", "localhost")];
+        try_send(self.place().admin(), method, path, &fields, "").await.unwrap()
+    }
+
+    pub(crate) async fn is_ready(&self) -> bool {
+        self.admin(Method::GET, "/readyz").await.status == 200
+    }
+
+    /// A sample, by its name and labels as `/metrics` writes them; 0: there is none.
+    pub(crate) async fn metric(&self, sample: &str) -> f64 {
+        let answer = self.admin(Method::GET, "/metrics").await;
+        let mut samples = answer.text().lines().filter_map(|line| line.rsplit_once(' '));
+        samples.find(|(name, _)| *name == sample).map_or(0.0, |(_, value)| value.parse().unwrap())
+    }
+}
+
+fn variables_of(world: &World, plan: &Plan) -> Vec<(String, String)> {
+    let own = plan.variables.iter().map(|(name, value)| (&**name, &**value));
+    let named = SETTINGS.iter().copied().chain([("LOG_FORMAT", "json")]).chain(own);
+    let named = named.map(|(name, value)| (format!("PORTCULLIS_{name}"), value.to_owned()));
+    world.configuration(plan.route()).1.into_iter().chain(named).chain(plan.environment.iter().cloned()).collect()
+}
+
+/// Those whose sessions are ended, one after the other.
+pub(crate) struct People {
+    tokens: Vec<[String; SESSIONS]>,
+    next: AtomicUsize,
+}
+
+impl People {
+    fn new(world: &World, count: usize) -> Self {
+        let token = |person, session| {
+            let token = Token { person, session };
+            world.token(&subject(person), json!({ "sid": session_id(token) }))
+        };
+        let tokens = (0..count).map(|person| std::array::from_fn(|session| token(person, session)));
+        Self { tokens: tokens.collect(), next: AtomicUsize::new(0) }
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.tokens.len()
+    }
+
+    pub(crate) fn token(&self, token: Token) -> &str {
+        &self.tokens[token.person][token.session]
+    }
+
+    /// The next one whose session is to end, if anybody is left.
+    pub(crate) fn next(&self) -> Option<usize> {
+        let next = self.next.fetch_add(1, Ordering::SeqCst);
+        (next < self.count()).then_some(next)
+    }
+
+    /// How many were taken by [`next`](Self::next).
+    pub(crate) fn taken(&self) -> usize {
+        self.next.load(Ordering::SeqCst).min(self.count())
+    }
+}
+
+pub(crate) fn subject(person: usize) -> String {
+    format!("auth0|{person}")
+}
+
+pub(crate) fn session_id(token: Token) -> String {
+    format!("s{}-{}", token.person, token.session)
+}
+
+/// The key that a marker has in Redis.
+pub(crate) fn key(ends: Ends) -> String {
+    match ends {
+        Ends::Session(token) => format!("portcullis:m:session:acme:{}", session_id(token)),
+        Ends::Logout(person) => format!("portcullis:m:logout:acme:{}", subject(person)),
+        Ends::Block(person) => format!("portcullis:m:block:acme:{}", subject(person)),
+    }
+}
+
+/// Whether the store holds this key now.
+pub(crate) type Look = Box<dyn Fn(&str) -> bool + Send + Sync>;
+
+/// Several gateways on one store.
+pub(crate) struct Fleet {
+    pub(crate) world: World,
+    pub(crate) gateways: Vec<Gateway>,
+    pub(crate) people: Arc<People>,
+    pub(crate) recorder: Arc<Recorder>,
+    look: Option<Look>,
+}
+
+impl Fleet {
+    /// Starts these gateways, and waits until they are ready.
+    pub(crate) async fn start(world: World, plans: Vec<Plan>) -> Self {
+        let fleet = Self::launch(world, plans).await;
+        fleet.becomes_ready().await;
+        fleet
+    }
+
+    /// Starts these gateways, and does not wait.
+    pub(crate) async fn launch(world: World, plans: Vec<Plan>) -> Self {
+        world.upstream.handle(|request| async move {
+            text(if request.headers().contains_key("portcullis-stale") { "stale" } else { "current" })
+        });
+        let people = Arc::new(People::new(&world, 400));
+        let mut gateways = Vec::new();
+        for plan in plans {
+            gateways.push(Gateway::start(&world, plan).await);
+        }
+        Self { world, gateways, people, recorder: Arc::default(), look: None }
+    }
+
+    /// How to find out in the end whether the store holds a key.
+    pub(crate) fn look_by(mut self, look: impl Fn(&str) -> bool + Send + Sync + 'static) -> Self {
+        self.look = Some(Box::new(look));
+        self
+    }
+
+    pub(crate) async fn becomes_ready(&self) {
+        for gateway in &self.gateways {
+            eventually("the gateway is ready", async || gateway.is_ready().await).await;
+        }
+    }
+
+    pub(crate) fn places(&self) -> Vec<Place> {
+        self.gateways.iter().map(Gateway::place).collect()
+    }
+
+    /// Requests run for this long.
+    pub(crate) async fn run_for(&self, duration: Duration) {
+        tokio::time::sleep(duration).await;
+    }
+
+    /// Each gateway answers from what it knows again, and a marker is acknowledged again.
+    pub(crate) async fn recovers(&self) -> Duration {
+        let (begun, acknowledged) = (Instant::now(), self.recorder.acknowledgements());
+        eventually("markers are acknowledged again", async || self.recorder.acknowledgements() > acknowledged).await;
+        for gateway in 0..self.gateways.len() {
+            let judged = |outcome: &Outcome| matches!(outcome, Outcome::Admitted { flagged: false });
+            let judges = async || self.recorder.since(begun, gateway, judged) > 3;
+            eventually(&format!("gateway {gateway} admits again"), judges).await;
+        }
+        begun.elapsed()
+    }
+
+    /// Each of these gateways knows that it is stale, and acts on its policy.
+    pub(crate) async fn are_stale(&self, gateways: &[usize]) {
+        let begun = Instant::now();
+        for &gateway in gateways {
+            let stale = |outcome: &Outcome| matches!(outcome, Outcome::Stale | Outcome::Admitted { flagged: true });
+            let is_stale = async || self.recorder.since(begun, gateway, stale) > 3;
+            eventually(&format!("gateway {gateway} says that it is stale"), is_stale).await;
+        }
+    }
+
+    /// Ends the load, asks every gateway and the store about every acknowledged marker, and finds no violation.
+    pub(crate) async fn finish(&self, load: Load) -> Report {
+        load.stop().await;
+        self.becomes_ready().await;
+        // From here on, what was acknowledged last must be enforced, too.
+        tokio::time::sleep(MAX_STALENESS).await;
+        for mark in self.recorder.standing() {
+            self.recorder.found(mark.id, self.holds(&mark.key).await);
+            for (number, gateway) in self.gateways.iter().enumerate() {
+                let token = self.people.token(mark.ends.example());
+                let outcome = Connection::to(gateway.place()).judge(token).await;
+                self.recorder.swept(mark.id, number, outcome);
+            }
+        }
+        let report = self.recorder.check(&self.promise());
+        println!("{}: {report}", test_name());
+        let first: Vec<_> = report.violations.iter().take(10).collect();
+        assert!(first.is_empty(), "{} violations, {:?}; first {first:#?}", report.violations.len(), report.kinds());
+        assert!(report.requests > 100 && report.admitted > 0, "requests ran: {report}");
+        assert!(report.acknowledged > 5, "markers were written: {report}");
+        report
+    }
+
+    async fn holds(&self, key: &str) -> bool {
+        if let Some(look) = &self.look {
+            return look(key);
+        }
+        match &self.world.store {
+            full::Backing::Redis(_) => self.world.command(&["EXISTS", key]),
+            full::Backing::Embedded(_) => self.holds_embedded(key).await,
+            full::Backing::Url(_) => panic!("say how to look keys up"),
+        }
+    }
+
+    async fn holds_embedded(&self, key: &str) -> bool {
+        let path = key.trim_start_matches("portcullis:m:").replacen(':', "/", 2).replace('|', "%7C");
+        let (kind, id) = path.split_once('/').unwrap();
+        let path = format!("/v1/{}/{id}", if kind == "session" { "sessions" } else { "subjects" });
+        let known: Value = self.gateways[0].admin(Method::GET, &path).await.json();
+        known["markers"][kind].is_object() || known[kind].is_object() || known["marker"].is_object()
+    }
+
+    fn promise(&self) -> Promise {
+        let allowing = self.gateways.iter().enumerate().filter(|(_, gateway)| gateway.allows).map(|(number, _)| number);
+        Promise {
+            max_staleness: MAX_STALENESS,
+            patience: PATIENCE,
+            gateways: self.gateways.len(),
+            allowing: allowing.collect::<BTreeSet<_>>(),
+        }
+    }
+}
+
+fn test_name() -> String {
+    std::thread::current().name().unwrap_or("a scenario").to_owned()
+}
+
+/// Set it to skip, visibly, what needs a redis-server.
+pub(crate) fn is_skipped() -> bool {
+    let skipped = env::var_os("PORTCULLIS_SKIP_REDIS").is_some();
+    if skipped {
+        println!("SKIPPED: {}: PORTCULLIS_SKIP_REDIS is set", test_name());
+    }
+    skipped
+}
