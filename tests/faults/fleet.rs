@@ -281,6 +281,16 @@ impl Fleet {
         Self { world, gateways, people, recorder: Arc::default(), look: None }
     }
 
+    /// Requests have been answered by each of these gateways, and never by a 503, since then.
+    #[track_caller]
+    pub(crate) fn assert_never_stale(&self, from: Instant, gateways: &[usize]) {
+        for &gateway in gateways {
+            let stale = self.recorder.since(from, gateway, |outcome| matches!(outcome, Outcome::Stale));
+            let all = self.recorder.since(from, gateway, |_| true);
+            assert!(stale == 0 && all > 10, "gateway {gateway}: {stale} of {all} requests were answered 503");
+        }
+    }
+
     /// How to find out in the end whether the store holds a key.
     pub(crate) fn look_by(mut self, look: impl Fn(&str) -> bool + Send + Sync + 'static) -> Self {
         self.look = Some(Box::new(look));
@@ -302,16 +312,31 @@ impl Fleet {
         tokio::time::sleep(duration).await;
     }
 
+    /// Kills the process of a gateway, lets this pass, and starts it again.
+    pub(crate) async fn restart(&mut self, gateway: usize, meanwhile: Duration) {
+        self.recorder.goes_down(gateway, Instant::now());
+        self.gateways[gateway].kill();
+        tokio::time::sleep(meanwhile).await;
+        self.gateways[gateway].restart();
+        self.recorder.is_up(gateway, Instant::now());
+    }
+
     /// Each gateway answers from what it knows again, and a marker is acknowledged again.
     pub(crate) async fn recovers(&self) -> Duration {
         let (begun, acknowledged) = (Instant::now(), self.recorder.acknowledgements());
         eventually("markers are acknowledged again", async || self.recorder.acknowledgements() > acknowledged).await;
-        for gateway in 0..self.gateways.len() {
+        self.admit(0..self.gateways.len()).await;
+        begun.elapsed()
+    }
+
+    /// These gateways admit, and say that they know.
+    pub(crate) async fn admit(&self, gateways: impl IntoIterator<Item = usize>) {
+        let begun = Instant::now();
+        for gateway in gateways {
             let judged = |outcome: &Outcome| matches!(outcome, Outcome::Admitted { flagged: false });
             let judges = async || self.recorder.since(begun, gateway, judged) > 3;
             eventually(&format!("gateway {gateway} admits again"), judges).await;
         }
-        begun.elapsed()
     }
 
     /// Each of these gateways knows that it is stale, and acts on its policy.
@@ -359,11 +384,10 @@ impl Fleet {
     }
 
     async fn holds_embedded(&self, key: &str) -> bool {
-        let path = key.trim_start_matches("portcullis:m:").replacen(':', "/", 2).replace('|', "%7C");
-        let (kind, id) = path.split_once('/').unwrap();
-        let path = format!("/v1/{}/{id}", if kind == "session" { "sessions" } else { "subjects" });
-        let known: Value = self.gateways[0].admin(Method::GET, &path).await.json();
-        known["markers"][kind].is_object() || known[kind].is_object() || known["marker"].is_object()
+        let (kind, id) = key.trim_start_matches("portcullis:m:").split_once(":acme:").unwrap();
+        let (of, field) = if kind == "session" { ("sessions", "end") } else { ("subjects", kind) };
+        let path = format!("/v1/{of}/acme/{}", id.replace('|', "%7C"));
+        self.gateways[0].admin(Method::GET, &path).await.json()[field]["at"].is_string()
     }
 
     fn promise(&self) -> Promise {

@@ -193,6 +193,11 @@ impl Recorder {
         }
     }
 
+    /// A marker that was acknowledged is taken back between these moments.
+    pub(crate) fn removed(&self, mark: MarkId, begun: Instant, done: Instant) {
+        self.log().marks[mark.0].removed = Some((begun, done));
+    }
+
     pub(crate) fn answered(&self, answer: Answer) {
         self.log().answers.push(answer);
     }
