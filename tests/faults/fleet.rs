@@ -12,17 +12,18 @@ use std::{
 };
 
 use http::Method;
-use serde_json::{Value, json};
+use serde_json::json;
 use tempfile::TempDir;
 
 use crate::{
-    load::{Connection, Load},
+    load::{Connection, Load, RawWrite},
     recorder::{Ends, Outcome, Promise, Recorder, Report, Token},
     support::{
         eventually,
         full::{self, World},
         http::{Answer, try_send},
         program::{Running, program},
+        redis::RedisServer,
         upstream::text,
     },
 };
@@ -35,6 +36,9 @@ pub(crate) const PATIENCE: Duration = Duration::from_millis(2500);
 
 /// How long a gateway may take to answer to a change: it writes for 1 s at most.
 pub(crate) const WRITE_PATIENCE: Duration = Duration::from_millis(3500);
+
+/// How long requests run before, between and after.
+pub(crate) const WHILE: Duration = Duration::from_millis(1200);
 
 /// Sessions of each person.
 pub(crate) const SESSIONS: usize = 2;
@@ -399,6 +403,30 @@ impl Fleet {
             allowing: allowing.collect::<BTreeSet<_>>(),
         }
     }
+}
+
+/// A Redis that has on its disk what it acknowledged. `None`: to be skipped.
+pub(crate) async fn durable_world() -> Option<World> {
+    let server = RedisServer::start_with(&["--appendonly", "yes", "--appendfsync", "always"])?;
+    Some(World::with(server).await)
+}
+
+/// Clients and writers of all gateways, and another program that writes to the one Redis.
+pub(crate) fn load_on_redis(fleet: &Fleet) -> Load {
+    Load::start(fleet, Some(set_at(fleet.world.server().url())))
+}
+
+/// `SET` at this URL, over a connection of its own.
+pub(crate) fn set_at(url: String) -> RawWrite {
+    Arc::new(move |key, value| {
+        let set = || {
+            let patience = Duration::from_millis(300);
+            let mut connection = redis::Client::open(&*url)?.get_connection_with_timeout(patience)?;
+            connection.set_read_timeout(Some(patience))?;
+            redis::cmd("SET").arg(key).arg(value).exec(&mut connection)
+        };
+        set().is_ok()
+    })
 }
 
 fn test_name() -> String {

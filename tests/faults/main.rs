@@ -12,6 +12,7 @@ mod it {
 }
 
 mod fleet;
+mod gateway;
 mod load;
 mod recorder;
 mod standalone;

@@ -1,13 +1,12 @@
 //! One Redis, and what may happen to it.
 
 use std::{
-    sync::Arc,
     time::{Duration, Instant},
 };
 
 use crate::{
-    fleet::{Fleet, MAX_STALENESS, Plan, key},
-    load::{Connection, Load, RawWrite, Written},
+    fleet::{Fleet, MAX_STALENESS, Plan, WHILE, durable_world, key, load_on_redis, set_at},
+    load::{Connection, Load, Written},
     recorder::Ends,
     support::{
         eventually,
@@ -17,12 +16,6 @@ use crate::{
     },
 };
 
-/// What is acknowledged is on the disk.
-const DURABLE: &[&str] = &["--appendonly", "yes", "--appendfsync", "always"];
-
-/// How long requests run before, between and after.
-const WHILE: Duration = Duration::from_millis(1200);
-
 async fn world(options: &[&str]) -> Option<World> {
     Some(World::with(RedisServer::start_with(options)?).await)
 }
@@ -31,28 +24,11 @@ fn three() -> Vec<Plan> {
     vec![Plan::here(), Plan::here(), Plan::here()]
 }
 
-/// `SET` at this URL, over a connection of its own.
-fn set_at(url: String) -> RawWrite {
-    Arc::new(move |key, value| {
-        let set = || {
-            let connection = redis::Client::open(&*url)?.get_connection_with_timeout(Duration::from_millis(300));
-            let mut connection = connection?;
-            connection.set_read_timeout(Some(Duration::from_millis(300)))?;
-            redis::cmd("SET").arg(key).arg(value).exec(&mut connection)
-        };
-        set().is_ok()
-    })
-}
-
-fn load(fleet: &Fleet) -> Load {
-    Load::start(fleet, Some(set_at(fleet.world.server().url())))
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_is_killed_and_comes_back() {
-    let Some(world) = world(DURABLE).await else { return };
+    let Some(world) = durable_world().await else { return };
     let mut fleet = Fleet::start(world, three()).await;
-    let load = load(&fleet);
+    let load = load_on_redis(&fleet);
     fleet.run_for(WHILE).await;
     for outage in [0, 1, 2] {
         fleet.world.server_mut().kill();
@@ -69,7 +45,7 @@ async fn a_server_that_is_killed_and_comes_back() {
 async fn a_server_that_stops_for_a_moment_and_for_long() {
     let Some(world) = world(&[]).await else { return };
     let fleet = Fleet::start(world, three()).await;
-    let load = load(&fleet);
+    let load = load_on_redis(&fleet);
     fleet.run_for(WHILE).await;
     for pause in [MAX_STALENESS / 4, MAX_STALENESS * 3 / 4] {
         fleet.world.server().stop();
@@ -143,7 +119,7 @@ async fn connections_that_are_forgotten_by_the_network_are_given_up() {
 async fn connections_that_are_killed_again_and_again() {
     let Some(world) = world(&[]).await else { return };
     let fleet = Fleet::start(world, three()).await;
-    let load = load(&fleet);
+    let load = load_on_redis(&fleet);
     fleet.run_for(WHILE).await;
     for _ in 0..20 {
         let _: usize = fleet.world.command(&["CLIENT", "KILL", "TYPE", "normal"]);
@@ -157,7 +133,7 @@ async fn connections_that_are_killed_again_and_again() {
 async fn markers_that_are_flushed_are_forgotten_and_later_ones_enforced() {
     let Some(world) = world(&[]).await else { return };
     let fleet = Fleet::start(world, three()).await;
-    let load = load(&fleet);
+    let load = load_on_redis(&fleet);
     fleet.run_for(WHILE).await;
     let start = Instant::now();
     for how in [["FLUSHALL", "SYNC"], ["FLUSHDB", "ASYNC"], ["FLUSHALL", "ASYNC"]] {
@@ -177,7 +153,7 @@ async fn a_server_that_is_far_too_slow() {
     let wire = Wire::to(world.server().port()).await;
     let plan = || Plan::here().with("STORE_URL", &wire.url());
     let fleet = Fleet::start(world, vec![plan(), plan(), plan()]).await;
-    let load = load(&fleet);
+    let load = load_on_redis(&fleet);
     fleet.run_for(WHILE).await;
     // A round trip of 160 ms: slow, and within every deadline.
     wire.delay(Duration::from_millis(80));
@@ -205,9 +181,9 @@ async fn a_server_that_is_far_too_slow() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_route_keeps_its_outage_policy() {
-    let Some(world) = world(DURABLE).await else { return };
+    let Some(world) = durable_world().await else { return };
     let mut fleet = Fleet::start(world, vec![Plan::here().allowing(), Plan::here(), Plan::here().allowing()]).await;
-    let load = load(&fleet);
+    let load = load_on_redis(&fleet);
     fleet.run_for(WHILE).await;
     fleet.world.server_mut().kill();
     fleet.are_stale(&[0, 1, 2]).await;
@@ -236,7 +212,7 @@ async fn markers_that_expire_are_forgotten() {
 
     let Some(world) = world(&[]).await else { return };
     let fleet = Fleet::start(world, three()).await;
-    let load = load(&fleet);
+    let load = load_on_redis(&fleet);
     fleet.run_for(WHILE).await;
     let mut last = Instant::now();
     for number in 0..60 {
@@ -274,7 +250,7 @@ async fn takes_no_writes(fleet: &Fleet, gateway_says: &str) {
 async fn a_server_that_is_full_or_read_only_takes_no_logout_and_nobody_is_told_otherwise() {
     let Some(world) = world(&[]).await else { return };
     let fleet = Fleet::start(world, three()).await;
-    let load = load(&fleet);
+    let load = load_on_redis(&fleet);
     let command = |command: &[&str]| {
         let _: redis::Value = fleet.world.command(command);
     };
