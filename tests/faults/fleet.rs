@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeSet,
-    env, fs,
+    fs,
     net::SocketAddr,
     sync::{
         Arc, Mutex,
@@ -431,13 +431,4 @@ pub(crate) fn set_at(url: String) -> RawWrite {
 
 fn test_name() -> String {
     std::thread::current().name().unwrap_or("a scenario").to_owned()
-}
-
-/// Set it to skip, visibly, what needs a redis-server.
-pub(crate) fn is_skipped() -> bool {
-    let skipped = env::var_os("PORTCULLIS_SKIP_REDIS").is_some();
-    if skipped {
-        println!("SKIPPED: {}: PORTCULLIS_SKIP_REDIS is set", test_name());
-    }
-    skipped
 }

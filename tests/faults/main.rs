@@ -16,5 +16,6 @@ mod gateway;
 mod load;
 mod recorder;
 mod standalone;
+mod topologies;
 
 use it::support;

@@ -1,6 +1,7 @@
 //! What the tests share.
 
 pub(crate) mod client;
+pub(crate) mod cluster;
 pub(crate) mod full;
 pub(crate) mod gate;
 pub(crate) mod http;
@@ -10,6 +11,7 @@ pub(crate) mod log;
 pub(crate) mod openapi;
 pub(crate) mod program;
 pub(crate) mod redis;
+pub(crate) mod sentinel;
 pub(crate) mod upstream;
 pub(crate) mod watcher;
 pub(crate) mod wire;
