@@ -4,6 +4,7 @@ use std::{
     collections::BTreeSet,
     fs,
     net::SocketAddr,
+    process::Command,
     sync::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
@@ -149,12 +150,20 @@ impl Gateway {
         Place(Arc::clone(&self.addresses))
     }
 
-    /// The process, of one that has its own.
-    pub(crate) fn process(&self) -> &Running {
-        match &self.run {
-            Run::Process { running, .. } => running,
-            Run::Here(_) => panic!("this gateway has no process of its own"),
-        }
+    /// SIGSTOP: it keeps its connections and says nothing.
+    pub(crate) fn stop(&self) {
+        self.signal("-STOP");
+    }
+
+    /// SIGCONT.
+    pub(crate) fn cont(&self) {
+        self.signal("-CONT");
+    }
+
+    fn signal(&self, signal: &str) {
+        let Run::Process { running, .. } = &self.run else { panic!("this gateway has no process of its own") };
+        let status = Command::new("kill").arg(signal).arg(running.id().to_string()).status().unwrap();
+        assert!(status.success(), "kill {signal} failed");
     }
 
     /// SIGKILL.

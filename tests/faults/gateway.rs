@@ -8,7 +8,7 @@ use std::{
 };
 
 use crate::{
-    fleet::{Fleet, Plan, WHILE, durable_world, load_on_redis, subject},
+    fleet::{Fleet, MAX_STALENESS, Plan, WHILE, durable_world, load_on_redis, set_at, subject},
     load::{Connection, Load},
     recorder::Token,
     support::{eventually, full::World, program::program},
@@ -44,6 +44,29 @@ async fn a_gateway_with_an_embedded_store_that_is_killed_while_it_acknowledges()
     fleet.recovers().await;
     let report = fleet.finish(load).await;
     assert!(report.unanswered > 0, "the end of the gateway was felt: {report}");
+}
+
+/// What it knew when it fell asleep is old when it wakes up.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateway_that_sleeps() {
+    let Some(world) = durable_world().await else { return };
+    let fleet = Fleet::start(world, vec![Plan::here(), Plan::process(), Plan::process()]).await;
+    let raw = set_at(fleet.world.server().url());
+    let load = Load::with_writers(&fleet, &fleet.places()[..1], Some(raw));
+    fleet.run_for(WHILE).await;
+    for sleep in [MAX_STALENESS / 2, MAX_STALENESS * 3 / 2, MAX_STALENESS * 3] {
+        for gateway in [1, 2] {
+            fleet.recorder.goes_down(gateway, Instant::now());
+            fleet.gateways[gateway].stop();
+        }
+        fleet.run_for(sleep).await;
+        for gateway in [1, 2] {
+            fleet.gateways[gateway].cont();
+            fleet.recorder.is_up(gateway, Instant::now());
+        }
+        fleet.recovers().await;
+    }
+    fleet.finish(load).await;
 }
 
 /// One directory, one process: a second one would not hear of the first one's markers.

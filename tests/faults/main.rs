@@ -11,10 +11,12 @@ mod it {
     pub(crate) mod support;
 }
 
+mod cluster;
 mod fleet;
 mod gateway;
 mod load;
 mod recorder;
+mod sentinel;
 mod standalone;
 mod topologies;
 

@@ -61,7 +61,7 @@ pub(crate) enum Outcome {
     Refused(String),
     /// 503 as the outage policy `reject` has it: `stale`, `Retry-After`, no challenge.
     Stale,
-    /// No connection, or it broke: what a gateway that does not run looks like.
+    /// No connection, or it broke, or nothing came for too long: what a gateway that does not run looks like.
     Unanswered,
     /// Anything else.
     Odd(String),
@@ -141,6 +141,14 @@ struct Downtime {
     gateway: usize,
     from: Instant,
     until: Option<Instant>,
+}
+
+impl Downtime {
+    fn overlaps(&self, answer: &Answer) -> bool {
+        self.gateway == answer.gateway
+            && self.from <= answer.answered
+            && self.until.is_none_or(|until| answer.sent <= until)
+    }
 }
 
 /// A marker in the log.
@@ -269,7 +277,8 @@ impl Log {
         let covering = self.marks.iter().filter(|mark| mark.ends.covers(answer.token));
         let allows = promise.allowing.contains(&answer.gateway);
         let took = answer.answered - answer.sent;
-        if took > promise.patience {
+        let away = self.downtimes.iter().any(|downtime| downtime.overlaps(answer));
+        if took > promise.patience && !away {
             report.violated(Violation::Slow, format!("{answer} took {took:?}"));
         }
         match &answer.outcome {
@@ -299,15 +308,8 @@ impl Log {
             }
             Outcome::Stale if allows => report.violated(Violation::StaleAlthoughAllowing, format!("{answer}")),
             Outcome::Stale => {}
-            Outcome::Unanswered => {
-                let mut downtimes = self.downtimes.iter().filter(|downtime| downtime.gateway == answer.gateway);
-                let overlaps = |downtime: &Downtime| {
-                    downtime.from <= answer.answered && downtime.until.is_none_or(|until| answer.sent <= until)
-                };
-                if !downtimes.any(overlaps) {
-                    report.violated(Violation::Unanswered, format!("{answer}"));
-                }
-            }
+            Outcome::Unanswered if away => {}
+            Outcome::Unanswered => report.violated(Violation::Unanswered, format!("{answer}")),
             Outcome::Odd(what) => report.violated(Violation::Odd, format!("{answer}: {what}")),
         }
     }
@@ -582,5 +584,10 @@ mod tests {
         story().request(0, ALICE, 98, Outcome::Unanswered).request(0, ALICE, 200, Outcome::Unanswered).shows(&[]);
         story().request(0, ALICE, 201, Outcome::Unanswered).shows(&[Violation::Unanswered]);
         story().request(1, ALICE, 150, Outcome::Unanswered).shows(&[Violation::Unanswered]);
+        // One that slept answers late; what it says is held to the promise all the same.
+        let slept = story().marker(Ends::Logout(1));
+        let (sent, answered) = (slept.at(150), slept.at(5000));
+        slept.recorder.answered(Answer { gateway: 0, token: ALICE, sent, answered, outcome: ADMITTED });
+        slept.request(0, ALICE, 5000, ADMITTED).swept().shows(&[Violation::LateAdmit]);
     }
 }

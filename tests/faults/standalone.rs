@@ -1,8 +1,6 @@
 //! One Redis, and what may happen to it.
 
-use std::{
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use crate::{
     fleet::{Fleet, MAX_STALENESS, Plan, WHILE, durable_world, key, load_on_redis, set_at},

@@ -53,7 +53,8 @@ impl Cluster {
         let cluster = Self { nodes, options };
         for (number, node) in cluster.nodes[..3].iter().enumerate() {
             let number = u16::try_from(number).unwrap();
-            let (first, last) = (number * (SLOTS / 3), if number == 2 { SLOTS } else { (number + 1) * (SLOTS / 3) } - 1);
+            let (first, last) =
+                (number * (SLOTS / 3), if number == 2 { SLOTS } else { (number + 1) * (SLOTS / 3) } - 1);
             node.order(&["CLUSTER", "ADDSLOTSRANGE", &first.to_string(), &last.to_string()]);
             node.order(&["CLUSTER", "SET-CONFIG-EPOCH", &(number + 1).to_string()]);
         }
