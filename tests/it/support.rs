@@ -1,6 +1,7 @@
 //! What the tests share.
 
 pub(crate) mod client;
+#[allow(dead_code, reason = "for the faults alone")]
 pub(crate) mod cluster;
 pub(crate) mod full;
 pub(crate) mod gate;
@@ -11,9 +12,11 @@ pub(crate) mod log;
 pub(crate) mod openapi;
 pub(crate) mod program;
 pub(crate) mod redis;
+#[allow(dead_code, reason = "for the faults alone")]
 pub(crate) mod sentinel;
 pub(crate) mod upstream;
 pub(crate) mod watcher;
+#[allow(dead_code, reason = "for the faults alone")]
 pub(crate) mod wire;
 
 use std::time::{Duration, Instant};
