@@ -97,7 +97,7 @@ async fn a_primary_and_its_replica_that_change_places() {
 async fn slots_that_move_with_their_markers() {
     let Some(cluster) = Cluster::start() else { return };
     let fleet = fleet(&cluster, "0").await;
-    let load = Load::start(&fleet, Some(set_by(&cluster)));
+    let load = Load::start(&fleet, Some(&set_by(&cluster)));
     fleet.run_for(WHILE).await;
     for round in 0..3 {
         for slot in slots_in_use(&fleet, &cluster, 16) {
@@ -115,7 +115,7 @@ async fn slots_that_move_with_their_markers() {
 async fn slots_that_move_to_a_primary_that_nobody_knew() {
     let Some(mut cluster) = Cluster::start() else { return };
     let fleet = fleet(&cluster, "0").await;
-    let load = Load::start(&fleet, Some(set_by(&cluster)));
+    let load = Load::start(&fleet, Some(&set_by(&cluster)));
     fleet.run_for(WHILE).await;
     let new = cluster.add_primary();
     for slot in slots_in_use(&fleet, &cluster, 40) {

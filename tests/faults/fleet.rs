@@ -107,7 +107,7 @@ pub(crate) struct Gateway {
 }
 
 enum Run {
-    Here(full::Gate),
+    Here { _gate: full::Gate },
     Process { running: Running, directory: TempDir, variables: Vec<(String, String)> },
 }
 
@@ -141,7 +141,7 @@ impl Gateway {
             }
             let gate = setup.launch().await;
             let addresses = (gate.address, gate.admin);
-            (Run::Here(gate), addresses)
+            (Run::Here { _gate: gate }, addresses)
         };
         Self { addresses: Arc::new(Mutex::new(addresses)), allows: plan.allows, run }
     }
@@ -170,7 +170,7 @@ impl Gateway {
     pub(crate) fn kill(&mut self) {
         match &mut self.run {
             Run::Process { running, .. } => running.kill(),
-            Run::Here(_) => panic!("this gateway has no process of its own"),
+            Run::Here { .. } => panic!("this gateway has no process of its own"),
         }
     }
 
@@ -347,8 +347,8 @@ impl Fleet {
         let begun = Instant::now();
         for gateway in gateways {
             let judged = |outcome: &Outcome| matches!(outcome, Outcome::Admitted { flagged: false });
-            let judges = async || self.recorder.since(begun, gateway, judged) > 3;
-            eventually(&format!("gateway {gateway} admits again"), judges).await;
+            let admits = async || self.recorder.since(begun, gateway, judged) > 3;
+            eventually(&format!("gateway {gateway} admits again"), admits).await;
         }
     }
 
@@ -422,7 +422,7 @@ pub(crate) async fn durable_world() -> Option<World> {
 
 /// Clients and writers of all gateways, and another program that writes to the one Redis.
 pub(crate) fn load_on_redis(fleet: &Fleet) -> Load {
-    Load::start(fleet, Some(set_at(fleet.world.server().url())))
+    Load::start(fleet, Some(&set_at(fleet.world.server().url())))
 }
 
 /// `SET` at this URL, over a connection of its own.

@@ -52,7 +52,7 @@ async fn a_gateway_that_sleeps() {
     let Some(world) = durable_world().await else { return };
     let fleet = Fleet::start(world, vec![Plan::here(), Plan::process(), Plan::process()]).await;
     let raw = set_at(fleet.world.server().url());
-    let load = Load::with_writers(&fleet, &fleet.places()[..1], Some(raw));
+    let load = Load::with_writers(&fleet, &fleet.places()[..1], Some(&raw));
     fleet.run_for(WHILE).await;
     for sleep in [MAX_STALENESS / 2, MAX_STALENESS * 3 / 2, MAX_STALENESS * 3] {
         for gateway in [1, 2] {

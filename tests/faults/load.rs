@@ -47,12 +47,12 @@ pub(crate) struct Load {
 
 impl Load {
     /// Clients of each gateway, and two writers that use these gateways in turn.
-    pub(crate) fn start(fleet: &Fleet, raw: Option<RawWrite>) -> Self {
+    pub(crate) fn start(fleet: &Fleet, raw: Option<&RawWrite>) -> Self {
         let all = fleet.places();
         Self::with_writers(fleet, &all, raw)
     }
 
-    pub(crate) fn with_writers(fleet: &Fleet, through: &[Place], raw: Option<RawWrite>) -> Self {
+    pub(crate) fn with_writers(fleet: &Fleet, through: &[Place], raw: Option<&RawWrite>) -> Self {
         let stop = CancellationToken::new();
         let mut clients = JoinSet::new();
         for (gateway, place) in fleet.places().into_iter().enumerate() {
@@ -74,7 +74,7 @@ impl Load {
                 connections: through.iter().cloned().map(Connection::to).collect(),
                 people: Arc::clone(&fleet.people),
                 recorder: Arc::clone(&fleet.recorder),
-                raw: raw.clone(),
+                raw: raw.cloned(),
             };
             writers.spawn(writer.run(stop.clone()));
         }

@@ -260,7 +260,7 @@ impl Recorder {
             log.check_answer(promise, answer, &mut report);
         }
         for mark in &log.marks {
-            log.check_mark(promise, mark, &mut report);
+            mark.check(promise, &mut report);
         }
         for odd in &log.odd_writes {
             report.violated(Violation::Odd, format!("a write was answered {odd}"));
@@ -313,22 +313,25 @@ impl Log {
             Outcome::Odd(what) => report.violated(Violation::Odd, format!("{answer}: {what}")),
         }
     }
+}
 
-    fn check_mark(&self, promise: &Promise, mark: &Mark, report: &mut Report) {
-        if mark.acknowledged.is_none() || mark.removed.is_some() {
+impl Mark {
+    /// Whether it is there in the end, if it is to be.
+    fn check(&self, promise: &Promise, report: &mut Report) {
+        if self.acknowledged.is_none() || self.removed.is_some() {
             return;
         }
-        match mark.stored {
-            None => report.violated(Violation::Unchecked, format!("{:?} was not looked for", mark.ends)),
-            Some(false) => report.violated(Violation::Lost, format!("{:?} is no longer stored", mark.ends)),
+        match self.stored {
+            None => report.violated(Violation::Unchecked, format!("{:?} was not looked for", self.ends)),
+            Some(false) => report.violated(Violation::Lost, format!("{:?} is no longer stored", self.ends)),
             Some(true) => {}
         }
         for gateway in 0..promise.gateways {
-            match mark.swept.get(&gateway) {
-                Some(Outcome::Refused(code)) if code == mark.ends.code() => {}
-                None => report.violated(Violation::Unchecked, format!("{:?} at gateway {gateway}", mark.ends)),
+            match self.swept.get(&gateway) {
+                Some(Outcome::Refused(code)) if code == self.ends.code() => {}
+                None => report.violated(Violation::Unchecked, format!("{:?} at gateway {gateway}", self.ends)),
                 Some(other) => {
-                    report.violated(Violation::Lost, format!("{:?}: gateway {gateway} says {other:?}", mark.ends));
+                    report.violated(Violation::Lost, format!("{:?}: gateway {gateway} says {other:?}", self.ends));
                 }
             }
         }

@@ -54,7 +54,7 @@ fn three() -> Vec<Plan> {
 }
 
 fn load(fleet: &Fleet, sentinels: &Sentinels) -> Load {
-    Load::start(fleet, Some(set_by(sentinels)))
+    Load::start(fleet, Some(&set_by(sentinels)))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -127,7 +127,7 @@ async fn a_gateway_that_sleeps_and_wakes_up_together_with_an_ex_primary() {
     let Some(sentinels) = Sentinels::start() else { return };
     let fleet = fleet(&sentinels, vec![Plan::here(), Plan::process(), Plan::here()]).await;
     let places = fleet.places();
-    let load = Load::with_writers(&fleet, &[places[0].clone(), places[2].clone()], Some(set_by(&sentinels)));
+    let load = Load::with_writers(&fleet, &[places[0].clone(), places[2].clone()], Some(&set_by(&sentinels)));
     fleet.run_for(WHILE).await;
     fleet.recorder.goes_down(1, Instant::now());
     fleet.gateways[1].stop();

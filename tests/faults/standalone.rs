@@ -71,7 +71,7 @@ async fn one_behind_a_wire(plan: Plan) -> Option<(Fleet, Wire)> {
 /// Writers that do not use the gateway behind the wire.
 fn load_beside(fleet: &Fleet) -> Load {
     let raw = set_at(fleet.world.server().url());
-    Load::with_writers(fleet, &fleet.places()[..2], Some(raw))
+    Load::with_writers(fleet, &fleet.places()[..2], Some(&raw))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -32,3 +32,13 @@ pub(crate) async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> b
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
+
+/// The same, for those who set servers up and cannot go on without.
+#[allow(dead_code, reason = "for the faults alone")]
+pub(crate) fn wait_until(what: &str, condition: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < 2 * PATIENCE, "did not happen within {:?}: {what}", 2 * PATIENCE);
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}

@@ -1,19 +1,16 @@
 //! A Redis Cluster: three primaries, three replicas, and room for more.
 
-use std::{
-    collections::HashSet,
-    time::{Duration, Instant},
-};
+use std::collections::HashSet;
 
 use redis::{ErrorKind, FromRedisValue, RedisResult};
 
-use super::redis::{RedisServer, ask, free_port};
+use super::{
+    redis::{RedisServer, ask, free_port},
+    wait_until,
+};
 
 /// How long, in ms, a node may be silent before the others hold it for down.
 const NODE_TIMEOUT: &str = "1000";
-
-/// How long it may take until everybody agrees.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 const SLOTS: u16 = 16384;
 
@@ -61,11 +58,11 @@ impl Cluster {
         for node in &cluster.nodes[1..] {
             cluster.meet(node);
         }
-        cluster.wait("everybody knows everybody", || cluster.all_see(|seen| seen.len() == 6));
+        wait_until("everybody knows everybody", || cluster.all_see(|seen| seen.len() == 6));
         for (replica, primary) in [(3, 0), (4, 1), (5, 2)] {
             cluster.nodes[replica].order(&["CLUSTER", "REPLICATE", &cluster.nodes[primary].id]);
         }
-        cluster.wait("everything is replicated", || cluster.is_whole());
+        wait_until("everything is replicated", || cluster.is_whole());
         Some(cluster)
     }
 
@@ -137,7 +134,7 @@ impl Cluster {
         self.meet(&node);
         self.nodes.push(node);
         let count = self.nodes.len();
-        self.wait("everybody knows the new node", || {
+        wait_until("everybody knows the new node", || {
             self.all_see(|seen| seen.iter().filter(|seen| !seen.failing).count() == count)
                 && self.nodes.iter().all(|node| state_of(node.server.port()) == "ok")
         });
@@ -217,14 +214,6 @@ impl Cluster {
         self.all_see(replicated)
             && self.nodes[3..6].iter().all(synced)
             && self.nodes.iter().all(|node| state_of(node.server.port()) == "ok")
-    }
-
-    fn wait(&self, what: &str, condition: impl Fn() -> bool) {
-        let start = Instant::now();
-        while !condition() {
-            assert!(start.elapsed() < PATIENCE, "did not happen within {PATIENCE:?}: {what}");
-            std::thread::sleep(Duration::from_millis(20));
-        }
     }
 }
 

@@ -4,18 +4,17 @@ use std::{
     collections::HashMap,
     fs,
     process::{Child, Command, Stdio},
-    time::{Duration, Instant},
 };
 
 use tempfile::TempDir;
 
-use super::redis::{RedisServer, ask, free_port};
+use super::{
+    redis::{RedisServer, ask, free_port},
+    wait_until,
+};
 
 /// What the sentinels call the primary.
 pub(crate) const SERVICE: &str = "gate";
-
-/// How long it may take until everybody knows everybody, or until a replica is promoted.
-const PATIENCE: Duration = Duration::from_secs(20);
 
 /// After this much silence, in ms, a sentinel holds a server for down.
 const DOWN_AFTER: u32 = 600;
@@ -51,7 +50,7 @@ impl Sentinels {
         let servers = vec![primary, RedisServer::start_with(&replica)?, RedisServer::start_with(&replica)?];
         let sentinels = (0..3).map(|_| Sentinel::start(servers[0].port())).collect();
         let this = Self { servers, sentinels };
-        this.wait("everybody knows everybody", || this.is_complete());
+        wait_until("everybody knows everybody", || this.is_complete());
         Some(this)
     }
 
@@ -110,7 +109,7 @@ impl Sentinels {
 
     /// `SENTINEL FAILOVER`: nobody is down.
     pub(crate) fn fail_over(&self) {
-        self.wait("a failover can begin", || {
+        wait_until("a failover can begin", || {
             ask::<String>(self.sentinels[0].port, &["SENTINEL", "FAILOVER", SERVICE]).is_ok()
         });
     }
@@ -151,14 +150,6 @@ impl Sentinels {
                 let is = |field: &str, value: &str| known.get(field).is_some_and(|found| found == value);
                 is("num-slaves", "2") && is("num-other-sentinels", "2") && is("flags", "master")
             })
-    }
-
-    fn wait(&self, what: &str, condition: impl Fn() -> bool) {
-        let start = Instant::now();
-        while !condition() {
-            assert!(start.elapsed() < PATIENCE, "did not happen within {PATIENCE:?}: {what}");
-            std::thread::sleep(Duration::from_millis(20));
-        }
     }
 }
 

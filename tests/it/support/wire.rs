@@ -165,7 +165,7 @@ async fn pump(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin,
         }
         // The end of one side reaches the other no sooner than anything else does.
         drop(sender);
-        std::future::pending().await
+        std::future::pending::<()>().await;
     };
     let write = async {
         while let Some((due, chunk)) = receiver.recv().await {
