@@ -7,11 +7,17 @@
 
 #[cfg(feature = "gate")]
 pub mod cache;
+#[cfg(feature = "gate")]
+mod generations;
 pub mod key;
 pub mod known;
 #[cfg(feature = "gate")]
 pub mod ledger;
 pub mod record;
+
+// `generations` takes them from here, so that `tests/loom` can put others in their place.
+#[cfg(feature = "gate")]
+use std::sync::atomic;
 
 pub use self::{
     key::{Kind, MarkerKey},

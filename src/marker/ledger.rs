@@ -40,18 +40,15 @@ impl Ledger {
         self.cache.recall(marks).or_else(|| self.cache.gather(marks, &*self.store))
     }
 
-    /// What is known, asking the store where needed; `None` while it is silent or does not answer in time.
+    /// What is known, asking the store where needed; `None` while it is silent, does not answer in time, or has too many
+    /// waiting for it.
     pub async fn learn(&self, marks: &Marks) -> Option<Known> {
-        if !self.cache.is_current() {
-            return None;
-        }
-        match self.cache.learn(marks, &*self.store).await {
-            Ok(known) => Some(known),
-            Err(error) => {
-                tracing::debug!(error = &error as &dyn std::error::Error, "markers could not be read");
-                None
-            }
-        }
+        let learned = self.cache.learn(marks, &*self.store).await;
+        learned
+            .inspect_err(|error| {
+                tracing::debug!(error = error as &dyn std::error::Error, "markers are not known");
+            })
+            .ok()
     }
 
     /// Reads one marker from the store itself.
