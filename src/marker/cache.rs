@@ -392,3 +392,6 @@ struct MarkerCacheMetrics {
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+mod model;
