@@ -19,21 +19,24 @@
 //! at once that nothing can be learned, as if the store were silent.
 
 use std::{
-    sync::{Arc, atomic::AtomicU64},
+    fmt,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwapOption;
 use futures_util::{FutureExt, future::try_join_all};
 use prometheus_client::{
-    metrics::{counter::Counter, gauge::Gauge},
+    encoding::{EncodeMetric, MetricEncoder},
+    metrics::{MetricType, counter::Counter, gauge::Gauge},
     registry::Registry,
 };
 use siphasher::sip128::SipHasher13;
 use tokio::sync::Semaphore;
 
-use super::{Known, Marker, MarkerKey, Reading, generations::Generations};
+use super::{Known, Marker, MarkerKey, Reading, generations::Generations, propagation::Propagation};
 use crate::{
+    clock::Clock,
     store::{Store, StoreError, Watcher},
     token::claims::Claims,
 };
@@ -93,12 +96,13 @@ pub struct MarkerCache {
     settings: MarkerSettings,
     /// Keyed afresh in every process, so that nobody can aim at collisions.
     hash_key: [u8; 16],
-    generations: Generations,
+    generations: Arc<Generations>,
     entries: moka::future::Cache<EntryKey, Reading<Marker>, ahash::RandomState>,
     /// What times are counted from that `generations` hears of, in milliseconds.
     origin: Instant,
     /// One for each request that may yet wait for the store.
     places: Semaphore,
+    propagation: Propagation,
     metrics: MarkerCacheMetrics,
 }
 
@@ -133,10 +137,16 @@ impl MarkerCache {
     /// An empty cache that has not heard from its store yet.
     #[must_use]
     pub fn new(settings: MarkerSettings) -> Self {
-        Self::with_slots(settings, SLOTS)
+        Self::with_clock(settings, Clock::System)
     }
 
-    fn with_slots(settings: MarkerSettings, slots: usize) -> Self {
+    /// Likewise. By `clock` it measures how long changes take to arrive, and nothing else.
+    #[must_use]
+    pub fn with_clock(settings: MarkerSettings, clock: Clock) -> Self {
+        Self::with_slots(settings, clock, SLOTS)
+    }
+
+    fn with_slots(settings: MarkerSettings, clock: Clock, slots: usize) -> Self {
         let random = ahash::RandomState::new();
         let mut hash_key = [0; 16];
         hash_key[..8].copy_from_slice(&random.hash_one(0_u8).to_ne_bytes());
@@ -144,12 +154,13 @@ impl MarkerCache {
         Self {
             settings,
             hash_key,
-            generations: Generations::new(slots),
+            generations: Arc::new(Generations::new(slots)),
             entries: moka::future::Cache::builder()
                 .max_capacity(settings.cache_size / ENTRY_SIZE)
                 .build_with_hasher(ahash::RandomState::new()),
             origin: Instant::now(),
             places: Semaphore::new(settings.max_waiting.min(Semaphore::MAX_PERMITS)),
+            propagation: Propagation::new(clock, slots / 4),
             metrics: MarkerCacheMetrics::default(),
         }
     }
@@ -187,7 +198,7 @@ impl MarkerCache {
     /// How long ago the store was last heard; `None`: never.
     #[must_use]
     pub fn age(&self) -> Option<Duration> {
-        self.generations.heard().map(|heard| self.since(heard))
+        self.generations.heard().map(|heard| age(self.origin, heard))
     }
 
     /// What is known, if it is known without asking the store: no I/O, no lock, no allocation.
@@ -258,6 +269,7 @@ impl MarkerCache {
     /// Registers the cache's metrics.
     pub fn register(&self, registry: &mut Registry) {
         let metrics = &self.metrics;
+        self.propagation.register(registry);
         registry.register("marker_cache_hits", "Requests whose markers were all known", metrics.hits.clone());
         registry.register("marker_cache_reads", "Markers read from the store", metrics.reads.clone());
         registry.register(
@@ -277,7 +289,7 @@ impl MarkerCache {
         registry.register(
             "marker_sync_age_seconds",
             "Time since the store was last heard; -1: never",
-            metrics.age.clone(),
+            SyncAge { generations: Arc::clone(&self.generations), origin: self.origin },
         );
     }
 
@@ -285,7 +297,6 @@ impl MarkerCache {
     pub async fn maintain(&self) {
         self.entries.run_pending_tasks().await;
         self.metrics.entries.set(i64::try_from(self.entries.entry_count()).unwrap_or(i64::MAX));
-        self.metrics.age.set(self.age().map_or(-1.0, |age| age.as_secs_f64()));
     }
 
     /// `None`: the store fell silent meanwhile.
@@ -314,7 +325,11 @@ impl MarkerCache {
         }
         let read = async {
             self.metrics.reads.inc();
+            let told = self.propagation.told(mark.hash);
             let reading = self.in_time(store.read(&mark.key)).await?;
+            if let Some(told) = told {
+                self.propagation.count(mark.hash, told, &reading);
+            }
             if matches!(reading, Reading::Unreadable) {
                 self.metrics.unreadable.inc();
                 tracing::error!(
@@ -342,16 +357,17 @@ impl MarkerCache {
     }
 
     fn is_recent(&self, heard: Option<u64>) -> bool {
-        heard.is_some_and(|heard| self.since(heard) <= self.settings.max_staleness)
-    }
-
-    fn since(&self, heard: u64) -> Duration {
-        self.origin.elapsed().saturating_sub(Duration::from_millis(heard))
+        heard.is_some_and(|heard| age(self.origin, heard) <= self.settings.max_staleness)
     }
 
     fn hash(&self, key: &str) -> u128 {
         SipHasher13::new_with_key(&self.hash_key).hash(key.as_bytes()).as_u128()
     }
+}
+
+/// How long ago it was `heard` milliseconds after `origin`.
+fn age(origin: Instant, heard: u64) -> Duration {
+    origin.elapsed().saturating_sub(Duration::from_millis(heard))
 }
 
 impl Marks {
@@ -362,12 +378,15 @@ impl Marks {
 
 impl Watcher for MarkerCache {
     fn changed(&self, key: &str) {
-        self.generations.change(self.generations.slot(self.hash(key)));
+        let hash = self.hash(key);
+        self.generations.change(self.generations.slot(hash));
+        self.propagation.tell(hash);
         self.metrics.changes.inc();
     }
 
     fn reset(&self) {
         self.generations.reset();
+        self.propagation.reset();
         self.metrics.resets.inc();
     }
 
@@ -387,7 +406,24 @@ struct MarkerCacheMetrics {
     resets: Counter,
     unreadable: Counter,
     entries: Gauge,
-    age: Gauge<f64, AtomicU64>,
+}
+
+/// The age, found out when it is asked for.
+#[derive(Debug)]
+struct SyncAge {
+    generations: Arc<Generations>,
+    origin: Instant,
+}
+
+impl EncodeMetric for SyncAge {
+    fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
+        let age = self.generations.heard().map_or(-1.0, |heard| age(self.origin, heard).as_secs_f64());
+        encoder.encode_gauge(&age)
+    }
+
+    fn metric_type(&self) -> MetricType {
+        MetricType::Gauge
+    }
 }
 
 #[cfg(test)]

@@ -60,7 +60,7 @@ impl Ledger {
     }
 
     /// Merges a marker into the store, and resolves when it is durable: from then on, every gateway refuses what it
-    /// covers within `max_staleness`.
+    /// covers within `max_staleness`. [`MarkerRecord::written`] is filled in, [`MarkerRecord::source`] is the caller's to tell.
     ///
     /// # Errors
     /// [`StoreError`]: the write may yet take effect. Repeating it is harmless, markers merge.
@@ -68,8 +68,10 @@ impl Ledger {
     /// # Cancel safety
     /// Dropping the future leaves the marker written or not; repeating is the remedy.
     pub async fn write(&self, key: &MarkerKey, record: &MarkerRecord) -> Result<Merged, StoreError> {
-        let expires = self.retention.expires(&record.marker, self.clock.now());
-        self.deadline(self.store.merge(key, record, expires)).await
+        let now = self.clock.now();
+        let expires = self.retention.expires(&record.marker, now);
+        let record = MarkerRecord { written: Some(now), ..record.clone() };
+        self.deadline(self.store.merge(key, &record, expires)).await
     }
 
     /// The cache.

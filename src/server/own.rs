@@ -10,7 +10,7 @@ use crate::{
     clock::{Clock, Timestamp},
     credential::Credential,
     gate::{Judge, Judgement, Policy, problem, refusal::Refusals, tokens::KnownToken},
-    marker::{Logout, Marker, MarkerClock, MarkerKey, MarkerRecord},
+    marker::{Logout, Marker, MarkerClock, MarkerKey, MarkerRecord, Source},
     store::StoreError,
     telemetry::audit::{self, Actor},
     upstream::{Body, fields::Downstream},
@@ -69,6 +69,10 @@ impl OwnEndpoints {
             // What is over already is over; but the end of one session is not the end of all.
             (Some(Reason::LoggedOut), Some(_)) if !decision.stale => no_content(),
             (Some(Reason::SessionEnded), Some(_)) if !decision.stale && !everywhere => no_content(),
+            // Whether it still is, nobody knows while the store is silent; writing it again does no harm.
+            (Some(Reason::LoggedOut | Reason::SessionEnded), Some(known)) if decision.stale => {
+                self.end(known, everywhere, downstream).await
+            }
             (reason, _) => self.refusals.answer(reason.unwrap_or(Reason::MissingToken), fields),
         }
     }
@@ -83,7 +87,11 @@ impl OwnEndpoints {
             _ => ("logout", MarkerKey::logout(&claims.subject), log_out_at(now)),
         };
         let by = claims.client.as_ref().map_or("self", |client| client.as_str());
-        let record = MarkerRecord { marker, by: Some(by.to_owned()), reason: Some("logout".to_owned()) };
+        let record = MarkerRecord {
+            by: Some(by.to_owned()),
+            reason: Some("logout".to_owned()),
+            ..MarkerRecord::new(marker).written_by(Source::Logout)
+        };
         let result = self.judge.parts().ledger.write(&key, &record).await;
         let from = downstream.peer.to_str().ok().and_then(|peer| peer.parse().ok());
         audit::record(&Actor { who: "self".to_owned(), from }, what, &key, &marker, &result);

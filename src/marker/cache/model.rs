@@ -383,7 +383,7 @@ impl World {
         let keys = [MarkerKey::logout(&subject), MarkerKey::block(&subject)];
         let settings = MarkerSettings { max_staleness: Duration::from_secs(3600), ..MarkerSettings::default() };
         // The same in each course, so that each can be taken again.
-        let cache = MarkerCache { hash_key: [5; 16], ..MarkerCache::with_slots(settings, SLOTS) };
+        let cache = MarkerCache { hash_key: [5; 16], ..MarkerCache::with_slots(settings, Clock::System, SLOTS) };
         let cache = Arc::new(cache);
         cache.reset();
         cache.heard(cache.origin);

@@ -260,6 +260,27 @@ fn late_news_is_not_fresh() {
     assert!(cache.age().is_some_and(|age| age < Duration::from_millis(20)), "an older answer takes nothing back");
 }
 
+/// Nobody has to bring it up to date: alerts hang on it.
+#[test]
+fn the_age_is_right_when_it_is_asked_for() {
+    let cache = MarkerCache::new(SETTINGS);
+    let mut registry = Registry::default();
+    cache.register(&mut registry);
+    let shown = || {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        let age = text.lines().find_map(|line| line.strip_prefix("marker_sync_age_seconds ")).unwrap();
+        age.parse::<f64>().unwrap()
+    };
+    assert!((shown() + 1.0).abs() < f64::EPSILON, "never");
+    cache.heard(Instant::now());
+    std::thread::sleep(Duration::from_millis(20));
+    let later = shown();
+    assert!((0.019..10.0).contains(&later), "{later}");
+    cache.heard(Instant::now());
+    assert!(shown() < later);
+}
+
 /// Writers push higher and higher times, readers learn and recall at once; whatever was acknowledged before a reader
 /// asked must be in its answer.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
