@@ -4,7 +4,10 @@
 //! difference is counted once. Nothing waits for it, and what is remembered is bounded: a change whose place another one
 //! takes before anybody asks for it is not counted.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
 
 use prometheus_client::{encoding::EncodeLabelSet, metrics::family::Family, registry::Registry};
 
@@ -19,6 +22,9 @@ const OTHER: &str = "other";
 
 /// A word holds a part of a key's hash above this many bits, and a time in milliseconds in them, enough for 34 years.
 const TIME_BITS: u32 = 40;
+
+/// The bits of the time.
+const TIMES: u64 = (1 << TIME_BITS) - 1;
 
 /// Changes that were told of and not read yet, and the times that came of others.
 #[derive(Debug)]
@@ -70,8 +76,8 @@ impl Propagation {
     /// The store tells that the key with this hash has changed.
     pub(super) fn tell(&self, hash: u128) {
         let since = self.clock.now().since(self.origin).as_millis();
-        let since = u64::try_from(since).unwrap_or(u64::MAX - 1) + 1;
-        self.place(hash).told.store(packed(hash, since), Ordering::Release);
+        let since = u64::try_from(since).unwrap_or(u64::MAX).min(TIMES - 1);
+        self.place(hash).told.store(packed(hash, since + 1), Ordering::Release);
     }
 
     /// Nothing that was told is waited for any more: changes may have been missed, and what is read next may be another one.
@@ -96,7 +102,7 @@ impl Propagation {
         let Reading::Present(MarkerRecord { written: Some(written), source, .. }) = read else { return };
         let counted = packed(hash, written.as_millis().unsigned_abs());
         if place.counted.swap(counted, Ordering::AcqRel) != counted {
-            let since = std::time::Duration::from_millis((told.0 & mask()) - 1);
+            let since = Duration::from_millis((told.0 & TIMES).saturating_sub(1));
             self.times_of(source.as_deref()).observe(self.origin.plus(since).since(*written));
         }
     }
@@ -114,22 +120,16 @@ impl Propagation {
     }
 }
 
-const fn mask() -> u64 {
-    (1 << TIME_BITS) - 1
-}
-
 fn tag(hash: u128) -> u64 {
     (hash >> (u128::BITS - (u64::BITS - TIME_BITS))) as u64
 }
 
 fn packed(hash: u128, time: u64) -> u64 {
-    tag(hash) << TIME_BITS | time & mask()
+    tag(hash) << TIME_BITS | time & TIMES
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::{clock::ManualClock, marker::Marker};
 
