@@ -10,6 +10,8 @@
 
 mod generator;
 mod plan;
+#[path = "../common/process.rs"]
+mod process;
 mod proxy;
 mod report;
 mod run;

@@ -19,7 +19,10 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use crate::tokens::{AUDIENCE, ISSUER};
+use crate::{
+    process,
+    tokens::{AUDIENCE, ISSUER},
+};
 
 /// The core that proxies get when they get one of their own.
 const PROXY_CORE: &str = "0";
@@ -107,17 +110,8 @@ impl Proxy {
     }
 
     /// CPU time of all its threads so far.
-    ///
-    /// By the scheduler's clock, which counts nanoseconds; `utime` and `stime` count hundredths of a second.
     pub(crate) fn cpu_time(&self) -> anyhow::Result<Duration> {
-        let mut nanos = 0;
-        for task in fs::read_dir(format!("/proc/{}/task", self.child.id()))? {
-            // A thread may end in between.
-            let Ok(text) = fs::read_to_string(task?.path().join("schedstat")) else { continue };
-            let on_core = text.split_whitespace().next().and_then(|word| word.parse::<u64>().ok());
-            nanos += on_core.context("the kernel does not tell how long threads ran (schedstat)")?;
-        }
-        Ok(Duration::from_nanos(nanos))
+        process::cpu_time(self.child.id())
     }
 
     /// Resident memory, in bytes.
