@@ -1,6 +1,7 @@
 //! A redis-server of the bench's own, on a free port of the loopback address.
 
 use std::{
+    fs,
     io::{ErrorKind, Read, Write},
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     process::{Child, Command, Stdio},
@@ -20,15 +21,20 @@ pub(crate) struct RedisServer {
 }
 
 impl RedisServer {
-    /// Starts one and waits until it answers.
-    pub(crate) fn start(options: &[&str]) -> anyhow::Result<Self> {
+    /// Starts one with these lines of configuration, and waits until it answers.
+    pub(crate) fn start(configuration: &str) -> anyhow::Result<Self> {
+        Self::launch(&format!("save \"\"\nappendonly no\n{configuration}"), &[])
+    }
+
+    /// The same without any setting but where it listens.
+    pub(crate) fn launch(configuration: &str, flags: &[&str]) -> anyhow::Result<Self> {
         let directory = tempfile::tempdir()?;
         let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
+        let (file, path) = (directory.path().join("redis.conf"), directory.path().display());
+        fs::write(&file, format!("bind 127.0.0.1\nport {}\ndir \"{path}\"\n{configuration}", address.port()))?;
         let launched = Command::new("redis-server")
-            .args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--port", &address.port().to_string()])
-            .arg("--dir")
-            .arg(directory.path())
-            .args(options)
+            .arg(&file)
+            .args(flags)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())

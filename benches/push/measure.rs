@@ -47,7 +47,7 @@ pub(crate) struct Round {
 }
 
 pub(crate) fn measure(mechanism: Mechanism, gateways: usize, plan: &Plan) -> anyhow::Result<Round> {
-    let server = RedisServer::start(&[])?;
+    let server = RedisServer::start("")?;
     let mut control = Control::open(server.address())?;
     let observers = gateways.min(OBSERVERS);
     let writes = plan.writes();

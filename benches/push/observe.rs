@@ -46,7 +46,7 @@ pub(crate) fn observe() -> anyhow::Result<()> {
 }
 
 fn pipeline(mechanism: Mechanism) -> anyhow::Result<String> {
-    let server = RedisServer::start(&[])?;
+    let server = RedisServer::start("")?;
     let mut gateway = Gateway::connect(mechanism, server.address(), "0")?;
     write(mechanism, server.address(), 0..1000)?;
     let keys = gateway.hear()?;
@@ -54,7 +54,7 @@ fn pipeline(mechanism: Mechanism) -> anyhow::Result<String> {
 }
 
 fn other_programs(mechanism: Mechanism) -> anyhow::Result<String> {
-    let server = RedisServer::start(&[])?;
+    let server = RedisServer::start("")?;
     let mut control = Control::open(server.address())?;
     let mut gateway = Gateway::connect(mechanism, server.address(), "0")?;
     let (one, two) = (key(1), key(2));
@@ -74,7 +74,7 @@ fn other_programs(mechanism: Mechanism) -> anyhow::Result<String> {
 }
 
 fn flush(mechanism: Mechanism) -> anyhow::Result<String> {
-    let server = RedisServer::start(&[])?;
+    let server = RedisServer::start("")?;
     let mut gateway = Gateway::connect(mechanism, server.address(), "0")?;
     () = Control::open(server.address())?.ask(&["FLUSHALL"])?;
     gateway.hear()?;
@@ -82,7 +82,7 @@ fn flush(mechanism: Mechanism) -> anyhow::Result<String> {
 }
 
 fn reconnection(mechanism: Mechanism) -> anyhow::Result<String> {
-    let server = RedisServer::start(&[])?;
+    let server = RedisServer::start("")?;
     let mut gateway = Gateway::connect(mechanism, server.address(), "0")?;
     write(mechanism, server.address(), 0..1)?;
     ensure!(gateway.hear()?.len() == 1, "a gateway was not told of a write");
@@ -94,7 +94,7 @@ fn reconnection(mechanism: Mechanism) -> anyhow::Result<String> {
 }
 
 fn trimmed(mechanism: Mechanism) -> anyhow::Result<String> {
-    let server = RedisServer::start(&[])?;
+    let server = RedisServer::start("")?;
     let mut gateway = Gateway::connect(mechanism, server.address(), "0")?;
     write(mechanism, server.address(), 0..1)?;
     gateway.hear()?;
@@ -107,7 +107,7 @@ fn trimmed(mechanism: Mechanism) -> anyhow::Result<String> {
 }
 
 fn clock_behind(mechanism: Mechanism) -> anyhow::Result<String> {
-    let (first, second) = (RedisServer::start(&[])?, RedisServer::start(&[])?);
+    let (first, second) = (RedisServer::start("")?, RedisServer::start("")?);
     let mut control = Control::open(first.address())?;
     let (seconds, _): (u64, u64) = control.ask(&["TIME"])?;
     // What a server whose clock is ahead would have called an entry that did not reach the other one.
@@ -122,11 +122,11 @@ fn clock_behind(mechanism: Mechanism) -> anyhow::Result<String> {
 }
 
 fn stalled(mechanism: Mechanism) -> anyhow::Result<String> {
-    stall(mechanism, &RedisServer::start(&[])?)
+    stall(mechanism, &RedisServer::start("")?)
 }
 
 fn stalled_with_a_limit(mechanism: Mechanism) -> anyhow::Result<String> {
-    stall(mechanism, &RedisServer::start(&["--client-output-buffer-limit", "normal 1mb 0 0"])?)
+    stall(mechanism, &RedisServer::start("client-output-buffer-limit normal 1mb 0 0")?)
 }
 
 fn stall(mechanism: Mechanism, server: &RedisServer) -> anyhow::Result<String> {
