@@ -42,7 +42,7 @@ struct Counts {
 
 impl Background {
     /// `rate`: requests a second, in all; more than can be served: as many as can.
-    pub(crate) fn start(gateways: &[Gateway], tokens: &Arc<[HeaderValue]>, rate: u32) -> anyhow::Result<Self> {
+    pub(crate) fn start(gateways: &[Gateway], tokens: &Arc<[HeaderValue]>, rate: u32) -> Self {
         let (stop, stopped) = watch::channel(false);
         let counts = Arc::new(Counts::default());
         let addresses: Vec<_> = gateways.iter().map(|gateway| gateway.address).collect();
@@ -61,7 +61,7 @@ impl Background {
                 Ok(())
             })
         });
-        Ok(Self { stop, counts, thread })
+        Self { stop, counts, thread }
     }
 
     /// How many requests were admitted so far, and how many were not.

@@ -12,8 +12,9 @@ use crate::{background::requests, client::Client, gateway::Gateway};
 /// A gateway that admits for so long after a marker was acknowledged will go on for ever.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// The pause of a probe that was told to come again.
-const STALE_PAUSE: Duration = Duration::from_millis(5);
+/// For so long probes follow upon each other, as it is a matter of milliseconds; then with pauses.
+const HURRY: Duration = Duration::from_millis(50);
+const PAUSE: Duration = Duration::from_millis(5);
 
 /// A connection to each gateway.
 pub(crate) struct Probes(Vec<Client>);
@@ -70,11 +71,11 @@ async fn follow(client: &mut Client, token: usize, acknowledged: Instant) -> any
                 return Ok(fate);
             }
             StatusCode::OK => fate.admitted = sent,
-            StatusCode::SERVICE_UNAVAILABLE => {
-                fate.stale += 1;
-                sleep(STALE_PAUSE).await;
-            }
+            StatusCode::SERVICE_UNAVAILABLE => fate.stale += 1,
             other => bail!("a probe was answered {other}"),
+        }
+        if acknowledged.elapsed() > HURRY {
+            sleep(PAUSE).await;
         }
     }
     bail!("a gateway goes on to admit {} s after the marker was acknowledged", PATIENCE.as_secs())

@@ -52,7 +52,7 @@ pub(crate) async fn run(plan: &Plan) -> anyhow::Result<()> {
     for topology in plan.topologies() {
         let fleet = bench.start(topology).await.with_context(|| format!("the fleet on {}", topology.name()))?;
         match topology {
-            Topology::Sentinel => report::failover(&failover::run(&bench, fleet).await?),
+            Topology::Sentinel => report::failover(&failover::run(&bench, fleet).await?)?,
             Topology::Standalone | Topology::Cluster => bench.measure(topology, &fleet).await?,
         }
     }
@@ -80,26 +80,28 @@ impl Bench<'_> {
     }
 
     async fn at_rate(&self, fleet: &Fleet, number: usize, rate: u32) -> anyhow::Result<Measurement> {
-        let background = Background::start(&fleet.gateways, &self.tokens[..BACKGROUND_TOKENS].into(), rate)?;
+        let background = Background::start(&fleet.gateways, &self.tokens[..BACKGROUND_TOKENS].into(), rate);
         let mut probes = Probes::new(&fleet.gateways, &self.tokens);
         let mut writer = self.writer(fleet);
         // Every gateway has seen every token of the background.
         sleep(Duration::from_secs(if rate > 0 && !self.plan.smoke { 3 } else { 1 })).await;
         let (machine, (admitted, _), begun) = (Machine::now()?, background.counts(), Instant::now());
-        let mut fates = Vec::with_capacity(self.plan.markers);
+        let (mut fates, mut answers) = (Vec::with_capacity(self.plan.markers), Vec::with_capacity(self.plan.markers));
         for n in 0..self.plan.markers {
             let token = BACKGROUND_TOKENS + number * self.plan.markers + n;
             probes.warm_up(token).await.context("a token is not admitted before its marker is written")?;
             sleep(PAUSE).await;
             writer.log_out(&subject(token)).await?;
             fates.push(probes.follow(token, Instant::now()).await?);
+            // The same once more: how long refusals take that nobody waits for.
+            answers.push(probes.follow(token, Instant::now()).await?.refused);
         }
         let busy = Machine::now()?.busy_since(&machine);
         let (now_admitted, other) = background.counts();
         let served = (now_admitted - admitted) as f64 / begun.elapsed().as_secs_f64();
         background.stop()?;
         ensure!(other == 0, "{other} requests of the background were not admitted");
-        Ok(Measurement { rate, served, busy, fates })
+        Ok(Measurement { served, busy, fates, answers })
     }
 
     fn writer(&self, fleet: &Fleet) -> Writer {

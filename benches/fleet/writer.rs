@@ -1,7 +1,7 @@
 //! Whoever writes markers: another program, or a gateway.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, hash_map::Entry},
     net::SocketAddr,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -74,10 +74,10 @@ impl Program {
     }
 
     async fn connection(&mut self, server: SocketAddr) -> anyhow::Result<&mut MultiplexedConnection> {
-        if !self.connections.contains_key(&server) {
-            self.connections.insert(server, connect(server).await?);
-        }
-        self.connections.get_mut(&server).context("no connection")
+        Ok(match self.connections.entry(server) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => entry.insert(connect(server).await?),
+        })
     }
 }
 
