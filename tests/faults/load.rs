@@ -337,7 +337,7 @@ fn written(reply: Result<Option<Reply>, GaveUp>, good: StatusCode) -> Written {
     match reply.status {
         status if status == good => Written::Acknowledged,
         StatusCode::SERVICE_UNAVAILABLE
-            if ["stale", "not_stored", "store_unavailable", "store_refused"].contains(&&*code) =>
+            if ["stale", "not_stored", "not_replicated", "store_unavailable", "store_refused"].contains(&&*code) =>
         {
             Written::NotStored
         }

@@ -2,9 +2,13 @@
 //!
 //! # What makes the store heard
 //!
-//! All primaries, and each of them only while it says that it serves (`cluster_state:ok`: it stops before another can take
-//! over) and that its view of the Cluster is still the one that the map was made of. A slot cannot come to a node that nobody
-//! follows without the node that gives it away, or most primaries, knowing that node first.
+//! All primaries, and each of them only while its view of the Cluster is still the one that the map was made of:
+//!
+//! - another can take a primary's place only by the votes of most primaries, each of which has a later epoch from then on;
+//! - a slot can come to a node that nobody follows only after whoever gives it away has been told of that node, or by votes.
+//!
+//! So whoever has heard them all, unchanged, since some moment, follows everyone who took a write before it. (Not so with `CLUSTER
+//! FAILOVER TAKEOVER`, which goes without votes: others learn of it as gossip travels.)
 
 mod slot;
 mod view;
@@ -372,7 +376,7 @@ impl Purpose for MemberLink {
         if !agreed {
             self.wanted.notify_one();
         }
-        Ok(agreed && outlook.serves)
+        Ok(agreed)
     }
 
     fn heard(&self, target: &Address, sent: Instant) {

@@ -147,10 +147,14 @@ impl Poll {
 impl Sentinel {
     async fn ask(&self, connection: &mut MultiplexedConnection) -> RedisResult<()> {
         let at = Instant::now();
-        let mut command = ::redis::cmd("SENTINEL");
-        command.arg("MASTER").arg(&self.poll.service);
-        let fields: HashMap<String, String> = command.query_async(connection).await?;
-        let answer = Answer::read(&fields, at).ok_or_else(|| {
+        let service = &self.poll.service;
+        let mut question = ::redis::pipe();
+        // The first tells of a failover as soon as the new primary is one; the second, with the epoch, when all is done.
+        question.cmd("SENTINEL").arg("GET-MASTER-ADDR-BY-NAME").arg(service);
+        question.cmd("SENTINEL").arg("MASTER").arg(service);
+        let (place, fields): (Option<(String, u16)>, HashMap<String, String>) =
+            question.query_async(connection).await?;
+        let answer = place.and_then(|place| Answer::read(place, &fields, at)).ok_or_else(|| {
             RedisError::from((::redis::ErrorKind::UnexpectedReturnType, "the sentinel's answer is of another form"))
         })?;
         self.poll.take(self.number, answer);
@@ -159,12 +163,11 @@ impl Sentinel {
 }
 
 impl Answer {
-    fn read(fields: &HashMap<String, String>, at: Instant) -> Option<Self> {
-        let number = |name: &str| fields.get(name)?.parse().ok();
-        let port = fields.get("port")?.parse().ok()?;
+    fn read((host, port): (String, u16), fields: &HashMap<String, String>, at: Instant) -> Option<Self> {
+        let number = |name: &str| fields.get(name)?.parse::<u64>().ok();
         Some(Self {
             epoch: number("config-epoch")?,
-            primary: Address::Tcp(fields.get("ip")?.as_str().into(), port),
+            primary: Address::Tcp(host.into(), port),
             others: usize::try_from(number("num-other-sentinels")?).unwrap_or(usize::MAX),
             at,
         })
