@@ -53,6 +53,10 @@ impl Gateway {
         Ok(gateway)
     }
 
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     async fn wait_until_ready(&mut self, log: &Path) -> anyhow::Result<()> {
         let deadline = Instant::now() + Duration::from_secs(20);
         while !ask(self.admin, Method::GET, "/readyz").await.is_ok_and(|status| status == StatusCode::OK) {

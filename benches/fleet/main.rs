@@ -8,6 +8,7 @@
 mod background;
 #[path = "../common/client.rs"]
 mod client;
+mod cold;
 mod failover;
 #[path = "../common/gate.rs"]
 mod gate;
@@ -35,7 +36,7 @@ use self::plan::Plan;
 
 fn main() -> anyhow::Result<()> {
     if std::env::args().len() == 1 {
-        println!("nothing to do: name a store, or `--bench` for all of them; `--help` tells more");
+        println!("nothing to do: name a scenario, or `--bench` for all of them; `--help` tells more");
         return Ok(());
     }
     let plan = Plan::read();

@@ -5,7 +5,13 @@ use std::time::Duration;
 use anyhow::ensure;
 use hdrhistogram::Histogram;
 
-use crate::{failover::Failover, probe::Fate, topology::Topology};
+use crate::{
+    cold::{Beginning, Gets, Scan},
+    failover::Failover,
+    machine::Busy,
+    plan::Plan,
+    probe::Fate,
+};
 
 /// The promise, as gateways have it by default.
 const MAX_STALENESS: Duration = Duration::from_secs(2);
@@ -14,20 +20,20 @@ const MAX_STALENESS: Duration = Duration::from_secs(2);
 pub(crate) struct Measurement {
     /// Requests of the background a second.
     pub(crate) served: f64,
-    /// Which share of the machine was in use.
-    pub(crate) busy: f64,
+    /// How busy the machine was.
+    pub(crate) busy: Busy,
     pub(crate) fates: Vec<Fate>,
     /// How long all gateways took to refuse what they had refused before.
     pub(crate) answers: Vec<Duration>,
 }
 
-pub(crate) fn begin(topology: Topology) {
+pub(crate) fn begin(name: &str, plan: &Plan) {
+    println!("{} markers at each rate, by {:?}\n", plan.markers, plan.by);
     println!(
-        "| {} | machine busy | acknowledged to last refusal ms p50, p99, max | of which a refusal takes p50, p99 | \
-         last admitted was sent p99, max |",
-        topology.name()
+        "| {name} | machine busy, with this | acknowledged to last refusal ms p50, p99, max | of which a refusal takes p50, p99 | \
+         last admitted was sent p99, max |"
     );
-    println!("| ---: | ---: | --- | --- | --- |");
+    println!("| ---: | --- | --- | --- | --- |");
 }
 
 pub(crate) fn add(measurement: &Measurement) -> anyhow::Result<()> {
@@ -35,9 +41,10 @@ pub(crate) fn add(measurement: &Measurement) -> anyhow::Result<()> {
     let answers = Times::of(measurement.answers.iter().copied())?;
     let admitted = Times::of(measurement.fates.iter().map(|fate| fate.admitted))?;
     println!(
-        "| {:.0} requests/s | {:.0}% | {}, {}, {} | {}, {} | {}, {} |",
+        "| {:.0} requests/s | {:.0}%, {:.0}% | {}, {}, {} | {}, {} | {}, {} |",
         measurement.served,
-        measurement.busy * 100.0,
+        measurement.busy.all * 100.0,
+        measurement.busy.own * 100.0,
         refused.at(0.5),
         refused.at(0.99),
         refused.at(1.0),
@@ -68,6 +75,28 @@ pub(crate) fn failover(failover: &Failover) -> anyhow::Result<()> {
         "\nNo marker could be written for {pause} ms. Of other requests {admitted} were admitted and {other} were not.\n"
     );
     [failover.before, failover.after].iter().try_for_each(check)
+}
+
+pub(crate) fn cold([marker, user]: [f64; 2], scans: &[Scan], gets: &[Gets], beginnings: &[Beginning]) {
+    println!("A marker takes {marker:.0} bytes of the server's memory, a user's activity {user:.0}.\n");
+    println!("| all names by SCAN, COUNT | server CPU s | calls | us per call |\n| ---: | ---: | ---: | ---: |");
+    for Scan { count, calls, cost } in scans {
+        let cpu = cost.cpu.as_secs_f64();
+        println!("| {count} | {cpu:.2} | {calls} | {:.0} |", cpu * 1e6 / f64::from(*calls));
+    }
+    println!("\n| GETs in a pipeline | server CPU us per GET | for a user's six keys |\n| ---: | ---: | ---: |");
+    for gets in gets {
+        println!("| {} | {:.2} | {:.1} |", gets.depth, gets.of_user() / 6.0, gets.of_user());
+    }
+    println!(
+        "\n| all gateways | server CPU s | took s | PING meanwhile ms p50, p99, max |\n| --- | ---: | ---: | --- |"
+    );
+    for Beginning { what, cost, pings } in beginnings {
+        let [p50, p99, max] = [0.5, 0.99, 1.0].map(|at| pings.value_at_quantile(at) as f64 / 1e3);
+        let (cpu, took) = (cost.cpu.as_secs_f64(), cost.took.as_secs_f64());
+        println!("| {what} | {cpu:.2} | {took:.1} | {p50:.2}, {p99:.2}, {max:.1} |");
+    }
+    println!();
 }
 
 fn check(fate: &Fate) -> anyhow::Result<()> {

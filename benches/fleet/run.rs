@@ -10,14 +10,15 @@ use tokio::time::{Instant, sleep};
 
 use crate::{
     background::Background,
+    cold::{self, Loaded, Watch},
     failover,
     gateway::Gateway,
     machine::Machine,
-    plan::{BACKGROUND_TOKENS, Plan},
+    plan::{BACKGROUND_TOKENS, Plan, Scenario},
     probe::Probes,
     report::{self, Measurement},
     tokens::{Issuer, subject},
-    topology::{Store, Topology},
+    topology::{self, Store},
     upstream,
     writer::{By, Program, Writer},
 };
@@ -48,34 +49,57 @@ pub(crate) async fn run(plan: &Plan) -> anyhow::Result<()> {
     let issuer = Arc::new(Issuer::new()?);
     let tokens = issuer.sign(plan.tokens()).await?.into();
     let bench = Bench { plan, upstream: start_upstream()?, issuer, tokens };
-    println!("{} gateways, {} markers at each rate, by {:?}\n", plan.gateways, plan.markers, plan.by);
-    for topology in plan.topologies() {
-        let fleet = bench.start(topology).await.with_context(|| format!("the fleet on {}", topology.name()))?;
-        match topology {
-            Topology::Sentinel => report::failover(&failover::run(&bench, fleet).await?)?,
-            Topology::Standalone | Topology::Cluster => bench.measure(topology, &fleet).await?,
-        }
+    println!("{} gateways\n", plan.gateways);
+    for scenario in plan.scenarios() {
+        bench.run(scenario).await.with_context(|| format!("{scenario:?}"))?;
     }
     Ok(())
 }
 
 impl Bench<'_> {
-    async fn start(&self, topology: Topology) -> anyhow::Result<Fleet> {
+    async fn run(&self, scenario: Scenario) -> anyhow::Result<()> {
+        match scenario {
+            Scenario::Standalone => self.measure("standalone", topology::standalone()?).await,
+            Scenario::Cluster => self.measure("cluster", topology::cluster()?).await,
+            Scenario::Sentinel => {
+                let fleet = self.start(topology::sentinel()?).await?;
+                report::failover(&failover::run(self, fleet).await?)
+            }
+            Scenario::Cold => self.cold().await,
+        }
+    }
+
+    async fn start(&self, store: Store) -> anyhow::Result<Fleet> {
         let directory = tempfile::tempdir()?;
         fs::write(directory.path().join("jwks.json"), self.issuer.jwks().to_string())?;
-        let store = topology.start()?;
         let start = |_| Gateway::start(directory.path(), &store.url, self.upstream, self.plan.workers);
         let gateways = try_join_all((0..self.plan.gateways).map(start)).await?;
         Ok(Fleet { gateways, store, _directory: directory })
     }
 
-    async fn measure(&self, topology: Topology, fleet: &Fleet) -> anyhow::Result<()> {
-        report::begin(topology);
+    async fn measure(&self, name: &str, store: Store) -> anyhow::Result<()> {
+        let fleet = self.start(store).await?;
+        report::begin(name, self.plan);
         for (number, rate) in self.plan.rates.iter().enumerate() {
-            eprintln!("{}: {} markers at {rate} requests/s", topology.name(), self.plan.markers);
-            report::add(&self.at_rate(fleet, number, *rate).await?)?;
+            eprintln!("{name}: {} markers at {rate} requests/s", self.plan.markers);
+            report::add(&self.at_rate(&fleet, number, *rate).await?)?;
         }
-        report::cost(&self.cost(fleet).await?);
+        report::cost(&self.cost(&fleet).await?);
+        Ok(())
+    }
+
+    async fn cold(&self) -> anyhow::Result<()> {
+        let mut loaded = Loaded::new(self.plan)?;
+        let scans = [100, 250, 1000].map(|count| loaded.scan(count)).into_iter().collect::<Result<Vec<_>, _>>()?;
+        let gets = [1, 6, 60, 600].map(|depth| loaded.get(depth)).into_iter().collect::<Result<Vec<_>, _>>()?;
+        let memory = loaded.memory;
+        let watch = Watch::start(&loaded.store.servers[0])?;
+        let fleet = self.start(loaded.store).await?;
+        let start = cold::until_quiet(&fleet, "start", watch).await?;
+        let watch = Watch::start(&fleet.store.servers[0])?;
+        cold::disconnect_all(&fleet.store).await?;
+        let again = cold::until_quiet(&fleet, "all connections lost", watch).await?;
+        report::cold(memory, &scans, &gets, &[start, again]);
         Ok(())
     }
 
@@ -85,7 +109,7 @@ impl Bench<'_> {
         let mut writer = self.writer(fleet);
         // Every gateway has seen every token of the background.
         sleep(Duration::from_secs(if rate > 0 && !self.plan.smoke { 3 } else { 1 })).await;
-        let (machine, (admitted, _), begun) = (Machine::now()?, background.counts(), Instant::now());
+        let (machine, (admitted, _), begun) = (Machine::now(fleet)?, background.counts(), Instant::now());
         let (mut fates, mut answers) = (Vec::with_capacity(self.plan.markers), Vec::with_capacity(self.plan.markers));
         for n in 0..self.plan.markers {
             let token = BACKGROUND_TOKENS + number * self.plan.markers + n;
@@ -96,7 +120,7 @@ impl Bench<'_> {
             // The same once more: how long refusals take that nobody waits for.
             answers.push(probes.follow(token, Instant::now()).await?.refused);
         }
-        let busy = Machine::now()?.busy_since(&machine);
+        let busy = Machine::now(fleet)?.busy_since(&machine)?;
         let (now_admitted, other) = background.counts();
         let served = (now_admitted - admitted) as f64 / begun.elapsed().as_secs_f64();
         background.stop()?;

@@ -6,7 +6,6 @@ use std::{
 };
 
 use anyhow::ensure;
-use clap::ValueEnum;
 
 use crate::{gate::free_address, process, redis_server::RedisServer};
 
@@ -15,16 +14,6 @@ pub(crate) const SERVICE: &str = "portcullis";
 
 const SLOTS: usize = 16_384;
 const PRIMARIES: usize = 3;
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
-pub(crate) enum Topology {
-    /// One server.
-    Standalone,
-    /// A Cluster of three primaries.
-    Cluster,
-    /// A primary with two replicas and three sentinels: through a failover.
-    Sentinel,
-}
 
 /// Servers that are up and know of each other.
 #[derive(Debug)]
@@ -35,30 +24,6 @@ pub(crate) struct Store {
     pub(crate) sentinels: Vec<RedisServer>,
 }
 
-impl Topology {
-    pub(crate) const ALL: [Self; 3] = [Self::Standalone, Self::Cluster, Self::Sentinel];
-
-    pub(crate) const fn name(self) -> &'static str {
-        match self {
-            Self::Standalone => "standalone",
-            Self::Cluster => "cluster",
-            Self::Sentinel => "sentinel",
-        }
-    }
-
-    pub(crate) fn start(self) -> anyhow::Result<Store> {
-        match self {
-            Self::Standalone => {
-                let server = RedisServer::start("")?;
-                let url = format!("redis://{}", server.address());
-                Ok(Store { url, servers: vec![server], sentinels: Vec::new() })
-            }
-            Self::Cluster => cluster(),
-            Self::Sentinel => sentinel(),
-        }
-    }
-}
-
 impl Store {
     /// CPU time of all servers so far.
     pub(crate) fn cpu_time(&self) -> anyhow::Result<Duration> {
@@ -66,7 +31,14 @@ impl Store {
     }
 }
 
-fn cluster() -> anyhow::Result<Store> {
+/// One server.
+pub(crate) fn standalone() -> anyhow::Result<Store> {
+    let server = RedisServer::start("")?;
+    Ok(Store { url: format!("redis://{}", server.address()), servers: vec![server], sentinels: Vec::new() })
+}
+
+/// A Cluster of three primaries.
+pub(crate) fn cluster() -> anyhow::Result<Store> {
     let (mut servers, mut buses) = (Vec::new(), Vec::new());
     for _ in 0..PRIMARIES {
         let bus = free_address()?.port();
@@ -89,7 +61,8 @@ fn cluster() -> anyhow::Result<Store> {
     Ok(Store { url, servers, sentinels: Vec::new() })
 }
 
-fn sentinel() -> anyhow::Result<Store> {
+/// A primary with two replicas and three sentinels.
+pub(crate) fn sentinel() -> anyhow::Result<Store> {
     let primary = RedisServer::start("")?;
     let (host, port) = host_and_port(&primary);
     let mut servers = vec![primary];
