@@ -26,7 +26,10 @@ const CLIENTS: usize = 3;
 const PAUSE: Duration = Duration::from_millis(8);
 
 /// How long a writer pauses between two changes, and before it tries one again.
-const WRITER_PAUSE: Duration = Duration::from_millis(40);
+const WRITER_PAUSE: Duration = Duration::from_millis(60);
+
+/// How often a writer tries the same change.
+const ATTEMPTS: usize = 8;
 
 /// After this, nobody waits any longer.
 const GIVES_UP: Duration = Duration::from_secs(6);
@@ -164,8 +167,8 @@ impl Way {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Written {
     Acknowledged,
-    /// 503: it may yet take effect.
-    NotStored,
+    /// 503 with this code: it may yet take effect.
+    NotStored(String),
     Unanswered,
     Odd(String),
 }
@@ -194,11 +197,11 @@ impl Writer {
         }
     }
 
-    /// Tries until it is acknowledged, at another gateway each time.
+    /// Tries until it is acknowledged, at another gateway each time, or until it is given up.
     async fn end(&mut self, way: Way, person: usize, stop: &CancellationToken) {
         let ends = way.ends(person);
         let mark = self.recorder.attempted(ends, key(ends), Instant::now());
-        for attempt in self.number + person.. {
+        for attempt in (self.number + person..).take(ATTEMPTS) {
             let sent = Instant::now();
             let written = self.write(way, person, attempt).await;
             let took = sent.elapsed();
@@ -207,7 +210,7 @@ impl Writer {
             }
             match written {
                 Written::Acknowledged => return self.recorder.acknowledged(mark, Instant::now()),
-                Written::NotStored => self.recorder.not_stored(),
+                Written::NotStored(code) => self.recorder.not_stored(code),
                 Written::Unanswered => {}
                 Written::Odd(answer) => return self.recorder.odd_write(format!("{way:?}: {answer}")),
             }
@@ -339,7 +342,7 @@ fn written(reply: Result<Option<Reply>, GaveUp>, good: StatusCode) -> Written {
         StatusCode::SERVICE_UNAVAILABLE
             if ["stale", "not_stored", "not_replicated", "store_unavailable", "store_refused"].contains(&&*code) =>
         {
-            Written::NotStored
+            Written::NotStored(code)
         }
         status => Written::Odd(format!("{status} {code}")),
     }
