@@ -240,10 +240,11 @@ struct Mapper {
 impl Mapper {
     async fn run(mut self) {
         loop {
+            let asked = Instant::now();
             match self.look().await {
                 Ok((layout, outlooks)) => {
                     self.take(layout);
-                    self.agree(&outlooks);
+                    self.agree(outlooks, asked);
                 }
                 Err(error) => {
                     tracing::debug!(%error, "the redis cluster cannot be looked at");
@@ -259,34 +260,41 @@ impl Mapper {
     async fn look(&self) -> Result<(Layout, BTreeMap<Address, Outlook>), StoreError> {
         let map = Arc::clone(&self.shared.map.borrow());
         let asked = map.members.iter().map(async |member| {
-            let mut live = member.node.connection(Use::Rest).ok()?;
+            // On the connection that carries the pushes: its answer proves, as a heartbeat's does, that they have come.
+            let mut live = member.node.connection(Use::Read).ok()?;
             ask(&mut live.handle, &member.address).await.ok().map(|answer| (member.address.clone(), answer))
         });
-        let mut answers: Vec<_> = join_all(asked).await.into_iter().flatten().collect();
-        let mut failure = outage(&self.settings.name, "no node of the cluster answers");
+        let answers: BTreeMap<_, _> = join_all(asked).await.into_iter().flatten().collect();
         if answers.is_empty() {
-            for address in self.everyone.iter().chain(&self.settings.seeds) {
-                let asked = async {
-                    let mut connection = self.settings.node.connector.connect(address, |_| ()).await?;
-                    ask(&mut connection.handle, address).await
-                };
-                match asked.await {
-                    Ok(answer) => {
-                        answers.push((address.clone(), answer));
-                        break;
-                    }
-                    Err(error) => failure = classify(&format!("{address}").into(), &error),
-                }
-            }
+            return Ok((self.ask_around().await?, BTreeMap::new()));
         }
         // Who does not serve may be behind.
-        let serving = |(_, (outlook, _)): &&(Address, (Outlook, View))| outlook.serves;
-        let mut views: Vec<_> = answers.iter().filter(serving).map(|(_, (_, view))| view).collect();
+        let mut views: Vec<_> = answers.values().filter(|(outlook, _)| outlook.serves).map(|(_, view)| view).collect();
         if views.is_empty() {
-            views = answers.iter().map(|(_, (_, view))| view).collect();
+            views = answers.values().map(|(_, view)| view).collect();
         }
-        let layout = Layout::of(&views).ok_or(failure)?;
+        let layout = Layout::of(&views).ok_or_else(|| outage(&self.settings.name, "no primary is known"))?;
         Ok((layout, answers.into_iter().map(|(address, (outlook, _))| (address, outlook)).collect()))
+    }
+
+    /// What the first of those says who were ever named and answer.
+    async fn ask_around(&self) -> Result<Layout, StoreError> {
+        let mut failure = outage(&self.settings.name, "no node of the cluster answers");
+        let seeds = self.settings.seeds.iter().filter(|seed| !self.everyone.contains(*seed));
+        for address in self.everyone.iter().chain(seeds) {
+            let asked = async {
+                let mut connection = self.settings.node.connector.connect(address, |_| ()).await?;
+                ask(&mut connection.handle, address).await
+            };
+            match asked.await {
+                Ok((_, view)) => match Layout::of(&[&view]) {
+                    Some(layout) => return Ok(layout),
+                    None => failure = outage(&self.settings.name, format!("{address} knows no primary")),
+                },
+                Err(error) => failure = classify(&address.to_string().into(), &error),
+            }
+        }
+        Err(failure)
     }
 
     /// Follows whoever is to be followed, and lets go of the others.
@@ -308,10 +316,16 @@ impl Mapper {
         }
     }
 
-    /// What these nodes see is what the map says: they are heard again.
-    fn agree(&self, outlooks: &BTreeMap<Address, Outlook>) {
+    /// What these nodes saw when they were asked is what the map says. Slots that are on the move change their outlook all the time, so
+    /// what they said counts at once.
+    fn agree(&self, mut outlooks: BTreeMap<Address, Outlook>, asked: Instant) {
         for member in &self.shared.map.borrow().members {
-            *member.outlook.lock().unwrap_or_else(PoisonError::into_inner) = outlooks.get(&member.address).cloned();
+            let outlook = outlooks.remove(&member.address);
+            let told = outlook.is_some();
+            *member.outlook.lock().unwrap_or_else(PoisonError::into_inner) = outlook;
+            if told {
+                self.settings.hearing.heard(&member.address, asked);
+            }
         }
     }
 
