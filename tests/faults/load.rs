@@ -35,7 +35,7 @@ const ATTEMPTS: usize = 8;
 const GIVES_UP: Duration = Duration::from_secs(6);
 
 /// How far back and ahead those are whom most requests are about.
-const RECENT: usize = 30;
+const RECENT: usize = 60;
 const SOON: usize = 10;
 
 /// Writes a key past all gateways; whether that was acknowledged.
@@ -129,12 +129,12 @@ impl Client {
     /// Mostly somebody whose session ended lately, or is about to.
     fn pick(&mut self) -> Token {
         let (count, taken) = (self.people.count(), self.people.taken());
-        let person = if self.dice.roll(10) < 7 {
-            (taken.saturating_sub(RECENT) + self.dice.roll(RECENT + SOON)).min(count - 1)
-        } else {
-            self.dice.roll(count)
+        let person = match self.dice.roll(10) {
+            0..7 => taken.saturating_sub(RECENT) + self.dice.roll(RECENT + SOON),
+            7..9 => self.dice.roll(taken + SOON),
+            _ => self.dice.roll(count),
         };
-        Token { person, session: self.dice.roll(SESSIONS) }
+        Token { person: person.min(count - 1), session: self.dice.roll(SESSIONS) }
     }
 }
 
