@@ -37,7 +37,6 @@ fn slots_in_use(fleet: &Fleet, cluster: &Cluster, count: usize) -> Vec<u16> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "the store does not follow this topology yet"]
 async fn a_primary_that_is_killed() {
     let Some(mut cluster) = Cluster::start() else { return };
     let fleet = fleet(&cluster, "1").await;
@@ -57,7 +56,6 @@ async fn a_primary_that_is_killed() {
 
 /// It wakes up as if it still served its slots.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "the store does not follow this topology yet"]
 async fn an_ex_primary_that_wakes_up() {
     let Some(cluster) = Cluster::start() else { return };
     let fleet = fleet(&cluster, "1").await;
@@ -76,7 +74,6 @@ async fn an_ex_primary_that_wakes_up() {
 
 /// `CLUSTER FAILOVER`: nobody is down.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "the store does not follow this topology yet"]
 async fn a_primary_and_its_replica_that_change_places() {
     let Some(cluster) = Cluster::start() else { return };
     let fleet = fleet(&cluster, "1").await;
@@ -93,7 +90,6 @@ async fn a_primary_and_its_replica_that_change_places() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "the store does not follow this topology yet"]
 async fn slots_that_move_with_their_markers() {
     let Some(cluster) = Cluster::start() else { return };
     let fleet = fleet(&cluster, "0").await;
@@ -111,7 +107,6 @@ async fn slots_that_move_with_their_markers() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "the store does not follow this topology yet"]
 async fn slots_that_move_to_a_primary_that_nobody_knew() {
     let Some(mut cluster) = Cluster::start() else { return };
     let fleet = fleet(&cluster, "0").await;

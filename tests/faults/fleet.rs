@@ -286,7 +286,7 @@ impl Fleet {
         world.upstream.handle(|request| async move {
             text(if request.headers().contains_key("portcullis-stale") { "stale" } else { "current" })
         });
-        let people = Arc::new(People::new(&world, 400));
+        let people = Arc::new(People::new(&world, 1200));
         let mut gateways = Vec::new();
         for plan in plans {
             gateways.push(Gateway::start(&world, plan).await);
@@ -337,7 +337,8 @@ impl Fleet {
     /// Each gateway answers from what it knows again, and a marker is acknowledged again.
     pub(crate) async fn recovers(&self) -> Duration {
         let (begun, acknowledged) = (Instant::now(), self.recorder.acknowledgements());
-        eventually("markers are acknowledged again", async || self.recorder.acknowledgements() > acknowledged).await;
+        let acknowledges = async || self.recorder.acknowledgements() > acknowledged;
+        eventually("markers are acknowledged again", acknowledges).await;
         self.admit(0..self.gateways.len()).await;
         begun.elapsed()
     }
@@ -368,11 +369,11 @@ impl Fleet {
         self.becomes_ready().await;
         // From here on, what was acknowledged last must be enforced, too.
         tokio::time::sleep(MAX_STALENESS).await;
+        let mut connections: Vec<_> = self.places().into_iter().map(Connection::to).collect();
         for mark in self.recorder.standing() {
             self.recorder.found(mark.id, self.holds(&mark.key).await);
-            for (number, gateway) in self.gateways.iter().enumerate() {
-                let token = self.people.token(mark.ends.example());
-                let outcome = Connection::to(gateway.place()).judge(token).await;
+            for (number, connection) in connections.iter_mut().enumerate() {
+                let outcome = connection.judge(self.people.token(mark.ends.example())).await;
                 self.recorder.swept(mark.id, number, outcome);
             }
         }

@@ -26,13 +26,16 @@ const CLIENTS: usize = 3;
 const PAUSE: Duration = Duration::from_millis(8);
 
 /// How long a writer pauses between two changes, and before it tries one again.
-const WRITER_PAUSE: Duration = Duration::from_millis(40);
+const WRITER_PAUSE: Duration = Duration::from_millis(60);
+
+/// How often a writer tries the same change.
+const ATTEMPTS: usize = 8;
 
 /// After this, nobody waits any longer.
 const GIVES_UP: Duration = Duration::from_secs(6);
 
 /// How far back and ahead those are whom most requests are about.
-const RECENT: usize = 30;
+const RECENT: usize = 60;
 const SOON: usize = 10;
 
 /// Writes a key past all gateways; whether that was acknowledged.
@@ -126,12 +129,12 @@ impl Client {
     /// Mostly somebody whose session ended lately, or is about to.
     fn pick(&mut self) -> Token {
         let (count, taken) = (self.people.count(), self.people.taken());
-        let person = if self.dice.roll(10) < 7 {
-            (taken.saturating_sub(RECENT) + self.dice.roll(RECENT + SOON)).min(count - 1)
-        } else {
-            self.dice.roll(count)
+        let person = match self.dice.roll(10) {
+            0..7 => taken.saturating_sub(RECENT) + self.dice.roll(RECENT + SOON),
+            7..9 => self.dice.roll(taken + SOON),
+            _ => self.dice.roll(count),
         };
-        Token { person, session: self.dice.roll(SESSIONS) }
+        Token { person: person.min(count - 1), session: self.dice.roll(SESSIONS) }
     }
 }
 
@@ -164,8 +167,8 @@ impl Way {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Written {
     Acknowledged,
-    /// 503: it may yet take effect.
-    NotStored,
+    /// 503 with this code: it may yet take effect.
+    NotStored(String),
     Unanswered,
     Odd(String),
 }
@@ -194,11 +197,11 @@ impl Writer {
         }
     }
 
-    /// Tries until it is acknowledged, at another gateway each time.
+    /// Tries until it is acknowledged, at another gateway each time, or until it is given up.
     async fn end(&mut self, way: Way, person: usize, stop: &CancellationToken) {
         let ends = way.ends(person);
         let mark = self.recorder.attempted(ends, key(ends), Instant::now());
-        for attempt in self.number + person.. {
+        for attempt in (self.number + person..).take(ATTEMPTS) {
             let sent = Instant::now();
             let written = self.write(way, person, attempt).await;
             let took = sent.elapsed();
@@ -207,7 +210,7 @@ impl Writer {
             }
             match written {
                 Written::Acknowledged => return self.recorder.acknowledged(mark, Instant::now()),
-                Written::NotStored => self.recorder.not_stored(),
+                Written::NotStored(code) => self.recorder.not_stored(code),
                 Written::Unanswered => {}
                 Written::Odd(answer) => return self.recorder.odd_write(format!("{way:?}: {answer}")),
             }
@@ -339,7 +342,7 @@ fn written(reply: Result<Option<Reply>, GaveUp>, good: StatusCode) -> Written {
         StatusCode::SERVICE_UNAVAILABLE
             if ["stale", "not_stored", "not_replicated", "store_unavailable", "store_refused"].contains(&&*code) =>
         {
-            Written::NotStored
+            Written::NotStored(code)
         }
         status => Written::Odd(format!("{status} {code}")),
     }

@@ -120,8 +120,8 @@ pub(crate) struct Recorder(Mutex<Log>);
 struct Log {
     marks: Vec<Mark>,
     answers: Vec<Answer>,
-    /// Writes that were answered 503, and how else writes were answered.
-    unstored: usize,
+    /// How often writes were answered 503 with each code, and how else writes were answered.
+    unstored: BTreeMap<String, usize>,
     odd_writes: Vec<String>,
     downtimes: Vec<Downtime>,
 }
@@ -180,9 +180,9 @@ impl Recorder {
         self.log().marks[mark.0].acknowledged = Some(at);
     }
 
-    /// A write was answered 503.
-    pub(crate) fn not_stored(&self) {
-        self.log().unstored += 1;
+    /// A write was answered 503 with this code.
+    pub(crate) fn not_stored(&self, code: String) {
+        *self.log().unstored.entry(code).or_default() += 1;
     }
 
     /// A write was answered as none should be.
@@ -265,7 +265,7 @@ impl Recorder {
         for odd in &log.odd_writes {
             report.violated(Violation::Odd, format!("a write was answered {odd}"));
         }
-        report.unstored = log.unstored;
+        report.unstored.clone_from(&log.unstored);
         report.count(&log);
         report
     }
@@ -359,7 +359,7 @@ pub(crate) struct Report {
     pub(crate) attempted: usize,
     pub(crate) acknowledged: usize,
     /// Writes that were answered 503.
-    pub(crate) unstored: usize,
+    pub(crate) unstored: BTreeMap<String, usize>,
     /// The latest that a request was sent after an acknowledgement and yet admitted.
     pub(crate) latest_admit: Duration,
     /// The slowest answer, and the longest time without any.
@@ -405,7 +405,11 @@ impl fmt::Display for Report {
         let Self { requests, admitted, flagged, refused, stale, unanswered, attempted, acknowledged, .. } = self;
         write!(f, "{requests} requests: {admitted} admitted, {flagged} admitted and flagged, {refused} refused, ")?;
         write!(f, "{stale} stale (503), {unanswered} unanswered; markers: {attempted} tried, {acknowledged} ")?;
-        write!(f, "acknowledged, {} writes answered 503; latest admit {:?} after ", self.unstored, self.latest_admit)?;
+        write!(
+            f,
+            "acknowledged, writes answered 503: {:?}; latest admit {:?} after ",
+            self.unstored, self.latest_admit
+        )?;
         write!(f, "an acknowledgement, slowest answer {:?}, longest gap {:?}; ", self.slowest, self.longest_gap)?;
         write!(f, "{} violations", self.violations.len())
     }

@@ -36,7 +36,7 @@ async fn a_server_that_is_killed_and_comes_back() {
     }
     fleet.run_for(WHILE).await;
     let report = fleet.finish(load).await;
-    assert!(report.stale > 0 && report.unstored > 0, "the outage was felt: {report}");
+    assert!(report.stale > 0 && !report.unstored.is_empty(), "the outage was felt: {report}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -163,8 +163,15 @@ async fn a_server_that_is_far_too_slow() {
     wire.delay(Duration::from_millis(500));
     fleet.are_stale(&[0, 1, 2]).await;
     fleet.run_for(WHILE).await;
+    // Three gateways with a few connections each: a dozen attempts a second at the very most.
+    let connections = wire.connections();
+    fleet.run_for(WHILE).await;
+    let attempts = wire.connections() - connections;
+    assert!(attempts < 60, "{attempts} connections were tried while none could work");
     wire.heal();
     fleet.recovers().await;
+    let clients: String = fleet.world.command(&["CLIENT", "LIST"]);
+    assert!(clients.lines().count() < 30, "connections pile up:\n{clients}");
     let url = fleet.world.server().url();
     let sleeping = tokio::task::spawn_blocking(move || {
         let mut connection = redis::Client::open(url).unwrap().get_connection().unwrap();
@@ -240,7 +247,7 @@ async fn takes_no_writes(fleet: &Fleet, gateway_says: &str) {
     assert!(answer.text().contains(gateway_says), "{}", answer.text());
     let token = fleet.people.token(crate::recorder::Token { person, session: 0 });
     for query in ["", "?everywhere"] {
-        assert_eq!(connection.log_out(token, query).await, Written::NotStored);
+        assert_eq!(connection.log_out(token, query).await, Written::NotStored("not_stored".to_owned()));
     }
 }
 
@@ -253,25 +260,37 @@ async fn a_server_that_is_full_or_read_only_takes_no_logout_and_nobody_is_told_o
         let _: redis::Value = fleet.world.command(command);
     };
     fleet.run_for(WHILE).await;
-    let troubles: [(&[&str], &[&str], &str); 3] = [
-        (&["CONFIG", "SET", "maxmemory", "1"], &["CONFIG", "SET", "maxmemory", "0"], "its memory is full"),
+    let troubles: [(&[&str], &[&str], &str, &str); 3] = [
+        (
+            &["CONFIG", "SET", "maxmemory", "1"],
+            &["CONFIG", "SET", "maxmemory", "0"],
+            "its memory is full",
+            "`maxmemory` are used",
+        ),
         (
             &["CONFIG", "SET", "min-replicas-to-write", "1"],
             &["CONFIG", "SET", "min-replicas-to-write", "0"],
             "the store did not answer",
+            // It says so to whoever writes; it is no property of a server that could be asked for.
+            "",
         ),
-        (&["REPLICAOF", "127.0.0.1", "1"], &["REPLICAOF", "NO", "ONE"], "this is a replica"),
+        (&["REPLICAOF", "127.0.0.1", "1"], &["REPLICAOF", "NO", "ONE"], "READONLY", "not ready"),
     ];
-    for (begin, end, says) in troubles {
+    for (begin, end, says, warns) in troubles {
         command(begin);
         takes_no_writes(&fleet, says).await;
         let unstored = fleet.recorder.acknowledgements();
         fleet.run_for(WHILE).await;
         // Writes that were under way when it began aside.
         assert!(fleet.recorder.acknowledgements() <= unstored, "writes were acknowledged although {says}");
+        eventually(&format!("readiness says: {warns}"), async || {
+            let readiness = fleet.gateways[0].admin(http::Method::GET, "/readyz").await;
+            readiness.json()["warnings"].to_string().contains(warns) || readiness.status == 503
+        })
+        .await;
         command(end);
         fleet.recovers().await;
     }
     let report = fleet.finish(load).await;
-    assert!(report.unstored > 0, "writes were refused: {report}");
+    assert!(!report.unstored.is_empty(), "writes were refused: {report}");
 }

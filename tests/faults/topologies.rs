@@ -2,6 +2,7 @@
 
 use crate::support::{
     cluster::{Cluster, ask_cluster},
+    eventually,
     redis::ask,
     sentinel::{Sentinels, primary_port},
 };
@@ -39,9 +40,12 @@ async fn a_cluster_moves_slots_and_fails_over() {
     cluster.move_slot(slot, third);
     assert!(ask::<bool>(cluster.server(third).port(), &["EXISTS", "a"]).unwrap(), "it moved to the new primary");
     cluster.move_slot(slot, second);
+    eventually("the replica has it", async || ask::<u32>(cluster.server(second + 3).port(), &["DBSIZE"]).unwrap() == 1)
+        .await;
     cluster.server_mut(second).kill();
     cluster.fails_over(second).await;
-    assert!(cluster.holds("a") && cluster.primary_of(slot) != second);
+    assert_ne!(cluster.primary_of(slot), second);
+    assert!(cluster.holds("a"));
     cluster.server_mut(second).restart();
     cluster.is_back(second).await;
     assert!(cluster.holds("a"));
