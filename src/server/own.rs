@@ -10,11 +10,7 @@ use crate::{
     clock::{Clock, Timestamp},
     credential::Credential,
     gate::{Judge, Judgement, Policy, problem, refusal::Refusals, tokens::KnownToken},
-    marker::{Logout, Marker, MarkerClock, MarkerKey, MarkerRecord, Reading},
-            }
-            // Whether it still is, nobody knows while the store is silent; writing it again does no harm.
-            (Some(Reason::LoggedOut | Reason::SessionEnded), Some(known)) if decision.stale => {
-                self.end(known, everywhere, downstream).await
+    marker::{Logout, Marker, MarkerClock, MarkerKey, MarkerRecord, Reading, Source},
     store::StoreError,
     telemetry::audit::{self, Actor},
     upstream::{Body, fields::Downstream},
@@ -71,7 +67,6 @@ impl OwnEndpoints {
         match (decision.reason(), &decision.token) {
             (None, Some(known)) => self.end(known, everywhere, downstream).await,
             // What is over already is over; but the end of one session is not the end of all.
-<<<<<<< HEAD
             (Some(Reason::LoggedOut), Some(known)) if !decision.stale => {
                 let key = MarkerKey::logout(&known.token.claims.subject);
                 self.confirm(&key, known, everywhere, downstream).await
@@ -81,13 +76,10 @@ impl OwnEndpoints {
                 let session = |session| MarkerKey::session(&claims.subject.issuer, session);
                 let key = claims.session.as_ref().map_or_else(|| MarkerKey::logout(&claims.subject), session);
                 self.confirm(&key, known, everywhere, downstream).await
-=======
-            (Some(Reason::LoggedOut), Some(_)) if !decision.stale => no_content(),
-            (Some(Reason::SessionEnded), Some(_)) if !decision.stale && !everywhere => no_content(),
+            }
             // Whether it still is, nobody knows while the store is silent; writing it again does no harm.
             (Some(Reason::LoggedOut | Reason::SessionEnded), Some(known)) if decision.stale => {
                 self.end(known, everywhere, downstream).await
->>>>>>> cache
             }
             (reason, _) => self.refusals.answer(reason.unwrap_or(Reason::MissingToken), fields),
         }
