@@ -40,8 +40,19 @@ pub(super) async fn ask(
                 ));
             }
         }
-        Err(error) if fault::is_denied(&error) => {}
+        Err(error) if fault::is_denied(&error) => report
+            .warnings
+            .push("its clock, by which markers expire, could not be checked; allow its user `+time`".to_owned()),
         Err(error) => return Err(error),
+    }
+    if !expected.clustered {
+        match ::redis::cmd("ROLE").query_async::<::redis::Value>(connection).await {
+            Err(error) if fault::is_denied(&error) => report.warnings.push(
+                "its user may not ask for its ROLE, so a primary that becomes a replica is noticed late; allow it `+role`"
+                    .to_owned(),
+            ),
+            answer => drop(answer?),
+        }
     }
     Ok(report)
 }

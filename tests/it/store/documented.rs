@@ -1,10 +1,17 @@
 //! `docs/markers.md` is held to: its examples are run as they stand.
 
-use std::process::Command;
+use std::{
+    process::Command,
+    time::{Duration, Instant},
+};
 
 use portcullis::{
+    clock::Clock,
     marker::{Block, Kind, Marker, MarkerKey, MarkerRecord, Reading, Unreadable},
-    store::Store,
+    store::{
+        Store, StoreError,
+        redis::{RedisSettings, RedisStore},
+    },
 };
 
 use super::{block, logout, open_redis, subject, time};
@@ -118,7 +125,7 @@ async fn the_documented_user_may_do_all_that_a_gateway_does() {
     let store = open_redis(&url, &watcher).await;
     let key = MarkerKey::logout(&subject("a"));
     store.merge(&key, &logout(time(1)), None).await.unwrap();
-    store.merge(&key, &logout(time(2)), Some(super::now().plus(std::time::Duration::from_secs(60)))).await.unwrap();
+    store.merge(&key, &logout(time(2)), Some(super::now().plus(Duration::from_secs(60)))).await.unwrap();
     assert_eq!(store.read(&key).await.unwrap(), Reading::Present(logout(time(2))));
     store.record_activity(&[(subject("a"), time(1))]).await.unwrap();
     assert_eq!(store.last_activity(&subject("a")).await.unwrap(), Some(time(1)));
@@ -134,7 +141,10 @@ async fn what_may_not_be_checked_is_told() {
     let (line, url) = gateway_user(&server);
     run(&server, &line.replace(" +config\\|get", "").replace(" +time", ""));
     let warnings = open_redis(&url, &Recorder::new()).await.report().await.unwrap().warnings;
-    assert!(warnings.len() == 1 && warnings[0].contains("could not be checked"), "{warnings:?}");
+    assert!(
+        warnings.len() == 2 && warnings.iter().all(|warning| warning.contains("could not be checked")),
+        "{warnings:?}"
+    );
     run(&server, &line.replace(" +info", ""));
     let warnings = open_redis(&url, &Recorder::new()).await.report().await.unwrap().warnings;
     assert!(warnings.len() == 1 && warnings[0].contains("could not be checked"), "{warnings:?}");
@@ -145,13 +155,85 @@ async fn a_lacking_permission_is_named() {
     let Some(server) = RedisServer::start() else { return };
     let (line, url) = gateway_user(&server);
     run(&server, &line.replace(" +client\\|tracking", ""));
-    let settings = portcullis::store::redis::RedisSettings::from_url(&url).unwrap();
-    let clock = portcullis::clock::Clock::System;
-    let store = portcullis::store::redis::RedisStore::open(&settings, Recorder::new(), clock).unwrap();
+    let settings = RedisSettings::from_url(&url).unwrap();
+    let store = RedisStore::open(&settings, Recorder::new(), Clock::System).unwrap();
     let key = MarkerKey::logout(&subject("a"));
     eventually("it is refused", async || match store.read(&key).await {
         Err(error) => error.to_string().contains("NOPERM") && error.to_string().contains("docs/markers.md"),
         Ok(_) => panic!("read without tracking"),
     })
     .await;
+}
+
+/// Whether everything that a gateway does works with this user, and the server can be checked.
+async fn serves(server: &RedisServer, url: &str) -> bool {
+    let replica_timeout = Duration::from_millis(20);
+    let settings = RedisSettings { replicas: 1, replica_timeout, ..RedisSettings::from_url(url).unwrap() };
+    let store = RedisStore::open(&settings, Recorder::new(), Clock::System).unwrap();
+    let (key, nobody) = (MarkerKey::logout(&subject("a")), MarkerKey::logout(&subject("nobody")));
+    let deadline = Instant::now() + Duration::from_millis(1500);
+    while Instant::now() < deadline {
+        let _: String = server.ask(&["SCRIPT", "FLUSH"]).unwrap();
+        let known = store.lacks(&nobody) && matches!(store.read(&key).await, Ok(Reading::Present(_)));
+        let written = !matches!(
+            store.merge(&key, &logout(super::now()), None).await,
+            Err(StoreError::Unavailable { .. } | StoreError::Refused { .. })
+        );
+        let again = store.merge(&key, &logout(super::now()), None).await;
+        let active = store.record_activity(&[(subject("a"), time(1))]).await.is_ok()
+            && store.last_activity(&subject("a")).await.is_ok();
+        let warnings = store.report().await.map(|report| report.warnings).unwrap_or_default();
+        let checked = matches!(&warnings[..], [disk, replicas]
+            if disk.starts_with("nothing is written to disk") && replicas.starts_with("0 of 1 replicas"));
+        if known && written && matches!(again, Err(StoreError::NotReplicated { .. })) && active && checked {
+            return true;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    false
+}
+
+/// Nothing less would do.
+#[tokio::test]
+async fn each_permission_of_the_documented_user_is_needed() {
+    let Some(server) = RedisServer::start() else { return };
+    let (line, url) = gateway_user(&server);
+    let line = format!("{line} +wait");
+    run(&server, &line);
+    assert!(serves(&server, &url).await, "with all of them it works");
+    for permission in line.split(' ').filter(|word| word.starts_with(['+', '~'])) {
+        run(&server, &line.replace(&format!(" {permission}"), ""));
+        assert!(!serves(&server, &url).await, "{permission} is not needed");
+    }
+}
+
+/// And it can do nothing else.
+#[tokio::test]
+async fn the_documented_user_may_do_nothing_else() {
+    let Some(server) = RedisServer::start() else { return };
+    run(&server, &gateway_user(&server).0);
+    let may = |command: &[&str]| -> bool {
+        let answer: String = server.ask(&[&["ACL", "DRYRUN", "gateway"], command].concat()).unwrap();
+        answer == "OK"
+    };
+    assert!(may(&["GET", "portcullis:m:issuer:acme"]) && may(&["ZSCORE", "portcullis:seen:acme:00", "a"]));
+    let others: [&[&str]; 14] = [
+        &["GET", "secret"],
+        &["SET", "portcullis:other", "1"],
+        &["EVAL", "return 1", "1", "secret"],
+        &["DEL", "portcullis:m:issuer:acme"],
+        &["KEYS", "*"],
+        &["FLUSHALL"],
+        &["CONFIG", "SET", "maxmemory", "1"],
+        &["CLIENT", "KILL", "TYPE", "normal"],
+        &["ACL", "LIST"],
+        &["MONITOR"],
+        &["SHUTDOWN"],
+        &["REPLICAOF", "NO", "ONE"],
+        &["SUBSCRIBE", "channel"],
+        &["ZRANGE", "portcullis:seen:acme:00", "0", "-1"],
+    ];
+    for command in others {
+        assert!(!may(command), "{command:?}");
+    }
 }

@@ -17,10 +17,30 @@ use super::{logout, open_redis, raw_key, subject, time};
 use crate::support::{
     cluster::{Cluster, ask_cluster},
     eventually,
-    redis::RedisServer,
+    redis::{RedisServer, ask},
     sentinel::Sentinels,
     watcher::{Recorder, Told},
 };
+
+/// A user with a password and nothing else, and what `docs/markers.md` lists for one server.
+const USER: [&str; 6] = ["ACL", "SETUSER", "gateway", "reset", "on", ">secret"];
+const FOR_ONE: [&str; 15] = [
+    "~portcullis:m:*",
+    "~portcullis:seen:*",
+    "+ping",
+    "+client|tracking",
+    "+get",
+    "+set",
+    "+eval",
+    "+evalsha",
+    "+zadd",
+    "+zscore",
+    "+role",
+    "+scan",
+    "+info",
+    "+config|get",
+    "+time",
+];
 
 /// An authority, and what it has certified: a server on loopback, and a client.
 struct Authority(TempDir);
@@ -141,8 +161,17 @@ async fn files_that_hold_no_certificates_are_named() {
 #[tokio::test]
 async fn sentinels_name_the_primary() {
     let Some(sentinels) = Sentinels::start() else { return };
+    for number in 0..3 {
+        sentinels.server(number).ask::<String>(&[&USER[..], &FOR_ONE, &["+wait"]].concat()).unwrap();
+    }
+    for port in sentinels.ports() {
+        let further = ["+sentinel|master", "+sentinel|get-master-addr-by-name"];
+        ask::<String>(port, &[&USER[..], &further].concat()).unwrap();
+    }
     let watcher = Recorder::new();
-    let settings = RedisSettings { replicas: 2, ..RedisSettings::from_url(&sentinels.url()).unwrap() };
+    let url = sentinels.url().replace("://", "://gateway:secret@");
+    let settings = RedisSettings::from_url(&url).unwrap();
+    let settings = RedisSettings { replicas: 2, sentinel_login: settings.login.clone(), ..settings };
     let store = open(&settings, &watcher);
     works(&store, &watcher, |key| sentinels.server(0).ask(&["SET", key, "1763700000123"]).unwrap()).await;
     let report = store.report().await.unwrap();
@@ -171,7 +200,11 @@ async fn every_node_of_a_cluster_is_followed() {
     let Some(cluster) = Cluster::start() else { return };
     let watcher = Recorder::new();
     // One of the nodes is enough to find the others.
-    let url = format!("redis+cluster://127.0.0.1:{}", cluster.ports()[4]);
+    let url = format!("redis+cluster://gateway:secret@127.0.0.1:{}", cluster.ports()[4]);
+    for port in cluster.ports() {
+        let further = ["+wait", "+cluster|info", "+cluster|nodes", "+asking"];
+        ask::<String>(port, &[&USER[..], &FOR_ONE, &further].concat()).unwrap();
+    }
     let settings = RedisSettings { replicas: 1, ..RedisSettings::from_url(&url).unwrap() };
     let store = open(&settings, &watcher);
     let ports = cluster.ports();
