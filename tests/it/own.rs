@@ -188,6 +188,8 @@ async fn a_logout_that_cannot_be_stored_is_told() {
 
     redis.restart();
     eventually("the logout is taken", async || gate.log_out(&token, "").await.status == 204).await;
+    // It may be stored before the gate hears of changes again.
+    eventually("the logout is enforced", async || gate.call(&token).await.status == 401).await;
     gate.call(&token).await.is(401, "session_ended");
 }
 
@@ -216,6 +218,8 @@ async fn while_the_store_is_silent_nobody_is_told_that_they_are_out() {
     // This Redis comes back without what it held.
     redis.restart();
     eventually("the logout is taken", async || gate.log_out(&over, "").await.status == 204).await;
+    // It may be stored before the gate hears of changes again.
+    eventually("the logout is enforced", async || gate.call(&over).await.status == 401).await;
     gate.call(&over).await.is(401, "session_ended");
 }
 
