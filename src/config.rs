@@ -77,7 +77,7 @@ pub enum StoreSettings {
     /// In this process.
     Embedded(EmbeddedSettings),
     /// Shared by a fleet.
-    Redis(RedisSettings),
+    Redis(Box<RedisSettings>),
 }
 
 /// How verified tokens are cached.

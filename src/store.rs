@@ -37,6 +37,16 @@ pub enum StoreError {
         /// What it said.
         message: String,
     },
+    /// It is written, and takes effect, but fewer replicas than demanded have it: a failover may lose it.
+    #[error("store `{store}` has it on {reached} of {wanted} replicas only")]
+    NotReplicated {
+        /// Which one, without credentials.
+        store: Arc<str>,
+        /// How many were demanded.
+        wanted: u32,
+        /// How many have it.
+        reached: u32,
+    },
 }
 
 impl StoreError {

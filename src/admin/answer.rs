@@ -49,6 +49,13 @@ impl Refusal {
                 ("store_unavailable", format!("the store did not answer in time{consequence}"))
             }
             StoreError::Refused { message, .. } => ("store_refused", format!("the store refused: {message}")),
+            StoreError::NotReplicated { wanted, reached, .. } => (
+                "not_replicated",
+                format!(
+                    "the change is made and takes effect, but {reached} of {wanted} replicas have it, so a failover may lose it; \
+                     repeating it is harmless"
+                ),
+            ),
         };
         Self::new(StatusCode::SERVICE_UNAVAILABLE, code, detail)
     }

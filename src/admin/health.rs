@@ -19,7 +19,7 @@ use super::{
 use crate::{marker::cache::MarkerCache, store::Store, token::verify::Verifier};
 
 /// How often the store is asked whether it can keep its promises.
-const REPORT_INTERVAL: Duration = Duration::from_secs(30);
+const REPORT_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Whether the gate can do its work.
 #[derive(Debug)]

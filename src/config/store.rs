@@ -2,8 +2,7 @@
 
 use std::{path::Path, time::Duration};
 
-use redis::IntoConnectionInfo as _;
-use secrecy::{ExposeSecret as _, SecretString};
+use secrecy::SecretString;
 
 use super::{
     StoreSettings,
@@ -15,26 +14,32 @@ use super::{
 };
 use crate::store::{
     embedded::{self, EmbeddedSettings},
-    redis::RedisSettings,
+    redis::{InvalidRedisSettings, Location, Login, RedisSettings},
 };
 
 const DEFAULT_URL: &str = "embedded:./data";
-const FORMS: &str =
-    "\"embedded:./data\", \"redis://host:6379/0\", \"rediss://host:6380/0\" or \"redis+unix:///run/redis.sock\"";
+const FORMS: &str = "\"embedded:./data\", \"redis://host:6379/0\", \"redis+unix:///run/redis.sock\", \
+                     \"redis+sentinel://host1:26379,host2:26379,host3:26379/service/0\" or \"redis+cluster://host1:6379,host2:6379\"; \
+                     \"rediss…\" with TLS";
 
 /// `[store]`. Redis is given twice its heartbeat before it counts as silent.
 pub(super) fn read(section: &Section<'_>, markers: &Markers) -> StoreSettings {
     let url = section.get::<String>("url");
     let url_at = url.at().clone();
     let url = url.or(DEFAULT_URL.to_owned());
-    let username = section.get::<String>("username").placed();
-    let password = secret::read_text(section, "password");
+    let logins = ["", "sentinel_"].map(|prefix| GivenLogin::read(section, prefix));
+    let files = ["ca_file", "certificate_file", "key_file"].map(|key| section.get::<String>(key).placed());
     let prefix = section.get::<String>("prefix").check(|prefix| check_prefix(prefix)).or("portcullis:".to_owned());
     let connect_timeout = section.get("connect_timeout").between(MILLISECOND, MINUTE).or(SECOND);
     let response_timeout = section.get("response_timeout").between(MILLISECOND, MINUTE).or(500 * MILLISECOND);
     let heartbeat = section.get("heartbeat").between(10 * MILLISECOND, MINUTE);
     let heartbeat_at = heartbeat.at().clone();
     let heartbeat = heartbeat.or(500 * MILLISECOND);
+    let replicas = section.get::<usize>("replicas").between(0, 100).or(0);
+    let replica_timeout = section.get("replica_timeout").between(MILLISECOND, MINUTE);
+    let replica_timeout_at = replica_timeout.at().clone();
+    let replica_timeout = replica_timeout.or(500 * MILLISECOND);
+    let index_limit = section.get::<usize>("index_limit").between(0, 1_000_000_000).or(5_000_000);
     section.finish();
 
     let check_staleness = |heartbeat: Duration, what: &str, heartbeat_at: &At| {
@@ -51,8 +56,11 @@ pub(super) fn read(section: &Section<'_>, markers: &Markers) -> StoreSettings {
     };
     if let Some(directory) = url.strip_prefix("embedded:") {
         check_staleness(embedded::HEARTBEAT, "the heartbeat of the embedded store", &url_at);
-        for at in [username.map(|(_, at)| at), password.map(|(_, at)| at)].into_iter().flatten() {
-            section.reader().report(&at, Fault::new("the embedded store has no users"));
+        for at in logins.iter().flat_map(GivenLogin::places) {
+            section.reader().report(at, Fault::new("the embedded store has no users"));
+        }
+        for (_, at) in files.iter().flatten() {
+            section.reader().report(at, Fault::new("the embedded store has no connections"));
         }
         if directory.is_empty() {
             section.reader().report(&url_at, Fault::new("names no directory").hint(format!("write \"{DEFAULT_URL}\"")));
@@ -63,70 +71,117 @@ pub(super) fn read(section: &Section<'_>, markers: &Markers) -> StoreSettings {
         return StoreSettings::Embedded(EmbeddedSettings { directory });
     }
     check_staleness(heartbeat, "`store.heartbeat`", &heartbeat_at);
-    let secret_allowed = url_at.is_variable();
-    let url = match redis_url(&url, username.as_ref(), password.as_ref(), secret_allowed) {
-        Ok(url) => url,
+    if replicas > 0 && replica_timeout >= markers.settings.write_timeout {
+        let message = format!(
+            "{} is not less than `markers.write_timeout`, {}: nobody would be told that replicas are missing",
+            replica_timeout.show(),
+            markers.settings.write_timeout.show()
+        );
+        section.reader().report(&replica_timeout_at, Fault::new(message));
+    }
+    let mut settings = match redis_settings(&url, url_at.is_variable()) {
+        Ok(settings) => settings,
         Err(fault) => {
             section.reader().report(&url_at, fault);
-            SecretString::default()
+            RedisSettings::at(Location::Cluster(Vec::new()))
         }
     };
-    StoreSettings::Redis(RedisSettings { url, prefix, connect_timeout, response_timeout, heartbeat })
+    let [login, sentinel_login] = logins;
+    login.fill(section, &url_at, &mut settings.login);
+    sentinel_login.fill(section, &url_at, &mut settings.sentinel_login);
+    fill_tls(section, files, &mut settings);
+    StoreSettings::Redis(Box::new(RedisSettings {
+        prefix,
+        connect_timeout,
+        response_timeout,
+        heartbeat,
+        replicas: u32::try_from(replicas).unwrap_or(u32::MAX),
+        replica_timeout,
+        index_limit,
+        ..settings
+    }))
 }
 
-/// The URL with credentials in it. What is wrong with it is told without repeating it.
-fn redis_url(
-    text: &str,
-    username: Option<&(String, At)>,
-    password: Option<&(SecretString, At)>,
-    secret_allowed: bool,
-) -> Result<SecretString, Fault> {
+/// User and password, and where they are given.
+struct GivenLogin {
+    username: Option<(String, At)>,
+    password: Option<(SecretString, At)>,
+}
+
+impl GivenLogin {
+    fn read(section: &Section<'_>, prefix: &str) -> Self {
+        let username = section.get::<String>(&format!("{prefix}username")).placed();
+        Self { username, password: secret::read_text(section, &format!("{prefix}password")) }
+    }
+
+    fn places(&self) -> impl Iterator<Item = &At> {
+        let username = self.username.as_ref().map(|(_, at)| at);
+        username.into_iter().chain(self.password.as_ref().map(|(_, at)| at))
+    }
+
+    fn fill(self, section: &Section<'_>, url_at: &At, login: &mut Login) {
+        if let Some((username, _)) = self.username {
+            login.username = Some(username);
+        }
+        if let Some((password, _)) = self.password
+            && login.password.replace(password).is_some()
+        {
+            let fault = Fault::new("has a password, and `store.password` or `store.password_file` gives another");
+            section.reader().report(url_at, fault);
+        }
+    }
+}
+
+/// The files of certificates and keys are read here already, so that what is wrong with them is told at their keys.
+fn fill_tls(section: &Section<'_>, files: [Option<(String, At)>; 3], settings: &mut RedisSettings) {
+    let reader = section.reader();
+    let [ca, certificate, key] = files;
+    let Some(tls) = &mut settings.tls else {
+        for (_, at) in [ca, certificate, key].iter().flatten() {
+            reader.report(
+                at,
+                Fault::new("the url is of a connection without TLS").hint("write rediss:// in `store.url`"),
+            );
+        }
+        return;
+    };
+    tls.authorities = ca.as_ref().map(|(path, at)| reader.resolve(at, path));
+    match (&certificate, &key) {
+        (Some((certificate, certificate_at)), Some((key, key_at))) => {
+            tls.identity = Some((reader.resolve(certificate_at, certificate), reader.resolve(key_at, key)));
+        }
+        (Some((_, at)), None) => {
+            reader.report(at, Fault::new("a certificate needs its key").hint("set `store.key_file`"));
+        }
+        (None, Some((_, at))) => {
+            reader.report(at, Fault::new("a key needs its certificate").hint("set `store.certificate_file`"));
+        }
+        (None, None) => {}
+    }
+    if let Err(error) = tls.check() {
+        let InvalidRedisSettings::Tls { path, .. } = &error else { return };
+        let names = |(name, at): &&(String, At)| reader.resolve(at, name) == *path;
+        let given = [&ca, &certificate, &key];
+        let at = given.into_iter().flatten().find(names).or(ca.as_ref()).or(certificate.as_ref()).map(|(_, at)| at);
+        reader.report(at.unwrap_or(section.at()), Fault::new(error.to_string()));
+    }
+}
+
+/// What the URL says. What is wrong with it is told without repeating it.
+fn redis_settings(text: &str, secret_allowed: bool) -> Result<RedisSettings, Fault> {
     if Path::new(text).is_absolute() || text.starts_with('.') {
         return Err(Fault::new("is a path, not a URL").hint("write \"embedded:\" before it"));
     }
-    let mut url = redis::parse_redis_url(text)
-        .ok_or_else(|| Fault::new("not the URL of a store").hint(format!("it is one of {FORMS}")))?;
-    if !["redis", "rediss", "redis+unix"].contains(&url.scheme()) {
-        return Err(Fault::new("not the URL of a store").hint(format!("it is one of {FORMS}")));
-    }
-    let is_unix = url.scheme() == "redis+unix";
-    let inline_secret = url.password().is_some()
-        || url.query_pairs().any(|(name, _)| ["pass", "password"].contains(&&*name.to_ascii_lowercase()));
-    if inline_secret && !secret_allowed {
+    let settings = RedisSettings::from_url(text).map_err(|error| {
+        let InvalidRedisSettings::Url(fault) = error else { return Fault::new(error.to_string()) };
+        Fault::new(fault).hint(format!("it is one of {FORMS}"))
+    })?;
+    if settings.login.password.is_some() && !secret_allowed {
         let hint =
             "take it out and write `password_file = \"…\"`, or set PORTCULLIS_STORE_PASSWORD or PORTCULLIS_STORE_URL";
         return Err(Fault::new("a password may not stand in this file").hint(hint));
     }
-    if inline_secret && password.is_some() {
-        return Err(Fault::new("has a password, and `store.password` or `store.password_file` gives another"));
-    }
-    if url.fragment().is_some() {
-        return Err(Fault::new("has a fragment (`#…`); certificates are always verified"));
-    }
-    let allowed: &[&str] = if is_unix { &["db", "user", "pass"] } else { &[] };
-    if let Some((name, _)) = url.query_pairs().find(|(name, _)| !allowed.contains(&&**name)) {
-        return Err(Fault::new(format!("has a parameter `{name}` that means nothing here")));
-    }
-    if is_unix {
-        let user = username.map(|(name, _)| ("user", name.as_str()));
-        let pass = password.map(|(secret, _)| ("pass", secret.expose_secret()));
-        for (name, value) in [user, pass].into_iter().flatten() {
-            url.query_pairs_mut().append_pair(name, value);
-        }
-    } else {
-        let named = username.is_none_or(|(name, _)| url.set_username(name).is_ok());
-        let set = password.is_none_or(|(secret, _)| url.set_password(Some(secret.expose_secret())).is_ok());
-        if !named || !set {
-            return Err(Fault::new("has no host"));
-        }
-    }
-    // Its errors have two parts; the second may repeat a part of the URL.
-    let text = url.to_string();
-    url.into_connection_info().map_err(|_| {
-        Fault::new("not the URL of a Redis server")
-            .hint("\"redis://host:6379/0\": a host, a port, the number of a database")
-    })?;
-    Ok(text.into())
+    Ok(settings)
 }
 
 fn check_prefix(prefix: &str) -> Result<(), Fault> {

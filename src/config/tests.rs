@@ -2,11 +2,12 @@ use std::{fs, path::PathBuf, time::Duration};
 
 use jsonwebtoken::Algorithm;
 use proptest::prelude::*;
-use secrecy::ExposeSecret as _;
+use secrecy::{ExposeSecret as _, SecretString};
 
 use super::*;
 use crate::{
     gate::policy::Authentication,
+    store::redis::Login,
     telemetry::log::LogFormat,
     token::issuer::{KeySource, TokenProfile},
     upstream::Protocol,
@@ -72,6 +73,9 @@ prefix = "p:"
 connect_timeout = "5s"
 response_timeout = "6s"
 heartbeat = "700ms"
+replicas = 2
+replica_timeout = "1s"
+index_limit = 77
 [markers]
 max_staleness = "8s"
 clock_skew = "9s"
@@ -159,7 +163,8 @@ upstream = "http://[::1]:82/"
     assert_eq!(proxies, ["10.0.0.0/8", "192.0.2.1/32"]);
     assert_eq!(config.admin.address.to_string(), "127.0.0.1:91");
     let StoreSettings::Redis(redis) = &config.store else { panic!("not Redis") };
-    assert_eq!((redis.url.expose_secret(), &*redis.prefix), ("redis://redis.test:6380/2", "p:"));
+    assert_eq!((&*redis.location.to_string(), redis.database, &*redis.prefix), ("redis.test:6380", 2, "p:"));
+    assert_eq!((redis.replicas, redis.replica_timeout, redis.index_limit), (2, seconds(1), 77));
     assert_eq!(
         [redis.connect_timeout, redis.response_timeout, redis.heartbeat],
         [seconds(5), seconds(6), Duration::from_millis(700)]
@@ -347,7 +352,7 @@ upstream = "http://127.0.0.1:3000"
     let config = parse(text, &[]).unwrap();
     assert_eq!(config.admin.token.as_ref().unwrap().expose_secret(), "0123456789abcdef");
     let StoreSettings::Redis(redis) = &config.store else { panic!("not Redis") };
-    assert_eq!(redis.url.expose_secret(), "redis://us%20er:p%40ss%2Fw%3Ard@redis.test");
+    assert_eq!(credentials(redis), (Some("us er"), Some("p@ss/w:rd")));
     // Space is a part of keys.
     let KeySource::Secret(secret) = &config.issuers[0].keys else { panic!("no secret") };
     assert_eq!(secret.expose_secret(), format!(" {}", "k".repeat(31)).as_bytes());
@@ -356,19 +361,19 @@ upstream = "http://127.0.0.1:3000"
     assert!(warning.contains(":8:17: store.password_file: secret file "), "{warning}");
     assert!(warning.ends_with("password can be read by every user of this machine\n  hint: chmod 600"), "{warning}");
     let shown = format!("{config:?}");
-    assert!(!shown.contains("0123456789") && !shown.contains("p%40ss") && !shown.contains("kkk"), "{shown}");
+    assert!(!shown.contains("0123456789") && !shown.contains("p@ss") && !shown.contains("kkk"), "{shown}");
 
     let config = parse(text, &[("PORTCULLIS_ADMIN_TOKEN", "fedcba9876543210"), ("PORTCULLIS_STORE_PASSWORD", "x")]);
     let config = config.unwrap();
     assert_eq!(config.admin.token.unwrap().expose_secret(), "fedcba9876543210");
     let StoreSettings::Redis(redis) = &config.store else { panic!("not Redis") };
-    assert_eq!(redis.url.expose_secret(), "redis://us%20er:x@redis.test");
+    assert_eq!(credentials(redis), (Some("us er"), Some("x")));
 
     let unix = text.replace("redis://redis.test", "redis+unix:///run/redis.sock?db=3");
     let config = parse(&unix, &[]).unwrap();
     let StoreSettings::Redis(redis) = &config.store else { panic!("not Redis") };
-    let expected = "redis+unix:///run/redis.sock?db=3&user=us+er&pass=p%40ss%2Fw%3Ard";
-    assert_eq!(redis.url.expose_secret(), expected);
+    assert_eq!((&*redis.location.to_string(), redis.database), ("/run/redis.sock", 3));
+    assert_eq!(credentials(redis), (Some("us er"), Some("p@ss/w:rd")));
 
     for (file, message) in
         [("empty", "is empty"), ("lines", "is not one line of text"), ("long", "is longer than 64KiB")]
@@ -379,11 +384,17 @@ upstream = "http://127.0.0.1:3000"
     }
 }
 
+fn credentials(redis: &RedisSettings) -> (Option<&str>, Option<&str>) {
+    let Login { username, password } = &redis.login;
+    (username.as_deref(), password.as_ref().map(SecretString::expose_secret))
+}
+
 #[test]
 fn a_url_with_password_may_come_from_a_variable() {
     let config = parse(OPEN, &[("PORTCULLIS_STORE_URL", "rediss://:s3cr3t@redis.test:6380/1")]).unwrap();
     let StoreSettings::Redis(redis) = &config.store else { panic!("not Redis") };
-    assert_eq!(redis.url.expose_secret(), "rediss://:s3cr3t@redis.test:6380/1");
+    assert_eq!((&*redis.location.to_string(), redis.database, redis.tls.is_some()), ("redis.test:6380", 1, true));
+    assert_eq!(credentials(redis), (None, Some("s3cr3t")));
     assert!(!format!("{config:?}").contains("s3cr3t"));
 }
 
@@ -488,8 +499,8 @@ fn the_examples_of_the_manual_work() {
             .collect();
         examples += 1;
         if let Err(errors) = parse(&with.join("\n"), &[]) {
-            // Files of secrets and the users of another store are not here.
-            let expected = ["cannot be read", "the embedded store has no users"];
+            // Files of secrets, and the users and connections of another store are not here.
+            let expected = ["cannot be read", "the embedded store has no"];
             assert!(expected.iter().any(|expected| errors.to_string().contains(expected)), "{line}\n{errors}");
         }
     }

@@ -10,7 +10,7 @@ use crate::{
     clock::{Clock, Timestamp},
     credential::Credential,
     gate::{Judge, Judgement, Policy, problem, refusal::Refusals, tokens::KnownToken},
-    marker::{Logout, Marker, MarkerClock, MarkerKey, MarkerRecord, Source},
+    marker::{Logout, Marker, MarkerClock, MarkerKey, MarkerRecord, Reading, Source},
     store::StoreError,
     telemetry::audit::{self, Actor},
     upstream::{Body, fields::Downstream},
@@ -67,14 +67,41 @@ impl OwnEndpoints {
         match (decision.reason(), &decision.token) {
             (None, Some(known)) => self.end(known, everywhere, downstream).await,
             // What is over already is over; but the end of one session is not the end of all.
-            (Some(Reason::LoggedOut), Some(_)) if !decision.stale => no_content(),
-            (Some(Reason::SessionEnded), Some(_)) if !decision.stale && !everywhere => no_content(),
+            (Some(Reason::LoggedOut), Some(known)) if !decision.stale => {
+                let key = MarkerKey::logout(&known.token.claims.subject);
+                self.confirm(&key, known, everywhere, downstream).await
+            }
+            (Some(Reason::SessionEnded), Some(known)) if !decision.stale && !everywhere => {
+                let claims = &known.token.claims;
+                let session = |session| MarkerKey::session(&claims.subject.issuer, session);
+                let key = claims.session.as_ref().map_or_else(|| MarkerKey::logout(&claims.subject), session);
+                self.confirm(&key, known, everywhere, downstream).await
+            }
             // Whether it still is, nobody knows while the store is silent; writing it again does no harm.
             (Some(Reason::LoggedOut | Reason::SessionEnded), Some(known)) if decision.stale => {
                 self.end(known, everywhere, downstream).await
             }
             (reason, _) => self.refusals.answer(reason.unwrap_or(Reason::MissingToken), fields),
         }
+    }
+
+    /// Answers once the marker that ended it is durable: whoever wrote it may not have been told that it is.
+    async fn confirm(
+        &self,
+        key: &MarkerKey,
+        known: &KnownToken,
+        everywhere: bool,
+        downstream: &Downstream,
+    ) -> Response<Body> {
+        let ledger = &self.judge.parts().ledger;
+        let confirmed = match ledger.look_up(key).await {
+            // Merged into itself it stays as it is, and is waited for.
+            Ok(Reading::Present(record)) => ledger.write(key, &record).await.map(drop),
+            Ok(Reading::Unreadable) => Ok(()),
+            Ok(Reading::Absent) => return self.end(known, everywhere, downstream).await,
+            Err(error) => Err(error),
+        };
+        confirmed.map_or_else(|error| store_failed(&error), |()| no_content())
     }
 
     async fn end(&self, known: &KnownToken, everywhere: bool, downstream: &Downstream) -> Response<Body> {

@@ -1,30 +1,50 @@
-//! The shared store of a fleet: Redis 7 or newer, standalone, over TCP, TLS or a Unix socket.
+//! The shared store of a fleet: Redis 7 or newer, standalone, behind Sentinel or as a Cluster, over TCP, TLS or a Unix socket.
 //!
-//! Two connections, both kept up in the background (`lane`):
+//! Three connections to each primary, kept up in the background (`lane`, `node`):
 //!
 //! - the link: RESP3 with `CLIENT TRACKING ON BCAST` on the markers' prefix. It carries the server's invalidations, all
-//!   reads of markers and a heartbeat, so that an answer to the heartbeat proves that invalidations arrive too;
-//! - the writes: merges, activity, questions about the server.
+//!   reads of markers and a heartbeat, so that an answer to the heartbeat proves that invalidations arrive too (`link`);
+//! - the writes of markers, which may wait for replicas (`merge`, `replicas`);
+//! - the rest: activity, and questions about the server.
+//!
+//! Who is a primary is known from the settings, from sentinels (`sentinel`), or from the Cluster's nodes (`cluster`); the store
+//! counts as heard only when all have been whom that takes (`hearing`). The names of all markers are kept in memory (`index`).
 //!
 //! The names and values are a public format, see `docs/markers.md`.
 
+mod cluster;
+mod connect;
 mod fault;
+mod hearing;
+mod index;
 mod keys;
 mod lane;
+mod link;
+mod load;
 mod merge;
+mod node;
+mod replicas;
 mod report;
+mod sentinel;
+mod settings;
+mod topology;
 
 use std::{sync::Arc, time::Duration};
 
-use ::redis::{ConnectionInfo, IntoConnectionInfo, ProtocolVersion, io::tcp::TcpSettings};
+use ::redis::FromRedisValue as _;
 use async_trait::async_trait;
-use secrecy::{ExposeSecret, SecretString};
+use futures_util::future::{join_all, try_join_all};
+use tokio_util::task::AbortOnDropHandle;
 
+pub use self::settings::{Address, InvalidRedisSettings, Location, Login, RedisSettings, RedisTls};
 use self::{
     fault::classify,
+    index::Index,
     keys::Keys,
-    lane::{Endpoint, Lane, Tracking},
-    merge::Swap,
+    link::Tracking,
+    merge::{Expiry, Swap},
+    node::Use,
+    topology::{Failure, Reply, Topology},
 };
 use super::{Merged, Store, StoreError, StoreReport, Watcher, check_readable, merged, reading};
 use crate::{
@@ -36,64 +56,19 @@ use crate::{
 /// How many times a merge starts over because others changed its key meanwhile.
 const MERGE_ATTEMPTS: usize = 16;
 
-/// How many activities go into one pipeline.
+/// How many activities are written at once.
 const ACTIVITY_CHUNK: usize = 1000;
-
-/// Where Redis is and how long to wait for it.
-#[derive(Clone, Debug)]
-pub struct RedisSettings {
-    /// `redis://`, `rediss://` (TLS) or `unix://`; it may hold credentials.
-    pub url: SecretString,
-    /// What all keys begin with. 1 to 64 printable ASCII characters, no spaces.
-    pub prefix: String,
-    /// How long making a connection may take.
-    pub connect_timeout: Duration,
-    /// How long any answer may take.
-    pub response_timeout: Duration,
-    /// How often the connections are tried.
-    pub heartbeat: Duration,
-}
-
-impl RedisSettings {
-    /// The settings for a URL, all others at their defaults: prefix `portcullis:`, one second to connect,
-    /// 500 ms to answer, a heartbeat every 250 ms.
-    #[must_use]
-    pub fn new(url: SecretString) -> Self {
-        Self {
-            url,
-            prefix: "portcullis:".to_owned(),
-            connect_timeout: Duration::from_secs(1),
-            response_timeout: Duration::from_millis(500),
-            heartbeat: Duration::from_millis(250),
-        }
-    }
-}
-
-/// Settings that no Redis could be reached with. Never shows the URL: it may hold a password.
-#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum InvalidRedisSettings {
-    /// The URL cannot be used.
-    #[error(
-        "redis url is not of the form redis://[user[:password]@]host[:port][/database], rediss://… or unix:///path"
-    )]
-    Url,
-    /// The prefix is empty, too long, or holds other characters.
-    #[error("redis key prefix must be 1 to 64 printable ASCII characters without spaces")]
-    Prefix,
-    /// A duration is zero.
-    #[error("redis timeouts and heartbeat must be longer than zero")]
-    Zero,
-}
 
 /// Markers and activity in Redis.
 #[derive(Debug)]
 pub struct RedisStore {
     name: Arc<str>,
     keys: Keys,
-    link: Lane,
-    writes: Lane,
-    watcher: Arc<dyn Watcher>,
+    topology: Arc<Topology>,
+    tracking: Tracking,
+    replicas: u32,
     clock: Clock,
+    _loading: AbortOnDropHandle<()>,
 }
 
 impl RedisStore {
@@ -109,54 +84,71 @@ impl RedisStore {
         clock: Clock,
     ) -> Result<Arc<Self>, InvalidRedisSettings> {
         let keys = Keys::new(&settings.prefix).ok_or(InvalidRedisSettings::Prefix)?;
-        if [settings.connect_timeout, settings.response_timeout, settings.heartbeat].contains(&Duration::ZERO) {
+        if matches!(settings.location, Location::Cluster(_)) && settings.prefix.contains(['{', '}']) {
+            return Err(InvalidRedisSettings::Prefix);
+        }
+        let durations =
+            [settings.connect_timeout, settings.response_timeout, settings.heartbeat, settings.replica_timeout];
+        if durations.contains(&Duration::ZERO) {
             return Err(InvalidRedisSettings::Zero);
         }
-        let info = connection_info(&settings.url)?;
-        let name: Arc<str> = format!("{}/{}", info.addr(), info.redis_settings().db()).into();
-        let endpoint = Endpoint {
-            name: Arc::clone(&name),
-            client: ::redis::Client::open(info).map_err(|_| InvalidRedisSettings::Url)?,
-            connect_timeout: settings.connect_timeout,
-            response_timeout: settings.response_timeout,
-            heartbeat: settings.heartbeat,
+        let name: Arc<str> = match &settings.location {
+            Location::Cluster(_) => settings.location.to_string().into(),
+            location => format!("{location}/{}", settings.database).into(),
         };
-        let tracking = Tracking { watcher: Arc::clone(&watcher), prefix: keys.markers() };
+        let index = Arc::new(Index::new(settings.index_limit));
+        let tracking = Tracking { watcher, index, prefix: keys.markers() };
+        let topology = Arc::new(Topology::follow(&name, settings, tracking.clone())?);
+        let loading = load::keep(Arc::clone(&topology), Arc::clone(&tracking.index), keys.clone());
         Ok(Arc::new(Self {
             name,
             keys,
-            link: Lane::keep(endpoint.clone(), Some(tracking)),
-            writes: Lane::keep(endpoint, None),
-            watcher,
+            topology,
+            tracking,
+            replicas: settings.replicas,
             clock,
+            _loading: AbortOnDropHandle::new(tokio::spawn(loading)),
         }))
     }
 
     fn refused(&self, message: impl Into<String>) -> StoreError {
         StoreError::Refused { store: Arc::clone(&self.name), message: message.into() }
     }
-}
 
-fn connection_info(url: &SecretString) -> Result<ConnectionInfo, InvalidRedisSettings> {
-    let info = url.expose_secret().into_connection_info().map_err(|_| InvalidRedisSettings::Url)?;
-    if matches!(info.addr(), ::redis::ConnectionAddr::TcpTls { .. }) {
-        // The redis crate takes the process's default; another one that is already installed is as good.
-        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    async fn get(&self, usage: Use, name: &str) -> Result<Option<Vec<u8>>, Failure> {
+        let Reply { value, node, .. } = self.topology.execute(usage, name, ::redis::cmd("GET").arg(name)).await?;
+        Option::from_redis_value(value).map_err(|error| classify(node.name(), &error.into()).into())
     }
-    let protocol = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
-    Ok(info.set_redis_settings(protocol).set_tcp_settings(TcpSettings::default().set_nodelay(true)))
+
+    /// Sets the value if it still is what was found, and waits until enough replicas have it.
+    async fn swap(&self, name: &str, found: Option<&[u8]>, value: &str, expiry: Expiry) -> Result<Swap, StoreError> {
+        let [known, full] = merge::compare_and_set(name, found, value, expiry);
+        let reply = match self.topology.execute(Use::Write, name, &known).await {
+            Err(Failure::NoScript(_)) => self.topology.execute(Use::Write, name, &full).await?,
+            reply => reply?,
+        };
+        let Reply { value, node, live } = reply;
+        let swap = merge::swap(value).map_err(|error| classify(node.name(), &error))?;
+        if matches!(swap, Swap::Done) {
+            // Takes effect whether replicas have it or not.
+            self.tracking.changed(name.strip_prefix(&*self.tracking.prefix).unwrap_or(name));
+            node.replicated(live).await?;
+        }
+        Ok(swap)
+    }
 }
 
 #[async_trait]
 impl Store for RedisStore {
+    fn lacks(&self, key: &MarkerKey) -> bool {
+        self.tracking.index.lacks(key.as_str())
+    }
+
     async fn read(&self, key: &MarkerKey) -> Result<Reading<MarkerRecord>, StoreError> {
-        let mut link = self.link.connection()?;
-        let mut get = ::redis::cmd("GET");
-        get.arg(self.keys.marker(key));
-        match get.query_async::<Option<Vec<u8>>>(&mut link).await {
+        match self.get(Use::Read, &self.keys.marker(key)).await {
             Ok(value) => Ok(reading(key, value.as_deref())),
-            Err(error) if fault::is_wrong_type(&error) => Ok(Reading::Unreadable),
-            Err(error) => Err(classify(&self.name, &error)),
+            Err(Failure::WrongType(_)) => Ok(Reading::Unreadable),
+            Err(failure) => Err(failure.into()),
         }
     }
 
@@ -168,21 +160,22 @@ impl Store for RedisStore {
     ) -> Result<Merged, StoreError> {
         check_readable(&self.name, key, record)?;
         let name = self.keys.marker(key);
-        let mut writes = self.writes.connection()?;
-        let get = ::redis::cmd("GET").arg(&name).query_async(&mut writes).await;
-        let mut stored: Option<Vec<u8>> = get.map_err(|error| classify(&self.name, &error))?;
+        let mut stored = self.get(Use::Write, &name).await?;
         for _ in 0..MERGE_ATTEMPTS {
             let merged = merged(key, stored.as_deref(), record);
-            if !merged.changed {
-                return Ok(merged);
-            }
-            let value = merged.record.encode();
-            let swap = merge::compare_and_set(&mut writes, &name, stored.as_deref(), &value, expires);
-            match swap.await.map_err(|error| classify(&self.name, &error))? {
-                Swap::Done => {
-                    self.watcher.changed(key.as_str());
-                    return Ok(merged);
+            let (value, expiry) = match (&stored, expires) {
+                (Some(stored), _) if !merged.changed => {
+                    if self.replicas == 0 {
+                        return Ok(merged);
+                    }
+                    // Whoever wrote it may not have waited for replicas: what is written again is waited for.
+                    (String::from_utf8_lossy(stored).into_owned(), Expiry::Unchanged)
                 }
+                (_, Some(at)) => (merged.record.encode(), Expiry::At(at)),
+                (_, None) => (merged.record.encode(), Expiry::Never),
+            };
+            match self.swap(&name, stored.as_deref(), &value, expiry).await? {
+                Swap::Done => return Ok(merged),
                 Swap::Found(value) => stored = value,
             }
         }
@@ -194,30 +187,48 @@ impl Store for RedisStore {
 
     async fn record_activity(&self, batch: &[(Subject, Timestamp)]) -> Result<(), StoreError> {
         for chunk in batch.chunks(ACTIVITY_CHUNK) {
-            let mut writes = self.writes.connection()?;
-            let pipeline = self.keys.activity_pipeline(chunk);
-            pipeline.exec_async(&mut writes).await.map_err(|error| classify(&self.name, &error))?;
+            let commands = self.keys.activity_commands(chunk);
+            // Sent at once, they go out together.
+            let writes = commands.iter().map(|(set, command)| self.topology.execute(Use::Rest, set, command));
+            try_join_all(writes).await?;
         }
         Ok(())
     }
 
     async fn last_activity(&self, subject: &Subject) -> Result<Option<Timestamp>, StoreError> {
-        let mut writes = self.writes.connection()?;
+        let set = self.keys.activity(subject);
         let mut score = ::redis::cmd("ZSCORE");
-        score.arg(self.keys.activity(subject)).arg(subject.id.as_str());
-        let score: Option<f64> = score.query_async(&mut writes).await.map_err(|error| classify(&self.name, &error))?;
+        score.arg(&set).arg(subject.id.as_str());
+        let Reply { value, node, .. } = self.topology.execute(Use::Rest, &set, &score).await?;
+        let score = Option::<f64>::from_redis_value(value).map_err(|error| classify(node.name(), &error.into()))?;
         score.map(|score| keys::time_of(score).ok_or_else(|| self.refused("an activity score is no time"))).transpose()
     }
 
     async fn report(&self) -> Result<StoreReport, StoreError> {
-        // A connection that tracks is what the promise rests on; without it no report is of use.
-        self.link.connection()?;
-        let mut writes = self.writes.connection()?;
-        report::ask(&mut writes, &self.name, &self.clock).await.map_err(|error| classify(&self.name, &error))
+        let (description, mut warnings) = self.topology.describe()?;
+        let nodes = self.topology.nodes();
+        let clustered = matches!(*self.topology, Topology::Cluster(_));
+        let expected = report::Expected { replicas: self.replicas, clustered };
+        let reports = join_all(nodes.iter().map(async |node| {
+            // A connection that tracks is what the promise rests on; without it no report is of use.
+            node.connection(Use::Read)?;
+            node.connection(Use::Write)?;
+            let mut live = node.connection(Use::Rest)?;
+            let asked = report::ask(&mut live.handle, node.name(), expected, &self.clock).await;
+            asked.map_err(|error| classify(node.name(), &error))
+        }))
+        .await;
+        let mut descriptions = Vec::new();
+        for report in reports {
+            let report = report?;
+            descriptions.push(report.description);
+            warnings.extend(report.warnings);
+        }
+        warnings.extend(self.tracking.index.unkept().map(|why| why.to_string()));
+        Ok(StoreReport { description: format!("{}{description}", descriptions.join(", ")), warnings })
     }
 
     async fn close(&self) {
-        self.link.close();
-        self.writes.close();
+        self.topology.close();
     }
 }

@@ -3,7 +3,9 @@
 mod documented;
 mod embedded;
 mod redis;
+mod replicas;
 mod suite;
+mod topology;
 
 use std::{
     path::{Path, PathBuf},
@@ -90,7 +92,7 @@ fn open_embedded(directory: &Path, watcher: &Arc<Recorder>) -> Arc<EmbeddedStore
 }
 
 async fn open_redis(url: &str, watcher: &Arc<Recorder>) -> Arc<RedisStore> {
-    let store = RedisStore::open(&RedisSettings::new(url.into()), watcher.clone(), Clock::System).unwrap();
+    let store = RedisStore::open(&RedisSettings::from_url(url).unwrap(), watcher.clone(), Clock::System).unwrap();
     eventually("the store is connected", async || store.report().await.is_ok()).await;
     store
 }

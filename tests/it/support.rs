@@ -1,6 +1,8 @@
 //! What the tests share.
 
 pub(crate) mod client;
+#[allow(dead_code, reason = "for the faults alone")]
+pub(crate) mod cluster;
 pub(crate) mod full;
 pub(crate) mod gate;
 pub(crate) mod http;
@@ -10,8 +12,12 @@ pub(crate) mod log;
 pub(crate) mod openapi;
 pub(crate) mod program;
 pub(crate) mod redis;
+#[allow(dead_code, reason = "for the faults alone")]
+pub(crate) mod sentinel;
 pub(crate) mod upstream;
 pub(crate) mod watcher;
+#[allow(dead_code, reason = "for the faults alone")]
+pub(crate) mod wire;
 
 use std::time::{Duration, Instant};
 
@@ -24,5 +30,15 @@ pub(crate) async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> b
     while !condition().await {
         assert!(start.elapsed() < PATIENCE, "did not happen within {PATIENCE:?}: {what}");
         tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// The same, for those who set servers up and cannot go on without.
+#[allow(dead_code, reason = "for the faults alone")]
+pub(crate) fn wait_until(what: &str, condition: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < 2 * PATIENCE, "did not happen within {:?}: {what}", 2 * PATIENCE);
+        std::thread::sleep(Duration::from_millis(20));
     }
 }

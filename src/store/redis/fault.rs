@@ -16,6 +16,11 @@ pub(super) fn outage(store: &Arc<str>, what: impl Into<String>) -> StoreError {
     StoreError::unavailable(store, Outage(what.into()))
 }
 
+/// Whether the user may not send a command. Managed servers take some away altogether.
+pub(super) fn is_denied(error: &RedisError) -> bool {
+    error.code() == Some("NOPERM") || error.detail().is_some_and(|detail| detail.starts_with("unknown command"))
+}
+
 /// Whether a key holds another type than expected.
 pub(super) fn is_wrong_type(error: &RedisError) -> bool {
     error.code() == Some("WRONGTYPE")
@@ -53,14 +58,16 @@ pub(super) fn classify(store: &Arc<str>, error: &RedisError) -> StoreError {
 
 fn remedy(code: &str, detail: &str) -> Option<&'static str> {
     Some(match code {
-        "READONLY" => "this is a replica: point the url at the primary",
+        "READONLY" => "point the url at the primary, or at the sentinels",
         "OOM" => "its memory is full: raise `maxmemory` (and keep `maxmemory-policy noeviction`)",
         "NOPERM" => "its user lacks a permission: grant what docs/markers.md lists",
         "WRONGTYPE" => "a key of ours holds another type: find out who writes it, then delete it",
         "NOAUTH" => "it wants a password: put one into the url",
         "WRONGPASS" => "check user and password",
+        "ERR" if detail.contains("cluster support disabled") => "this is no Cluster: write redis:// in the url",
+        "ERR" if detail.contains("No such master") => "check the name after the sentinels in the url",
         "MISCONF" => "it cannot save to disk: see its log",
-        "MOVED" | "ASK" | "CROSSSLOT" => "this is a node of a Redis Cluster: use a standalone server",
+        "MOVED" | "ASK" | "CROSSSLOT" => "this is a node of a Redis Cluster: write redis+cluster:// in the url",
         "NOPROTO" => "it does not speak RESP3: use Redis 7 or newer",
         "ERR" if detail.starts_with("unknown command") => "use Redis 7 or newer",
         "ERR" if detail.contains("AUTH") => "check user and password",

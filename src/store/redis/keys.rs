@@ -30,6 +30,15 @@ impl Keys {
         format!("{}m:", self.prefix).into()
     }
 
+    /// The pattern of the names of all markers.
+    pub(super) fn pattern(&self) -> String {
+        let literal = |character: char| match character {
+            '*' | '?' | '[' | ']' | '\\' => format!("\\{character}"),
+            _ => character.to_string(),
+        };
+        format!("{}*", self.markers().chars().map(literal).collect::<String>())
+    }
+
     pub(super) fn marker(&self, key: &MarkerKey) -> String {
         format!("{}m:{}", self.prefix, key.as_str())
     }
@@ -40,23 +49,18 @@ impl Keys {
         format!("{}seen:{}:{shard:02}", self.prefix, subject.issuer)
     }
 
-    /// One `ZADD … GT` per sorted set: times never go back.
-    pub(super) fn activity_pipeline(&self, batch: &[(Subject, Timestamp)]) -> ::redis::Pipeline {
+    /// One `ZADD … GT` per sorted set, with its name: times never go back.
+    pub(super) fn activity_commands(&self, batch: &[(Subject, Timestamp)]) -> BTreeMap<String, ::redis::Cmd> {
         let mut sets = BTreeMap::<String, ::redis::Cmd>::new();
         for (subject, seen) in batch {
-            let set = self.activity(subject);
-            let command = sets.entry(set).or_insert_with_key(|set| {
+            let command = sets.entry(self.activity(subject)).or_insert_with_key(|set| {
                 let mut command = ::redis::cmd("ZADD");
                 command.arg(set).arg("GT");
                 command
             });
             command.arg(seen.as_millis().clamp(0, MAX_SCORE)).arg(subject.id.as_str());
         }
-        let mut pipeline = ::redis::pipe();
-        for (_, command) in sets {
-            pipeline.add_command(command).ignore();
-        }
-        pipeline
+        sets
     }
 }
 

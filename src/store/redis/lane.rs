@@ -1,70 +1,108 @@
 //! A connection that is kept up: made in the background, tried by a heartbeat, made anew when it is lost.
 
 use std::{
+    fmt,
     hash::{BuildHasher, RandomState},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
-use ::redis::{AsyncConnectionConfig, Client, PushInfo, PushKind, RedisResult, Value, aio::MultiplexedConnection};
+use ::redis::{PushInfo, PushKind, RedisResult, aio::MultiplexedConnection};
 use arc_swap::ArcSwap;
+use async_trait::async_trait;
 use tokio::{
-    sync::Notify,
-    task::JoinHandle,
-    time::{MissedTickBehavior, interval, sleep},
+    sync::{Notify, watch},
+    time::{MissedTickBehavior, interval, timeout},
 };
+use tokio_util::task::AbortOnDropHandle;
 
-use super::fault::{classify, outage};
-use crate::store::{StoreError, Watcher};
+use super::{
+    connect::{Connection, Connector},
+    fault::{classify, outage},
+    settings::Address,
+};
+use crate::store::StoreError;
 
 /// How many heartbeats in a row may stay unanswered before the connection is given up.
 const MISSES: u32 = 2;
 
-/// How many commands may wait to be sent; more wait in their callers, up to the response timeout.
-const QUEUE: usize = 1024;
-
 const FIRST_RETRY: Duration = Duration::from_millis(50);
-const LAST_RETRY: Duration = Duration::from_secs(2);
+const LAST_RETRY: Duration = Duration::from_secs(1);
 
-/// Where to connect to, and how long to wait.
+/// What a connection is kept up for.
+#[async_trait]
+pub(super) trait Purpose: Send + Sync + 'static {
+    /// Prepares a new connection.
+    async fn prepare(&self, connection: &mut MultiplexedConnection) -> RedisResult<()>;
+
+    /// A connection to the server at `target` is there; it was begun to be made at `since`.
+    fn begin(&self, _target: &Address, _since: Instant) {}
+
+    /// Tries the connection: whether what was heard counts. A timeout is a miss, another error ends the connection.
+    async fn beat(&self, connection: &mut MultiplexedConnection) -> RedisResult<bool>;
+
+    /// An answer that counts, to a heartbeat that was sent at `sent`, came in time.
+    fn heard(&self, _target: &Address, _sent: Instant) {}
+
+    /// The server pushed something. Called within the connection's own task, in the order of the wire.
+    fn pushed(&self, _push: &PushInfo) {}
+}
+
+/// Commands, and nothing else.
+pub(super) struct Commands;
+
+#[async_trait]
+impl Purpose for Commands {
+    async fn prepare(&self, _: &mut MultiplexedConnection) -> RedisResult<()> {
+        Ok(())
+    }
+
+    async fn beat(&self, connection: &mut MultiplexedConnection) -> RedisResult<bool> {
+        ::redis::cmd("PING").exec_async(connection).await.map(|()| true)
+    }
+}
+
+/// Where to, how, and how often to try.
 #[derive(Clone)]
 pub(super) struct Endpoint {
     /// Without credentials.
     pub(super) name: Arc<str>,
-    pub(super) client: Client,
-    pub(super) connect_timeout: Duration,
-    pub(super) response_timeout: Duration,
+    pub(super) connector: Connector,
+    /// `None`: not known at present.
+    pub(super) address: watch::Receiver<Option<Address>>,
     pub(super) heartbeat: Duration,
 }
 
-/// Who is told which changes.
+/// A connection that was up when it was asked for.
 #[derive(Clone)]
-pub(super) struct Tracking {
-    pub(super) watcher: Arc<dyn Watcher>,
-    /// What the names of the watched keys begin with; it is cut off.
-    pub(super) prefix: Arc<str>,
+pub(super) struct Live {
+    pub(super) handle: MultiplexedConnection,
+    /// Tells it from others of the same lane.
+    pub(super) id: u64,
 }
 
-/// A connection, or why there is none.
-type State = ArcSwap<Result<MultiplexedConnection, StoreError>>;
+type State = ArcSwap<Result<Live, StoreError>>;
 
 /// The keeper of one connection.
 pub(super) struct Lane {
     name: Arc<str>,
     state: Arc<State>,
-    keeper: JoinHandle<()>,
+    keeper: AbortOnDropHandle<()>,
 }
 
 impl Lane {
-    pub(super) fn keep(endpoint: Endpoint, tracking: Option<Tracking>) -> Self {
+    pub(super) fn keep(endpoint: Endpoint, purpose: Arc<dyn Purpose>) -> Self {
         let name = Arc::clone(&endpoint.name);
         let state = Arc::new(State::from_pointee(Err(outage(&name, "not connected yet"))));
-        let keeper = tokio::spawn(Keeper { endpoint, tracking, state: Arc::clone(&state) }.run());
-        Self { name, state, keeper }
+        let keeper = Keeper { endpoint, purpose, state: Arc::clone(&state), made: AtomicU64::new(0) };
+        Self { name, state, keeper: AbortOnDropHandle::new(tokio::spawn(keeper.run())) }
     }
 
     /// The connection, at once: whoever has to wait for it had better be told.
-    pub(super) fn connection(&self) -> Result<MultiplexedConnection, StoreError> {
+    pub(super) fn connection(&self) -> Result<Live, StoreError> {
         (**self.state.load()).clone()
     }
 
@@ -74,85 +112,91 @@ impl Lane {
     }
 }
 
-impl Drop for Lane {
-    fn drop(&mut self) {
-        self.keeper.abort();
-    }
-}
-
-impl std::fmt::Debug for Lane {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Lane {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Lane").field("name", &self.name).field("up", &self.state.load().is_ok()).finish_non_exhaustive()
     }
 }
 
 struct Keeper {
     endpoint: Endpoint,
-    tracking: Option<Tracking>,
+    purpose: Arc<dyn Purpose>,
     state: Arc<State>,
+    /// How many connections there have been.
+    made: AtomicU64,
 }
 
 impl Keeper {
     async fn run(self) {
+        let mut address = self.endpoint.address.clone();
         let mut pause = FIRST_RETRY;
         loop {
-            let (lost, since) = (Arc::new(Notify::new()), Instant::now());
-            match self.connect(&lost).await {
-                Ok(connection) => {
-                    pause = FIRST_RETRY;
-                    self.begin(&connection, since);
-                    self.serve(connection, &lost).await;
-                    tracing::warn!(store.name = %self.endpoint.name, "connection to redis lost");
-                    self.state.store(Arc::new(Err(outage(&self.endpoint.name, "connection lost"))));
+            let Some(target) = address.borrow_and_update().clone() else {
+                self.fail(outage(&self.endpoint.name, "nobody knows a primary"));
+                if address.changed().await.is_err() {
+                    return;
                 }
-                Err(error) => {
-                    let error = classify(&self.endpoint.name, &error);
-                    tracing::debug!(%error, "redis cannot be connected to");
-                    self.state.store(Arc::new(Err(error)));
+                continue;
+            };
+            let moved = tokio::select! {
+                served = self.connect_and_serve(&target) => {
+                    if served {
+                        pause = FIRST_RETRY;
+                    }
+                    false
                 }
+                changed = address.changed() => {
+                    self.fail(outage(&self.endpoint.name, "another server has become the primary"));
+                    changed.is_ok()
+                }
+            };
+            if moved {
+                pause = FIRST_RETRY;
+                continue;
             }
-            sleep(jittered(pause)).await;
+            // Somewhere else may be tried at once.
+            let _ = timeout(jittered(pause), address.changed()).await;
             pause = LAST_RETRY.min(pause * 2);
         }
     }
 
-    async fn connect(&self, lost: &Arc<Notify>) -> RedisResult<MultiplexedConnection> {
-        let endpoint = &self.endpoint;
-        let mut config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(endpoint.connect_timeout))
-            .set_response_timeout(Some(endpoint.response_timeout))
-            .set_pipeline_buffer_size(QUEUE);
-        let (tracking, lost) = (self.tracking.clone(), Arc::clone(lost));
-        // Runs in the connection's own task, in the order of the wire.
-        config = config.set_push_sender(move |push: PushInfo| -> Result<(), std::convert::Infallible> {
-            match (&push.kind, &tracking) {
-                (PushKind::Disconnection, _) => lost.notify_one(),
-                (PushKind::Invalidate, Some(tracking)) => tracking.invalidate(&push.data),
-                _ => {}
+    /// Whether there was a connection.
+    async fn connect_and_serve(&self, target: &Address) -> bool {
+        let (lost, since) = (Arc::new(Notify::new()), Instant::now());
+        match self.connect(target, &lost).await {
+            Ok(connection) => {
+                let id = self.made.fetch_add(1, Ordering::Relaxed);
+                self.state.store(Arc::new(Ok(Live { handle: connection.handle.clone(), id })));
+                self.purpose.begin(target, since);
+                tracing::info!(store.name = %self.endpoint.name, store.address = %target, "connected to redis");
+                let reason = self.serve(target, connection, &lost).await;
+                tracing::warn!(store.name = %self.endpoint.name, store.address = %target, %reason, "connection to redis lost");
+                self.fail(reason);
+                true
             }
-            Ok(())
-        });
-        let mut connection = endpoint.client.get_multiplexed_async_connection_with_config(&config).await?;
-        if let Some(tracking) = &self.tracking {
-            let mut track = ::redis::cmd("CLIENT");
-            track.arg("TRACKING").arg("ON").arg("BCAST").arg("PREFIX").arg(&*tracking.prefix);
-            track.exec_async(&mut connection).await?;
+            Err(error) => {
+                let error = classify(&self.endpoint.name, &error);
+                tracing::debug!(%error, store.address = %target, "redis cannot be connected to");
+                self.fail(error);
+                false
+            }
         }
+    }
+
+    async fn connect(&self, target: &Address, lost: &Arc<Notify>) -> RedisResult<Connection> {
+        let (purpose, lost) = (Arc::clone(&self.purpose), Arc::clone(lost));
+        let pushed = move |push: PushInfo| match push.kind {
+            PushKind::Disconnection => lost.notify_one(),
+            _ => purpose.pushed(&push),
+        };
+        let mut connection = self.endpoint.connector.connect(target, pushed).await?;
+        self.purpose.prepare(&mut connection.handle).await?;
         Ok(connection)
     }
 
-    /// From here on every change is pushed; whatever was known before may have changed unseen.
-    fn begin(&self, connection: &MultiplexedConnection, since: Instant) {
-        if let Some(tracking) = &self.tracking {
-            tracking.watcher.reset();
-            tracking.watcher.heard(since);
-        }
-        self.state.store(Arc::new(Ok(connection.clone())));
-        tracing::info!(store.name = %self.endpoint.name, tracking = self.tracking.is_some(), "connected to redis");
-    }
-
-    /// Resolves when the connection is lost.
-    async fn serve(&self, mut connection: MultiplexedConnection, lost: &Notify) {
+    /// Resolves when the connection is lost, with the reason.
+    async fn serve(&self, target: &Address, connection: Connection, lost: &Notify) -> StoreError {
+        let mut handle = connection.handle.clone();
         let beat = async {
             let mut ticks = interval(self.endpoint.heartbeat);
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -160,45 +204,30 @@ impl Keeper {
             while misses < MISSES {
                 ticks.tick().await;
                 let sent = Instant::now();
-                match ::redis::cmd("PING").exec_async(&mut connection).await {
+                match self.purpose.beat(&mut handle).await {
                     // An answer that lay around while this process was stopped proves nothing about now.
-                    Ok(()) if sent.elapsed() <= self.endpoint.response_timeout => {
+                    Ok(counts) if sent.elapsed() <= self.endpoint.connector.response_timeout => {
                         misses = 0;
-                        if let Some(tracking) = &self.tracking {
-                            // The answer may have been long on its way: it tells of when it was asked for at the latest.
-                            tracking.watcher.heard(sent);
+                        // The answer may have been long on its way: it tells of when it was asked for at the latest.
+                        if counts {
+                            self.purpose.heard(target, sent);
                         }
                     }
-                    Ok(()) => misses += 1,
+                    Ok(_) => misses += 1,
                     Err(error) if error.is_timeout() => misses += 1,
-                    Err(_) => return,
+                    Err(error) => return classify(&self.endpoint.name, &error),
                 }
             }
+            StoreError::timed_out(&self.endpoint.name)
         };
         tokio::select! {
-            () = lost.notified() => {}
-            () = beat => {}
+            () = lost.notified() => outage(&self.endpoint.name, "connection lost"),
+            reason = beat => reason,
         }
     }
-}
 
-impl Tracking {
-    /// `data` is a list of keys, or nil when everything was flushed.
-    fn invalidate(&self, data: &[Value]) {
-        let Some(Value::Array(keys)) = data.first() else {
-            return self.watcher.reset();
-        };
-        for key in keys {
-            let name = match key {
-                Value::BulkString(name) => std::str::from_utf8(name).ok(),
-                Value::SimpleString(name) => Some(name.as_str()),
-                _ => None,
-            };
-            // A name that is no text is no marker's.
-            if let Some(key) = name.and_then(|name| name.strip_prefix(&*self.prefix)) {
-                self.watcher.changed(key);
-            }
-        }
+    fn fail(&self, error: StoreError) {
+        self.state.store(Arc::new(Err(error)));
     }
 }
 

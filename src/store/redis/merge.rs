@@ -1,19 +1,17 @@
 //! The one write of a marker: compare and set. What is to be set is decided in Rust, by the merge rule.
 
-use ::redis::{
-    Cmd, ErrorKind, RedisError, RedisResult, Script, ServerErrorKind, Value,
-    aio::{ConnectionLike, MultiplexedConnection},
-};
+use ::redis::{Cmd, ErrorKind, RedisError, RedisResult, Script, Value};
 
 use crate::clock::Timestamp;
 
 /// KEYS: the marker. ARGV: `1` if it is expected to hold the next argument, `0` if nothing; that value; the new value;
-/// its expiry in ms or empty. Answers 1, or what the key holds instead.
+/// its expiry in ms, empty for none, or `keep`. Answers 1, or what the key holds instead.
 const COMPARE_AND_SET: &str = "\
 local held = redis.call('GET', KEYS[1])
 local expected = ARGV[1] == '1' and ARGV[2] or false
 if held ~= expected then return held end
-if ARGV[4] == '' then redis.call('SET', KEYS[1], ARGV[3])
+if ARGV[4] == 'keep' then redis.call('SET', KEYS[1], ARGV[3], 'KEEPTTL')
+elseif ARGV[4] == '' then redis.call('SET', KEYS[1], ARGV[3])
 else redis.call('SET', KEYS[1], ARGV[3], 'PXAT', ARGV[4]) end
 return 1";
 
@@ -25,37 +23,39 @@ pub(super) enum Swap {
     Found(Option<Vec<u8>>),
 }
 
-/// Sets `key` to `value` if it still holds `expected`.
-pub(super) async fn compare_and_set(
-    connection: &mut MultiplexedConnection,
-    key: &str,
-    expected: Option<&[u8]>,
-    value: &str,
-    expires: Option<Timestamp>,
-) -> RedisResult<Swap> {
+/// When a value may be forgotten.
+#[derive(Clone, Copy)]
+pub(super) enum Expiry {
+    At(Timestamp),
+    Never,
+    /// When it may be already.
+    Unchanged,
+}
+
+/// A call that sets `key` to `value` if it still holds `expected`: by the script's hash, and in full for servers that do not
+/// know it.
+pub(super) fn compare_and_set(key: &str, expected: Option<&[u8]>, value: &str, expiry: Expiry) -> [Cmd; 2] {
     let call = |command: &str, script: &str| {
         let mut call = ::redis::cmd(command);
         call.arg(script).arg(1).arg(key);
         call.arg(i32::from(expected.is_some())).arg(expected.unwrap_or_default()).arg(value);
-        // A server refuses expiries that are not positive; the first millisecond is as long ago.
-        call.arg(expires.map(|at| at.as_millis().max(1).to_string()).unwrap_or_default());
+        call.arg(match expiry {
+            // A server refuses expiries that are not positive; the first millisecond is as long ago.
+            Expiry::At(at) => at.as_millis().max(1).to_string(),
+            Expiry::Never => String::new(),
+            Expiry::Unchanged => "keep".to_owned(),
+        });
         call
     };
-    let script = Script::new(COMPARE_AND_SET);
-    let answer = match send(connection, &call("EVALSHA", script.get_hash())).await {
-        Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
-            send(connection, &call("EVAL", COMPARE_AND_SET)).await
-        }
-        answer => answer,
-    };
-    match answer? {
+    [call("EVALSHA", Script::new(COMPARE_AND_SET).get_hash()), call("EVAL", COMPARE_AND_SET)]
+}
+
+/// What the answer to such a call means.
+pub(super) fn swap(answer: Value) -> RedisResult<Swap> {
+    match answer {
         Value::Int(1) => Ok(Swap::Done),
         Value::Nil => Ok(Swap::Found(None)),
         Value::BulkString(held) => Ok(Swap::Found(Some(held))),
         _ => Err(RedisError::from((ErrorKind::UnexpectedReturnType, "the merge script answered in another form"))),
     }
-}
-
-async fn send(connection: &mut MultiplexedConnection, command: &Cmd) -> RedisResult<Value> {
-    connection.req_packed_command(command).await?.extract_error()
 }

@@ -26,7 +26,7 @@ fn stored(world: &World, sub: &str) -> Option<Timestamp> {
             let database = rusqlite::Connection::open(directory.path().join("portcullis.db")).unwrap();
             database.query_row("SELECT seen FROM activity WHERE subject = ?1", [sub], |row| row.get(0)).ok()
         }
-        Backing::Redis(_) => (0..64).find_map(|shard| {
+        Backing::Redis(_) | Backing::Url(_) => (0..64).find_map(|shard| {
             let score: Option<f64> = world.command(&["ZSCORE", &format!("portcullis:seen:acme:{shard:02}"), sub]);
             #[expect(clippy::cast_possible_truncation, reason = "a time in milliseconds")]
             score.map(|score| score as i64)

@@ -26,6 +26,8 @@ fn quick(world: &World) -> Setup<'_> {
         .with("MARKERS_WRITE_TIMEOUT", "1s")
         .with("STORE_HEARTBEAT", "100ms")
         .with("STORE_RESPONSE_TIMEOUT", "300ms")
+        // So that it has to ask about everyone.
+        .with("STORE_INDEX_LIMIT", "0")
         .with("ACTIVITY_RESOLUTION", "1s")
         .with("ACTIVITY_FLUSH_INTERVAL", "50ms")
 }

@@ -188,7 +188,8 @@ async fn the_refusal_of_a_gate_at_a_loss_tells_nothing_either() {
     let Some(server) = RedisServer::start() else { return };
     let mut world = World::embedded().await;
     world.store = Backing::Redis(server);
-    let gate = world.gate().route(SCOPED).with("MARKERS_MAX_STALENESS", "1s").start().await;
+    let setup = world.gate().route(SCOPED).with("MARKERS_MAX_STALENESS", "1s").with("STORE_INDEX_LIMIT", "0");
+    let gate = setup.start().await;
     world.server_mut().kill();
     let token = world.token(ALICE, json!({"email": "alice@secret.example"}));
     let reply = tokio::time::timeout(Duration::from_secs(5), gate.get(&token)).await.unwrap();

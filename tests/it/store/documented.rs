@@ -145,7 +145,7 @@ async fn a_lacking_permission_is_named() {
     let Some(server) = RedisServer::start() else { return };
     let (line, url) = gateway_user(&server);
     run(&server, &line.replace(" +client\\|tracking", ""));
-    let settings = portcullis::store::redis::RedisSettings::new(url.into());
+    let settings = portcullis::store::redis::RedisSettings::from_url(&url).unwrap();
     let clock = portcullis::clock::Clock::System;
     let store = portcullis::store::redis::RedisStore::open(&settings, Recorder::new(), clock).unwrap();
     let key = MarkerKey::logout(&subject("a"));

@@ -44,6 +44,9 @@ pub(crate) struct World {
 pub(crate) enum Backing {
     Embedded(TempDir),
     Redis(RedisServer),
+    /// Whatever is at this URL.
+    #[allow(dead_code, reason = "for the faults alone")]
+    Url(String),
 }
 
 impl World {
@@ -57,6 +60,18 @@ impl World {
         Some(Self::new(Backing::Redis(RedisServer::start()?)).await)
     }
 
+    /// One with what is at this URL, for any number of gates.
+    #[allow(dead_code, reason = "for the faults alone")]
+    pub(crate) async fn at(url: String) -> Self {
+        Self::new(Backing::Url(url)).await
+    }
+
+    /// One with this Redis.
+    #[allow(dead_code, reason = "for the faults alone")]
+    pub(crate) async fn with(server: RedisServer) -> Self {
+        Self::new(Backing::Redis(server)).await
+    }
+
     async fn new(store: Backing) -> Self {
         let issuer = TestIssuer::new("https://issuer.example/");
         let keys = JwksServer::start().await;
@@ -68,14 +83,14 @@ impl World {
     pub(crate) fn server(&self) -> &RedisServer {
         match &self.store {
             Backing::Redis(server) => server,
-            Backing::Embedded(_) => panic!("this world has no Redis"),
+            Backing::Embedded(_) | Backing::Url(_) => panic!("this world has no Redis of its own"),
         }
     }
 
     pub(crate) fn server_mut(&mut self) -> &mut RedisServer {
         match &mut self.store {
             Backing::Redis(server) => server,
-            Backing::Embedded(_) => panic!("this world has no Redis"),
+            Backing::Embedded(_) | Backing::Url(_) => panic!("this world has no Redis of its own"),
         }
     }
 
@@ -115,6 +130,7 @@ impl World {
         let url = match &self.store {
             Backing::Embedded(directory) => format!("embedded:{}", directory.path().display()),
             Backing::Redis(server) => server.url(),
+            Backing::Url(url) => url.clone(),
         };
         let variables =
             [("LISTENER_ADDRESS", "127.0.0.1:0"), ("ADMIN_ADDRESS", "127.0.0.1:0"), ("STORE_URL", url.as_str())];

@@ -239,7 +239,7 @@ impl Gate {
 
     /// Everything that it wrote to standard error so far.
     pub(crate) fn log(&self) -> String {
-        self.running.lines.lock().unwrap().join("\n")
+        self.running.log()
     }
 
     /// The audit trail so far, line by line.
@@ -250,19 +250,25 @@ impl Gate {
     }
 }
 
-struct Running {
+/// A process of the program. Dropped, it is killed.
+pub(crate) struct Running {
     child: Child,
-    address: SocketAddr,
-    admin: SocketAddr,
+    pub(crate) address: SocketAddr,
+    pub(crate) admin: SocketAddr,
     lines: Arc<Mutex<Vec<String>>>,
 }
 
 impl Running {
     fn start(directory: &Path) -> Self {
-        let config = directory.join("gate.toml");
-        let mut child = program()
+        Self::start_as(program(), &directory.join("gate.toml"), &[])
+    }
+
+    /// Starts it by this command, with these variables, and waits until it listens. Its log must be JSON, at `info` or more.
+    pub(crate) fn start_as(mut program: Command, config: &Path, variables: &[(String, String)]) -> Self {
+        let mut child = program
             .args(["serve", "--config"])
             .arg(config)
+            .envs(variables.iter().map(|(name, value)| (name, value)))
             .env_remove("RUST_LOG")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -301,7 +307,19 @@ impl Running {
         }
     }
 
-    fn kill(&mut self) {
+    /// The id of the process.
+    #[allow(dead_code, reason = "for the faults alone")]
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Everything that it wrote to standard error so far.
+    pub(crate) fn log(&self) -> String {
+        self.lines.lock().unwrap().join("\n")
+    }
+
+    /// SIGKILL.
+    pub(crate) fn kill(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

@@ -31,9 +31,7 @@ impl RedisServer {
 
     /// A server with further options.
     pub(crate) fn start_with(options: &[&str]) -> Option<Self> {
-        if env::var_os(SKIP).is_some() {
-            let test = std::thread::current().name().unwrap_or("a test").to_owned();
-            println!("SKIPPED: {test}: {SKIP} is set, nothing about Redis is tested");
+        if is_skipped() {
             return None;
         }
         let options: Vec<_> = options.iter().map(|&option| option.to_owned()).collect();
@@ -66,6 +64,11 @@ impl RedisServer {
         redis::Client::open(self.url()).unwrap().get_connection().unwrap()
     }
 
+    /// Runs a command over a connection of its own.
+    pub(crate) fn ask<T: redis::FromRedisValue>(&self, command: &[&str]) -> redis::RedisResult<T> {
+        ask(self.port, command)
+    }
+
     /// SIGSTOP: the server keeps its connections and says nothing.
     pub(crate) fn stop(&self) {
         self.signal("-STOP");
@@ -82,7 +85,7 @@ impl RedisServer {
         self.child.wait().unwrap();
     }
 
-    /// After [`kill`](Self::kill): an empty server at the same address.
+    /// After [`kill`](Self::kill): a server at the same address, with what was written to disk, which is nothing by default.
     pub(crate) fn restart(&mut self) {
         self.child = launch(self.port, &self.options, &self.directory);
         assert!(self.wait_until_up(), "redis-server does not come back");
@@ -122,12 +125,31 @@ impl Drop for RedisServer {
     }
 }
 
+/// Whether everything that needs a redis-server is to be skipped; says so.
+pub(crate) fn is_skipped() -> bool {
+    let skipped = env::var_os(SKIP).is_some();
+    if skipped {
+        let test = std::thread::current().name().unwrap_or("a test").to_owned();
+        println!("SKIPPED: {test}: {SKIP} is set, nothing about Redis is tested");
+    }
+    skipped
+}
+
+/// Runs a command at this port, over a connection of its own, and waits for a second at most.
+pub(crate) fn ask<T: redis::FromRedisValue>(port: u16, command: &[&str]) -> redis::RedisResult<T> {
+    let patience = Duration::from_secs(1);
+    let client = redis::Client::open((Ipv4Addr::LOCALHOST.to_string(), port))?;
+    let mut connection = client.get_connection_with_timeout(patience)?;
+    connection.set_read_timeout(Some(patience))?;
+    redis::cmd(command[0]).arg(&command[1..]).query(&mut connection)
+}
+
 /// Any answer will do, a demand for a password among them.
 fn answers(mut stream: impl Read + Write) -> bool {
     stream.write_all(b"PING\r\n").is_ok() && stream.read(&mut [0; 1]).is_ok_and(|read| read == 1)
 }
 
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
 }
 
