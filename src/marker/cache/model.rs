@@ -695,8 +695,9 @@ const PLAIN: Script = Script {
 };
 
 holds! {
-    writes: Script { asks: 3, writes: 2, ..PLAIN },
-    writes_and_heartbeats: Script { pings: 2, ..PLAIN },
+    writes: Script { writes: 2, ..PLAIN },
+    one_request_after_the_other: Script { asks: 3, ..PLAIN },
+    writes_and_heartbeats: Script { pings: 1, ..PLAIN },
     removals: Script { deletions: 1, ..PLAIN },
     writes_of_its_own: Script { own_writes: 1, writes: 0, ..PLAIN },
     a_write_of_its_own_and_one_by_another: Script { asks: 1, own_writes: 1, ..PLAIN },

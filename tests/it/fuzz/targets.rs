@@ -105,6 +105,7 @@ fn check_claims(verified: &VerifiedToken, signed: &str) {
 const MARKER_VALUES: &[&[u8]] = &[
     b"\x001763700000123",
     br#"{"at":1763700000123,"clock":"issuer","by":"ops","reason":"\"why\""}"#,
+    br#"{"at":1763700000123,"written":1763700000456,"source":"admin"}"#,
     br#"{"at":"2025-11-21T04:40:00.123Z","blocked":false,"until":"2099-01-01T00:00:00Z"}"#,
     br#"{"at":1763700000123,"blocked":true,"until":1763700000124}"#,
 ];

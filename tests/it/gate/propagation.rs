@@ -43,10 +43,10 @@ async fn each_gate_measures_how_long_a_change_took_to_reach_it() {
         gate.becomes(by_admin, "user_blocked").await;
         gate.becomes(by_itself, "session_ended").await;
         gate.becomes(by_another, "logged_out").await;
-        assert!(assert_measured(gate, "admin", 1.0).await < 2.0);
-        assert!(assert_measured(gate, "logout", 1.0).await < 2.0);
+        assert!(assert_measured(gate, "admin", 1.0).await < 5.0);
+        assert!(assert_measured(gate, "logout", 1.0).await < 5.0);
         let sum = assert_measured(gate, "other", 1.0).await;
-        assert!((30.0..32.0).contains(&sum), "{sum}");
+        assert!((30.0..35.0).contains(&sum), "{sum}");
     }
 
     // What is asked for again, unchanged, or without its time, is not measured.
@@ -79,7 +79,7 @@ async fn what_a_gate_with_a_store_of_its_own_wrote_is_measured_too() {
     gate.expect(&token, "admit").await;
     gate.change(Method::PUT, &subject_path("auth0|alice", "/block"), Value::Null).await;
     gate.expect(&token, "user_blocked").await;
-    assert!(assert_measured(&gate, "admin", 1.0).await < 2.0);
+    assert!(assert_measured(&gate, "admin", 1.0).await < 5.0);
     let known = gate.look_up("auth0|alice").await;
     assert_eq!(known["block"]["source"], "admin");
     let written = known["block"]["written"].as_str().unwrap().parse().unwrap();
