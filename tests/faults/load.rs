@@ -36,7 +36,7 @@ const GIVES_UP: Duration = Duration::from_secs(6);
 
 /// How far back and ahead those are whom most requests are about.
 const RECENT: usize = 60;
-const SOON: usize = 10;
+const SOON: usize = 20;
 
 /// Writes a key past all gateways; whether that was acknowledged.
 pub(crate) type RawWrite = Arc<dyn Fn(&str, &str) -> bool + Send + Sync>;
