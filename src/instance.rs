@@ -36,7 +36,7 @@ use crate::{
     },
     telemetry::metrics::ServerMetrics,
     token::verify::{Verifier, VerifierError, VerifierOptions},
-    verdict::Settings,
+    verdict::{OutagePolicy, Settings},
 };
 
 /// How often unused connections are let go.
@@ -221,7 +221,8 @@ fn local_address(listener: &TcpListener, address: SocketAddr) -> Result<SocketAd
     listener.local_addr().map_err(|source| StartError::Listen { address, source })
 }
 
-/// The gate's own endpoints take the tokens of every issuer, from wherever any route takes them.
+/// The gate's own endpoints take the tokens of every issuer, from wherever any route takes them. While the store is silent they try
+/// all the same: whether a logout was stored is for the store to say.
 fn own_policy(config: &Config) -> Policy {
     let Some(first) = config.routes.first() else { unreachable!("a configuration without routes is refused") };
     let sources = config.routes.iter().map(|route| &route.policy.sources);
@@ -231,7 +232,11 @@ fn own_policy(config: &Config) -> Policy {
         mode: Mode::Enforce,
         issuers: None,
         sources: sources.fold(CredentialSources::default(), CredentialSources::union),
-        settings: Settings { required_scopes: Box::default(), ..first.policy.settings.clone() },
+        settings: Settings {
+            required_scopes: Box::default(),
+            outage: OutagePolicy::Allow,
+            ..first.policy.settings.clone()
+        },
         identity: Box::default(),
         ..first.policy.clone()
     }

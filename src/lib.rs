@@ -42,7 +42,7 @@ pub mod admin;
 #[cfg(feature = "server")]
 pub mod config;
 
-#[cfg(feature = "server")]
+#[cfg(feature = "gate")]
 pub mod telemetry;
 
 #[cfg(feature = "server")]

@@ -8,13 +8,21 @@
 #![allow(clippy::cast_precision_loss, reason = "figures for people")]
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a report on standard output, progress beside it")]
 
+#[path = "../common/client.rs"]
+mod client;
+#[path = "../common/gate.rs"]
+mod gate;
 mod generator;
 mod plan;
+#[path = "../common/process.rs"]
+mod process;
 mod proxy;
 mod report;
 mod run;
 mod scenario;
+#[path = "../common/tokens.rs"]
 mod tokens;
+#[path = "../common/upstream.rs"]
 mod upstream;
 
 use std::process::ExitCode;

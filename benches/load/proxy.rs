@@ -2,24 +2,21 @@
 
 use std::{
     fs::{self, File},
-    net::{Ipv4Addr, SocketAddr, TcpListener},
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::Duration,
 };
 
 use anyhow::{Context, bail, ensure};
-use bytes::Bytes;
-use http::{Method, Request, StatusCode, header};
-use http_body_util::Empty;
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
-use tokio::{
-    net::TcpStream,
-    time::{Instant, sleep},
-};
+use http::{Method, StatusCode};
+use tokio::time::{Instant, sleep};
 
-use crate::tokens::{AUDIENCE, ISSUER};
+use crate::{
+    gate::{self, ask, free_address},
+    process,
+    tokens::ISSUER,
+};
 
 /// The core that proxies get when they get one of their own.
 const PROXY_CORE: &str = "0";
@@ -86,7 +83,13 @@ impl Proxy {
         let text = match kind {
             Kind::Nginx => nginx(&directory, address, setup.upstream),
             Kind::Haproxy => haproxy(&setup.directory.join("key.pem"), address, setup.upstream),
-            Kind::Gate => gate(setup, &directory, address, admin),
+            Kind::Gate => gate::configuration(&gate::Settings {
+                address,
+                admin,
+                store: &format!("embedded:{}", directory.join("store").display()),
+                jwks: &setup.directory.join("jwks.json"),
+                upstream: setup.upstream,
+            }),
         };
         fs::write(&configuration, text)?;
         let log = directory.join("log");
@@ -107,17 +110,8 @@ impl Proxy {
     }
 
     /// CPU time of all its threads so far.
-    ///
-    /// By the scheduler's clock, which counts nanoseconds; `utime` and `stime` count hundredths of a second.
     pub(crate) fn cpu_time(&self) -> anyhow::Result<Duration> {
-        let mut nanos = 0;
-        for task in fs::read_dir(format!("/proc/{}/task", self.child.id()))? {
-            // A thread may end in between.
-            let Ok(text) = fs::read_to_string(task?.path().join("schedstat")) else { continue };
-            let on_core = text.split_whitespace().next().and_then(|word| word.parse::<u64>().ok());
-            nanos += on_core.context("the kernel does not tell how long threads ran (schedstat)")?;
-        }
-        Ok(Duration::from_nanos(nanos))
+        process::cpu_time(self.child.id())
     }
 
     /// Resident memory, in bytes.
@@ -163,7 +157,7 @@ fn command(kind: Kind, setup: &Setup, directory: &Path, configuration: &Path) ->
     let program = match kind {
         Kind::Nginx => "nginx",
         Kind::Haproxy => "haproxy",
-        Kind::Gate => env!("CARGO_BIN_EXE_portcullis"),
+        Kind::Gate => gate::PROGRAM,
     };
     // `taskset` becomes the program: the process stays the same.
     let mut command = if setup.pinned {
@@ -183,45 +177,6 @@ fn command(kind: Kind, setup: &Setup, directory: &Path, configuration: &Path) ->
             .env("TOKIO_WORKER_THREADS", setup.workers.to_string()),
     };
     command
-}
-
-fn gate(setup: &Setup, directory: &Path, address: SocketAddr, admin: SocketAddr) -> String {
-    let quoted = |text: String| toml::Value::from(text).to_string();
-    let store = quoted(format!("embedded:{}", directory.join("store").display()));
-    let jwks = quoted(setup.directory.join("jwks.json").display().to_string());
-    let upstream = setup.upstream;
-    format!(
-        r#"
-[listener]
-address = "{address}"
-
-[admin]
-address = "{admin}"
-
-[store]
-url = {store}
-
-[log]
-level = "warn"
-
-[issuers.bench]
-issuer = "{ISSUER}"
-audiences = ["{AUDIENCE}"]
-jwks_file = {jwks}
-
-[[routes]]
-name = "open"
-path = "/open"
-auth = "none"
-upstream = "http://{upstream}"
-
-[[routes]]
-name = "api"
-path = "/api"
-upstream = "http://{upstream}"
-identity = {{ "X-Forwarded-User" = "sub" }}
-"#
-    )
 }
 
 /// A plain proxy with kept-alive connections on both sides. It looks at no token.
@@ -290,21 +245,4 @@ backend api
 ",
         key.display()
     )
-}
-
-/// An address that was free a moment ago.
-fn free_address() -> anyhow::Result<SocketAddr> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
-}
-
-async fn ask(address: SocketAddr, method: Method, path: &str) -> anyhow::Result<StatusCode> {
-    let stream = TcpStream::connect(address).await?;
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    tokio::spawn(connection);
-    let request = Request::builder()
-        .method(method)
-        .uri(path)
-        .header(header::HOST, address.to_string())
-        .body(Empty::<Bytes>::new())?;
-    Ok(sender.send_request(request).await?.status())
 }

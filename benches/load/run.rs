@@ -13,7 +13,8 @@ use http::HeaderValue;
 use tokio::time::{Instant, sleep};
 
 use crate::{
-    generator::{Clients, Requests},
+    client::Requests,
+    generator::Clients,
     plan::{IDLE_SECONDS, Plan, SPARE_TOKENS},
     proxy::{Kind, Proxy, Setup},
     report::{Report, Round, Row},

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     clock::Timestamp,
-    marker::{Block, Logout, Marker, MarkerClock, MarkerKey, MarkerRecord, Reading},
+    marker::{Block, Logout, Marker, MarkerClock, MarkerKey, MarkerRecord, Reading, Source},
     telemetry::audit::{self, Actor},
     token::claims::{ClientId, SessionId, Subject, SubjectId, TokenId},
 };
@@ -177,7 +177,7 @@ impl Inner {
     async fn write(&self, peer: Peer, what: &'static str, key: MarkerKey, marker: Marker, change: Change) -> Answer {
         let Change { reason, by, .. } = change;
         let actor = Actor { who: by.clone().unwrap_or_else(|| "admin".to_owned()), from: Some(peer.0.ip()) };
-        let record = MarkerRecord { marker, by, reason };
+        let record = MarkerRecord { by, reason, ..MarkerRecord::new(marker) }.written_by(Source::Admin);
         let result = self.judge.parts().ledger.write(&key, &record).await;
         audit::record(&actor, what, &key, &marker, &result);
         let merged = result.map_err(|error| Refusal::not_written(&error))?;

@@ -77,7 +77,10 @@ pub(super) fn spelled_out(record: &MarkerRecord) -> Value {
         }
         Marker::SessionEnd(_) | Marker::TokenRevoked(_) | Marker::NotBefore(_) => {}
     }
-    for (name, text) in [("by", &record.by), ("reason", &record.reason)] {
+    if let Some(written) = record.written {
+        value["written"] = json!(written.to_string());
+    }
+    for (name, text) in [("by", &record.by), ("reason", &record.reason), ("source", &record.source)] {
         if let Some(text) = text {
             value[name] = json!(text);
         }

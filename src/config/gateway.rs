@@ -115,6 +115,7 @@ pub(super) fn markers(section: &Section<'_>) -> Markers {
                 .or(ByteSize::mib(64))
                 .0,
             read_timeout: section.get("read_timeout").between(MILLISECOND, MINUTE).or(SECOND),
+            max_waiting: section.get("max_waiting").between(1, 1_000_000).or(10_000),
             write_timeout: section.get("write_timeout").between(MILLISECOND, MINUTE).or(5 * SECOND),
         },
         retention: Retention {

@@ -84,6 +84,7 @@ session_retention = "11d"
 cache_size = "12MiB"
 outage = "allow"
 read_timeout = "13s"
+max_waiting = 15
 write_timeout = "14s"
 [tokens]
 cache_size = "1GiB"
@@ -172,7 +173,7 @@ upstream = "http://[::1]:82/"
         [config.markers.max_staleness, config.markers.read_timeout, config.markers.write_timeout],
         [seconds(8), seconds(13), seconds(14)]
     );
-    assert_eq!(config.markers.cache_size, 12 << 20);
+    assert_eq!((config.markers.cache_size, config.markers.max_waiting), (12 << 20, 15));
     assert_eq!(
         [config.retention.clock_skew, config.retention.max_token_lifetime, config.retention.session],
         [seconds(9), seconds(36_000), seconds(11 * 86_400)]

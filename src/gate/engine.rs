@@ -86,7 +86,7 @@ impl Engine {
     ) -> Result<Self, E> {
         let clock = settings.tokens.clock.clone();
         let verifier = Arc::new(Verifier::new(settings.issuers, settings.tokens)?);
-        let cache = Arc::new(MarkerCache::new(settings.markers));
+        let cache = Arc::new(MarkerCache::with_clock(settings.markers, clock.clone()));
         let store = open(Arc::clone(&cache) as Arc<dyn Watcher>, clock.clone())?;
         let refreshing = verifier.start();
         let recorder = Arc::new(Recorder::new(settings.activity, clock.clone()));

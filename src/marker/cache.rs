@@ -3,34 +3,40 @@
 //! # How a stale value is never left behind
 //!
 //! Nothing is ever removed from this cache when a marker changes. Every key falls into one of [`SLOTS`] slots, and each slot
-//! has a generation; there is one epoch for all. A change moves the generation of its slot on, a reset moves the epoch
-//! on, and neither ever goes back. A value is kept under the generation that stood *before* it was read from the store,
-//! and is used only while that generation still stands. So a read that was under way when its key changed ends
-//! up under a generation that nobody asks for again: the change wins, whichever of the two arrives first.
+//! has a generation. A value is kept under the generation that stood *before* it was read from the store, and is used only
+//! while that generation still stands; a change moves it on. So a read that was under way when its key changed
+//! ends up under a generation that nobody asks for again: the change wins, whichever of the two arrives first.
+//! `generations` states the protocol, `model` tries it in every order of events.
 //!
 //! A neighbour in the same slot is forgotten too, which costs it one more read.
 //!
 //! What concerns one token is found without looking up each of its keys: [`Marks`] keeps the last answer with the sum of
 //! the generations of its keys. As each only grows, the sum stands still only while all of them do.
+//!
+//! # How a slow store does no harm
+//!
+//! A request waits for `read_timeout` at most, and no more than `max_waiting` of them wait at once. The others are told
+//! at once that nothing can be learned, as if the store were silent.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    fmt,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwapOption;
 use futures_util::{FutureExt, future::try_join_all};
 use prometheus_client::{
-    metrics::{counter::Counter, gauge::Gauge},
+    encoding::{EncodeMetric, MetricEncoder},
+    metrics::{MetricType, counter::Counter, gauge::Gauge},
     registry::Registry,
 };
 use siphasher::sip128::SipHasher13;
+use tokio::sync::Semaphore;
 
-use super::{Known, Marker, MarkerKey, Reading};
+use super::{Known, Marker, MarkerKey, Reading, generations::Generations, propagation::Propagation};
 use crate::{
+    clock::Clock,
     store::{Store, StoreError, Watcher},
     token::claims::Claims,
 };
@@ -51,20 +57,37 @@ pub struct MarkerSettings {
     pub cache_size: u64,
     /// How long a read of the store may take.
     pub read_timeout: Duration,
+    /// How many requests may wait for the store at once.
+    pub max_waiting: usize,
     /// How long a write to the store may take.
     pub write_timeout: Duration,
 }
 
-/// 2 s, 64 MiB, 1 s, 5 s.
+/// 2 s, 64 MiB, 1 s, 10,000 requests, 5 s.
 impl Default for MarkerSettings {
     fn default() -> Self {
         Self {
             max_staleness: Duration::from_secs(2),
             cache_size: 64 * 1024 * 1024,
             read_timeout: Duration::from_secs(1),
+            max_waiting: 10_000,
             write_timeout: Duration::from_secs(5),
         }
     }
+}
+
+/// Why it is not known what is stored about a token. Whichever it is, the outage policy applies.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Unlearned {
+    /// The store has not been heard for longer than `max_staleness`.
+    #[error("the store is silent")]
+    Silent,
+    /// `max_waiting` requests wait for the store already.
+    #[error("too many requests wait for the store")]
+    Crowded,
+    /// The store did not answer within `read_timeout`, or failed.
+    #[error("markers cannot be read")]
+    Unread(#[from] StoreError),
 }
 
 /// The cache of markers and of their absence.
@@ -73,12 +96,13 @@ pub struct MarkerCache {
     settings: MarkerSettings,
     /// Keyed afresh in every process, so that nobody can aim at collisions.
     hash_key: [u8; 16],
-    epoch: AtomicU64,
-    slots: Box<[AtomicU64]>,
+    generations: Arc<Generations>,
     entries: moka::future::Cache<EntryKey, Reading<Marker>, ahash::RandomState>,
+    /// What times are counted from that `generations` hears of, in milliseconds.
     origin: Instant,
-    /// Milliseconds from `origin` to when the store was last heard, plus one; 0: never.
-    heard: AtomicU64,
+    /// One for each request that may yet wait for the store.
+    places: Semaphore,
+    propagation: Propagation,
     metrics: MarkerCacheMetrics,
 }
 
@@ -113,6 +137,16 @@ impl MarkerCache {
     /// An empty cache that has not heard from its store yet.
     #[must_use]
     pub fn new(settings: MarkerSettings) -> Self {
+        Self::with_clock(settings, Clock::System)
+    }
+
+    /// Likewise. By `clock` it measures how long changes take to arrive, and nothing else.
+    #[must_use]
+    pub fn with_clock(settings: MarkerSettings, clock: Clock) -> Self {
+        Self::with_slots(settings, clock, SLOTS)
+    }
+
+    fn with_slots(settings: MarkerSettings, clock: Clock, slots: usize) -> Self {
         let random = ahash::RandomState::new();
         let mut hash_key = [0; 16];
         hash_key[..8].copy_from_slice(&random.hash_one(0_u8).to_ne_bytes());
@@ -120,13 +154,13 @@ impl MarkerCache {
         Self {
             settings,
             hash_key,
-            epoch: AtomicU64::new(0),
-            slots: (0..SLOTS).map(|_| AtomicU64::new(0)).collect(),
+            generations: Arc::new(Generations::new(slots)),
             entries: moka::future::Cache::builder()
                 .max_capacity(settings.cache_size / ENTRY_SIZE)
                 .build_with_hasher(ahash::RandomState::new()),
             origin: Instant::now(),
-            heard: AtomicU64::new(0),
+            places: Semaphore::new(settings.max_waiting.min(Semaphore::MAX_PERMITS)),
+            propagation: Propagation::new(clock, slots / 4),
             metrics: MarkerCacheMetrics::default(),
         }
     }
@@ -144,24 +178,27 @@ impl MarkerCache {
             claims.token_id.as_ref().map(|token| MarkerKey::token(issuer, token)),
             claims.client.as_ref().map(|client| MarkerKey::client(issuer, client)),
         ];
+        self.marks_of(keys.into_iter().flatten())
+    }
+
+    fn marks_of(&self, keys: impl Iterator<Item = MarkerKey>) -> Marks {
         let mark = |key: MarkerKey| {
             let hash = self.hash(key.as_str());
-            Mark { slot: slot(hash), key, hash }
+            Mark { slot: self.generations.slot(hash), key, hash }
         };
-        Marks { marks: keys.into_iter().flatten().map(mark).collect(), answer: ArcSwapOption::empty() }
+        Marks { marks: keys.map(mark).collect(), answer: ArcSwapOption::empty() }
     }
 
     /// Whether the store has been heard within `max_staleness`.
     #[must_use]
     pub fn is_current(&self) -> bool {
-        self.age().is_some_and(|age| age <= self.settings.max_staleness)
+        self.is_recent(self.generations.heard())
     }
 
     /// How long ago the store was last heard; `None`: never.
     #[must_use]
     pub fn age(&self) -> Option<Duration> {
-        let heard = self.heard.load(Ordering::Acquire).checked_sub(1)?;
-        Some(self.origin.elapsed().saturating_sub(Duration::from_millis(heard)))
+        self.generations.heard().map(|heard| age(self.origin, heard))
     }
 
     /// What is known, if it is known without asking the store: no I/O, no lock, no allocation.
@@ -169,7 +206,7 @@ impl MarkerCache {
     pub fn recall(&self, marks: &Marks) -> Option<Known> {
         let answer = marks.answer.load();
         let answer = answer.as_ref()?;
-        (answer.generations == self.generations(marks) && self.is_current()).then(|| {
+        self.stands(marks, answer.generations).then(|| {
             self.metrics.hits.inc();
             answer.known
         })
@@ -181,7 +218,7 @@ impl MarkerCache {
         if !self.is_current() {
             return None;
         }
-        let generations = self.generations(marks);
+        let generations = self.generations.sum(marks.slots());
         let mut known = Known::default();
         for mark in &marks.marks {
             if !store.lacks(&mark.key) {
@@ -196,21 +233,26 @@ impl MarkerCache {
     /// What is known, asking the store for what is not. Many who ask for the same key at once share one read.
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`] when the store is silent or does not answer within `read_timeout`.
+    /// [`Unlearned`].
     ///
     /// # Cancel safety
     /// Dropping the future is harmless: another one that waits for the same key reads it.
-    pub async fn learn(&self, marks: &Marks, store: &dyn Store) -> Result<Known, StoreError> {
-        let generations = self.generations(marks);
-        let readings = try_join_all(marks.marks.iter().map(|mark| self.read(mark, store)));
-        // Whoever takes over a read that another gave up begins it anew, and has waited already.
-        let readings = self.in_time(readings).await?;
-        let mut known = Known::default();
-        for (mark, reading) in marks.marks.iter().zip(readings) {
-            known.learn(mark.key.kind(), reading);
+    pub async fn learn(&self, marks: &Marks, store: &dyn Store) -> Result<Known, Unlearned> {
+        if !self.is_current() {
+            return Err(Unlearned::Silent);
         }
-        marks.answer.store(Some(Arc::new(Answer { generations, known })));
-        Ok(known)
+        let Ok(_place) = self.places.try_acquire() else {
+            self.metrics.shed.inc();
+            return Err(Unlearned::Crowded);
+        };
+        // Whoever takes over a read that another gave up begins it anew, and has waited already.
+        match self.in_time(self.read_all(marks, store)).await {
+            Ok(known) => known.ok_or(Unlearned::Silent),
+            Err(error) => {
+                self.metrics.failures.inc();
+                Err(error.into())
+            }
+        }
     }
 
     /// What is cached, however old; what is not counts as absent. Only for the outage policy `allow`.
@@ -227,8 +269,19 @@ impl MarkerCache {
     /// Registers the cache's metrics.
     pub fn register(&self, registry: &mut Registry) {
         let metrics = &self.metrics;
+        self.propagation.register(registry);
         registry.register("marker_cache_hits", "Requests whose markers were all known", metrics.hits.clone());
         registry.register("marker_cache_reads", "Markers read from the store", metrics.reads.clone());
+        registry.register(
+            "marker_reads_shed",
+            "Requests turned away because too many waited for the store already",
+            metrics.shed.clone(),
+        );
+        registry.register(
+            "marker_read_failures",
+            "Requests whose markers the store did not tell, or not in time",
+            metrics.failures.clone(),
+        );
         registry.register("marker_changes", "Changes of markers that the store pushed", metrics.changes.clone());
         registry.register("marker_resets", "Times that everything cached was forgotten", metrics.resets.clone());
         registry.register("markers_unreadable", "Reads that met a value that is no marker", metrics.unreadable.clone());
@@ -236,7 +289,7 @@ impl MarkerCache {
         registry.register(
             "marker_sync_age_seconds",
             "Time since the store was last heard; -1: never",
-            metrics.age.clone(),
+            SyncAge { generations: Arc::clone(&self.generations), origin: self.origin },
         );
     }
 
@@ -244,7 +297,26 @@ impl MarkerCache {
     pub async fn maintain(&self) {
         self.entries.run_pending_tasks().await;
         self.metrics.entries.set(i64::try_from(self.entries.entry_count()).unwrap_or(i64::MAX));
-        self.metrics.age.set(self.age().map_or(-1.0, |age| age.as_secs_f64()));
+    }
+
+    /// `None`: the store fell silent meanwhile.
+    async fn read_all(&self, marks: &Marks, store: &dyn Store) -> Result<Option<Known>, StoreError> {
+        loop {
+            let generations = self.generations.sum(marks.slots());
+            let readings = try_join_all(marks.marks.iter().map(|mark| self.read(mark, store))).await?;
+            if !self.is_current() {
+                return Ok(None);
+            }
+            // What changed since is read again: this task may be told of its answer later than the cache of the change.
+            if self.stands(marks, generations) {
+                let mut known = Known::default();
+                for (mark, reading) in marks.marks.iter().zip(readings) {
+                    known.learn(mark.key.kind(), reading);
+                }
+                marks.answer.store(Some(Arc::new(Answer { generations, known })));
+                return Ok(Some(known));
+            }
+        }
     }
 
     async fn read(&self, mark: &Mark, store: &dyn Store) -> Result<Reading<Marker>, StoreError> {
@@ -253,7 +325,11 @@ impl MarkerCache {
         }
         let read = async {
             self.metrics.reads.inc();
+            let told = self.propagation.told(mark.hash);
             let reading = self.in_time(store.read(&mark.key)).await?;
+            if let Some(told) = told {
+                self.propagation.count(mark.hash, told, &reading);
+            }
             if matches!(reading, Reading::Unreadable) {
                 self.metrics.unreadable.inc();
                 tracing::error!(
@@ -273,16 +349,15 @@ impl MarkerCache {
     }
 
     fn entry_key(&self, mark: &Mark) -> EntryKey {
-        EntryKey { key: mark.hash, generation: self.generation(mark.slot) }
+        EntryKey { key: mark.hash, generation: self.generations.of(mark.slot) }
     }
 
-    fn generation(&self, slot: usize) -> u64 {
-        self.epoch.load(Ordering::Acquire).wrapping_add(self.slots[slot].load(Ordering::Acquire))
+    fn stands(&self, marks: &Marks, generations: u64) -> bool {
+        self.generations.stands(marks.slots(), generations, |heard| self.is_recent(heard))
     }
 
-    fn generations(&self, marks: &Marks) -> u64 {
-        let epoch = self.epoch.load(Ordering::Acquire);
-        marks.marks.iter().fold(epoch, |sum, mark| sum.wrapping_add(self.slots[mark.slot].load(Ordering::Acquire)))
+    fn is_recent(&self, heard: Option<u64>) -> bool {
+        heard.is_some_and(|heard| age(self.origin, heard) <= self.settings.max_staleness)
     }
 
     fn hash(&self, key: &str) -> u128 {
@@ -290,25 +365,34 @@ impl MarkerCache {
     }
 }
 
-fn slot(hash: u128) -> usize {
-    (hash & (SLOTS as u128 - 1)) as usize
+/// How long ago it was `heard` milliseconds after `origin`.
+fn age(origin: Instant, heard: u64) -> Duration {
+    origin.elapsed().saturating_sub(Duration::from_millis(heard))
+}
+
+impl Marks {
+    fn slots(&self) -> impl Iterator<Item = usize> {
+        self.marks.iter().map(|mark| mark.slot)
+    }
 }
 
 impl Watcher for MarkerCache {
     fn changed(&self, key: &str) {
-        self.slots[slot(self.hash(key))].fetch_add(1, Ordering::AcqRel);
+        let hash = self.hash(key);
+        self.generations.change(self.generations.slot(hash));
+        self.propagation.tell(hash);
         self.metrics.changes.inc();
     }
 
     fn reset(&self) {
-        self.epoch.fetch_add(1, Ordering::AcqRel);
+        self.generations.reset();
+        self.propagation.reset();
         self.metrics.resets.inc();
     }
 
     fn heard(&self, at: Instant) {
         let since = at.saturating_duration_since(self.origin);
-        let since = u64::try_from(since.as_millis()).unwrap_or(u64::MAX - 1);
-        self.heard.fetch_max(since + 1, Ordering::AcqRel);
+        self.generations.hear(u64::try_from(since.as_millis()).unwrap_or(u64::MAX));
     }
 }
 
@@ -316,12 +400,34 @@ impl Watcher for MarkerCache {
 struct MarkerCacheMetrics {
     hits: Counter,
     reads: Counter,
+    shed: Counter,
+    failures: Counter,
     changes: Counter,
     resets: Counter,
     unreadable: Counter,
     entries: Gauge,
-    age: Gauge<f64, AtomicU64>,
+}
+
+/// The age, found out when it is asked for.
+#[derive(Debug)]
+struct SyncAge {
+    generations: Arc<Generations>,
+    origin: Instant,
+}
+
+impl EncodeMetric for SyncAge {
+    fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
+        let age = self.generations.heard().map_or(-1.0, |heard| age(self.origin, heard).as_secs_f64());
+        encoder.encode_gauge(&age)
+    }
+
+    fn metric_type(&self) -> MetricType {
+        MetricType::Gauge
+    }
 }
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+mod model;

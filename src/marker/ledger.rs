@@ -40,18 +40,15 @@ impl Ledger {
         self.cache.recall(marks).or_else(|| self.cache.gather(marks, &*self.store))
     }
 
-    /// What is known, asking the store where needed; `None` while it is silent or does not answer in time.
+    /// What is known, asking the store where needed; `None` while it is silent, does not answer in time, or has too many
+    /// waiting for it.
     pub async fn learn(&self, marks: &Marks) -> Option<Known> {
-        if !self.cache.is_current() {
-            return None;
-        }
-        match self.cache.learn(marks, &*self.store).await {
-            Ok(known) => Some(known),
-            Err(error) => {
-                tracing::debug!(error = &error as &dyn std::error::Error, "markers could not be read");
-                None
-            }
-        }
+        let learned = self.cache.learn(marks, &*self.store).await;
+        learned
+            .inspect_err(|error| {
+                tracing::debug!(error = error as &dyn std::error::Error, "markers are not known");
+            })
+            .ok()
     }
 
     /// Reads one marker from the store itself.
@@ -63,7 +60,7 @@ impl Ledger {
     }
 
     /// Merges a marker into the store, and resolves when it is durable: from then on, every gateway refuses what it
-    /// covers within `max_staleness`.
+    /// covers within `max_staleness`. [`MarkerRecord::written`] is filled in, [`MarkerRecord::source`] is the caller's to tell.
     ///
     /// # Errors
     /// [`StoreError`]: the write may yet take effect. Repeating it is harmless, markers merge.
@@ -71,8 +68,10 @@ impl Ledger {
     /// # Cancel safety
     /// Dropping the future leaves the marker written or not; repeating is the remedy.
     pub async fn write(&self, key: &MarkerKey, record: &MarkerRecord) -> Result<Merged, StoreError> {
-        let expires = self.retention.expires(&record.marker, self.clock.now());
-        self.deadline(self.store.merge(key, record, expires)).await
+        let now = self.clock.now();
+        let expires = self.retention.expires(&record.marker, now);
+        let record = MarkerRecord { written: Some(now), ..record.clone() };
+        self.deadline(self.store.merge(key, &record, expires)).await
     }
 
     /// The cache.

@@ -3,7 +3,7 @@
 //! Writes arrive twice, late and out of order. [`MarkerRecord::merge`] is therefore the maximum of a total order
 //! per kind: commutative, associative, idempotent. Both stores use it; no store has a rule of its own.
 
-use std::time::Duration;
+use std::{cmp::Reverse, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -92,6 +92,33 @@ pub struct MarkerRecord {
     pub by: Option<String>,
     /// Why.
     pub reason: Option<String>,
+    /// When it was written, by the writer's clock: right before it was sent to the store.
+    pub written: Option<Timestamp>,
+    /// What wrote it: the name of a [`Source`], or one of another program's own.
+    pub source: Option<String>,
+}
+
+/// What writes markers in a gateway.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Source {
+    /// The admin API, and with it the command line.
+    Admin,
+    /// The gateway's own logout endpoint.
+    Logout,
+}
+
+impl Source {
+    /// Every source.
+    pub const ALL: [Self; 2] = [Self::Admin, Self::Logout];
+
+    /// Its name in markers and metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Admin => "admin",
+            Self::Logout => "logout",
+        }
+    }
 }
 
 /// A stored value that is not a marker of its kind. It refuses what its key covers until it is mended.
@@ -101,7 +128,7 @@ pub struct Unreadable;
 
 /// The JSON form of all kinds.
 #[derive(Serialize, Deserialize)]
-struct Written {
+struct Form {
     at: WrittenTime,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     clock: Option<MarkerClock>,
@@ -113,6 +140,22 @@ struct Written {
     by: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    written: Option<WrittenTime>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    source: Option<String>,
+}
+
+impl Form {
+    /// A bare time.
+    const fn at(at: WrittenTime) -> Self {
+        Self { at, clock: None, blocked: None, until: None, by: None, reason: None, written: None, source: None }
+    }
+
+    fn encode(&self) -> String {
+        // A struct of strings and numbers always serialises.
+        serde_json::to_string(self).unwrap_or_default()
+    }
 }
 
 /// Milliseconds, or RFC 3339 as people write it.
@@ -121,6 +164,12 @@ struct Written {
 enum WrittenTime {
     Millis(i64),
     Text(String),
+}
+
+impl From<Timestamp> for WrittenTime {
+    fn from(time: Timestamp) -> Self {
+        Self::Millis(time.as_millis())
+    }
 }
 
 impl WrittenTime {
@@ -137,7 +186,13 @@ impl MarkerRecord {
     /// A marker about which nothing else is known.
     #[must_use]
     pub const fn new(marker: Marker) -> Self {
-        Self { marker, by: None, reason: None }
+        Self { marker, by: None, reason: None, written: None, source: None }
+    }
+
+    /// The same, written by `source`.
+    #[must_use]
+    pub fn written_by(self, source: Source) -> Self {
+        Self { source: Some(source.as_str().to_owned()), ..self }
     }
 
     /// Reads a stored value: a JSON object, or a bare time in milliseconds.
@@ -149,60 +204,59 @@ impl MarkerRecord {
             return Err(Unreadable);
         }
         let value = value.trim_ascii();
-        let written: Written = if value.first() == Some(&b'{') {
+        let form: Form = if value.first() == Some(&b'{') {
             serde_json::from_slice(value).map_err(|_| Unreadable)?
         } else {
-            let millis = serde_json::from_slice(value).map_err(|_| Unreadable)?;
-            Written { at: WrittenTime::Millis(millis), clock: None, blocked: None, until: None, by: None, reason: None }
+            Form::at(WrittenTime::Millis(serde_json::from_slice(value).map_err(|_| Unreadable)?))
         };
-        let at = written.at.read()?;
+        let time = |time: &Option<WrittenTime>| time.as_ref().map(WrittenTime::read).transpose();
+        let at = form.at.read()?;
         let marker = match kind {
-            Kind::Logout => Marker::Logout(Logout { at, clock: written.clock.unwrap_or(MarkerClock::Gateway) }),
-            Kind::Block => Marker::Block(Block {
-                blocked: written.blocked.unwrap_or(true),
-                at,
-                until: written.until.as_ref().map(WrittenTime::read).transpose()?,
-            }),
+            Kind::Logout => Marker::Logout(Logout { at, clock: form.clock.unwrap_or(MarkerClock::Gateway) }),
+            Kind::Block => {
+                Marker::Block(Block { blocked: form.blocked.unwrap_or(true), at, until: time(&form.until)? })
+            }
             Kind::Session => Marker::SessionEnd(at),
             Kind::Token => Marker::TokenRevoked(at),
             Kind::Client | Kind::Issuer => Marker::NotBefore(at),
         };
-        Ok(Self { marker, by: written.by, reason: written.reason })
+        Ok(Self { marker, by: form.by, reason: form.reason, written: time(&form.written)?, source: form.source })
     }
 
     /// The stored form.
     #[must_use]
     pub fn encode(&self) -> String {
-        let mut written = Written {
-            at: WrittenTime::Millis(self.marker.at().as_millis()),
-            clock: None,
-            blocked: None,
-            until: None,
-            by: self.by.clone(),
-            reason: self.reason.clone(),
-        };
+        let written = self.written.map(Into::into);
+        Form { written, source: self.source.clone(), ..self.without_origin() }.encode()
+    }
+
+    /// What it says, without when and by what it was written.
+    fn without_origin(&self) -> Form {
+        let mut form = Form::at(self.marker.at().into());
         match self.marker {
-            Marker::Logout(logout) => written.clock = Some(logout.clock),
+            Marker::Logout(logout) => form.clock = Some(logout.clock),
             Marker::Block(block) => {
-                written.blocked = Some(block.blocked);
-                written.until = block.until.map(|until| WrittenTime::Millis(until.as_millis()));
+                form.blocked = Some(block.blocked);
+                form.until = block.until.map(Into::into);
             }
             Marker::SessionEnd(_) | Marker::TokenRevoked(_) | Marker::NotBefore(_) => {}
         }
-        // A struct of strings and numbers always serialises.
-        serde_json::to_string(&written).unwrap_or_default()
+        Form { by: self.by.clone(), reason: self.reason.clone(), ..form }
     }
 
     /// The one of two records about the same key that stays, whichever came first:
     /// the later logout, block event or not-before; the earlier session end or revocation.
+    ///
+    /// The same event written again changes nothing: of two records that differ in their origin only, the one that was
+    /// written earlier stays, and one that does not tell counts as the earliest.
     #[must_use]
     pub fn merge(self, other: Self) -> Self {
         if self.precedence() >= other.precedence() { self } else { other }
     }
 
-    /// A total order per kind. The first part is the rule; the others settle ties towards refusing, then in any fixed way.
-    fn precedence(&self) -> (i64, bool, i64, String) {
-        let (rule, stricter, strictest) = match self.marker {
+    /// A total order per kind.
+    fn precedence(&self) -> Precedence<'_> {
+        let rule = match self.marker {
             Marker::Logout(Logout { at, clock }) => (at.as_millis(), clock == MarkerClock::Gateway, 0),
             Marker::Block(Block { blocked, at, until }) => {
                 (at.as_millis(), blocked, until.unwrap_or(Timestamp::MAX).as_millis())
@@ -210,9 +264,12 @@ impl MarkerRecord {
             Marker::SessionEnd(at) | Marker::TokenRevoked(at) => (at.as_millis().saturating_neg(), false, 0),
             Marker::NotBefore(at) => (at.as_millis(), false, 0),
         };
-        (rule, stricter, strictest, self.encode())
+        (rule, self.without_origin().encode(), Reverse(self.written), self.source.as_deref())
     }
 }
+
+/// The rule with what settles ties towards refusing; the stored text, which settles others in a fixed way; the origin.
+type Precedence<'a> = ((i64, bool, i64), String, Reverse<Option<Timestamp>>, Option<&'a str>);
 
 /// How long markers are kept, so that none is gone while something lives that it would stop.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -277,6 +334,10 @@ mod tests {
         MarkerRecord::new(Marker::Block(Block { blocked, at: at(millis), until: until.map(at) }))
     }
 
+    fn end(millis: i64) -> MarkerRecord {
+        MarkerRecord::new(Marker::SessionEnd(at(millis)))
+    }
+
     fn decode(kind: Kind, value: &str) -> Result<MarkerRecord, Unreadable> {
         MarkerRecord::decode(kind, value.as_bytes())
     }
@@ -288,7 +349,7 @@ mod tests {
             (logout(0, MarkerClock::Gateway), r#"{"at":1763700000123,"clock":"gateway"}"#),
             (block(0, true, None), r#"{"at":1763700000123,"blocked":true}"#),
             (block(0, false, Some(1)), r#"{"at":1763700000123,"blocked":false,"until":1763700000124}"#),
-            (MarkerRecord::new(Marker::SessionEnd(at(0))), r#"{"at":1763700000123}"#),
+            (end(0), r#"{"at":1763700000123}"#),
             (
                 MarkerRecord {
                     by: Some("ops".to_owned()),
@@ -296,6 +357,10 @@ mod tests {
                     ..MarkerRecord::new(Marker::NotBefore(at(0)))
                 },
                 r#"{"at":1763700000123,"by":"ops","reason":"\"why\""}"#,
+            ),
+            (
+                MarkerRecord { written: Some(at(5)), ..end(0) }.written_by(Source::Logout),
+                r#"{"at":1763700000123,"written":1763700000128,"source":"logout"}"#,
             ),
         ];
         for (record, expected) in cases {
@@ -339,6 +404,9 @@ mod tests {
             r#"{"at":1763700000123,"clock":"mine"}"#,
             r#"{"at":1763700000123,"blocked":"no"}"#,
             r#"{"at":1763700000123,"by":7}"#,
+            r#"{"at":1763700000123,"source":7}"#,
+            r#"{"at":1763700000123,"written":1763700000}"#,
+            r#"{"at":1763700000123,"written":"today"}"#,
             r#"{"at":1763700000123} trailing"#,
             r#"{"at":1763700000123,"at":1763700000123}"#,
         ];
@@ -360,7 +428,6 @@ mod tests {
 
     #[test]
     fn merges_follow_the_rule_of_their_kind() {
-        let end = |millis| MarkerRecord::new(Marker::SessionEnd(at(millis)));
         let revoked = |millis| MarkerRecord::new(Marker::TokenRevoked(at(millis)));
         let not_before = |millis| MarkerRecord::new(Marker::NotBefore(at(millis)));
         let cases = [
@@ -378,6 +445,23 @@ mod tests {
             assert_eq!(stays.clone().merge(goes.clone()), stays, "{name}");
             assert_eq!(goes.merge(stays.clone()), stays, "{name}, the other way round");
         }
+    }
+
+    /// Events arrive twice, and by several ways. A record that changed each time would be pushed to every gateway each time.
+    #[test]
+    fn the_same_event_written_again_changes_nothing() {
+        let written = |millis, source| MarkerRecord { written: Some(at(millis)), ..end(0) }.written_by(source);
+        let later = [written(7, Source::Admin), written(7, Source::Logout), written(9, Source::Admin)];
+        for stored in [end(0), end(0).written_by(Source::Logout), written(6, Source::Logout), written(6, Source::Admin)]
+        {
+            for again in &later {
+                assert_eq!(stored.clone().merge(again.clone()), stored);
+                assert_eq!(again.clone().merge(stored.clone()), stored, "in whichever order they come");
+            }
+        }
+        assert_eq!(end(0).merge(written(7, Source::Admin)).marker, end(0).marker);
+        let earlier = MarkerRecord { written: Some(at(99)), ..end(-1) };
+        assert_eq!(written(7, Source::Admin).merge(earlier.clone()), earlier, "the rule goes before");
     }
 
     #[test]
@@ -431,7 +515,8 @@ mod tests {
 
     fn records(kind: Kind) -> impl Strategy<Value = MarkerRecord> {
         let text = || prop::option::of(prop_oneof!["[ab]", "\\PC{0,40}"]);
-        (markers(kind), text(), text()).prop_map(|(marker, by, reason)| MarkerRecord { marker, by, reason })
+        (markers(kind), text(), text(), prop::option::of(times()), text())
+            .prop_map(|(marker, by, reason, written, source)| MarkerRecord { marker, by, reason, written, source })
     }
 
     fn three_of_a_kind() -> impl Strategy<Value = (Kind, MarkerRecord, MarkerRecord, MarkerRecord)> {
@@ -455,6 +540,18 @@ mod tests {
         }
 
         #[test]
+        fn written_again_later_it_stays(
+            (_, stored, ..) in three_of_a_kind(), after in 1..i64::from(u32::MAX), source in prop::option::of("[a-z]{0,9}"),
+        ) {
+            let earlier = stored.written.unwrap_or(at(0));
+            let written = Some(Timestamp::from_millis(earlier.as_millis().saturating_add(after)));
+            prop_assume!(written > stored.written);
+            let again = MarkerRecord { written, source, ..stored.clone() };
+            prop_assert_eq!(stored.clone().merge(again.clone()), stored.clone());
+            prop_assert_eq!(again.merge(stored.clone()), stored);
+        }
+
+        #[test]
         fn any_bytes_are_read_without_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
             for kind in Kind::ALL {
                 let _ = MarkerRecord::decode(kind, &bytes);
@@ -462,7 +559,7 @@ mod tests {
         }
 
         #[test]
-        fn near_markers_are_read_without_panic_and_settle(text in r#"\{("(at|clock|blocked|until|by)":("[a-z0-9:TZ-]{0,20}"|-?[0-9]{0,20}|true|null),?){0,4}\}?"#) {
+        fn near_markers_are_read_without_panic_and_settle(text in r#"\{("(at|clock|blocked|until|by|written|source)":("[a-z0-9:TZ-]{0,20}"|-?[0-9]{0,20}|true|null),?){0,4}\}?"#) {
             for kind in Kind::ALL {
                 if let Ok(record) = MarkerRecord::decode(kind, text.as_bytes()) {
                     prop_assert_eq!(MarkerRecord::decode(kind, record.encode().as_bytes()), Ok(record));

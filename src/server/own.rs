@@ -10,7 +10,7 @@ use crate::{
     clock::{Clock, Timestamp},
     credential::Credential,
     gate::{Judge, Judgement, Policy, problem, refusal::Refusals, tokens::KnownToken},
-    marker::{Logout, Marker, MarkerClock, MarkerKey, MarkerRecord, Reading},
+    marker::{Logout, Marker, MarkerClock, MarkerKey, MarkerRecord, Reading, Source},
     store::StoreError,
     telemetry::audit::{self, Actor},
     upstream::{Body, fields::Downstream},
@@ -77,6 +77,10 @@ impl OwnEndpoints {
                 let key = claims.session.as_ref().map_or_else(|| MarkerKey::logout(&claims.subject), session);
                 self.confirm(&key, known, everywhere, downstream).await
             }
+            // Whether it still is, nobody knows while the store is silent; writing it again does no harm.
+            (Some(Reason::LoggedOut | Reason::SessionEnded), Some(known)) if decision.stale => {
+                self.end(known, everywhere, downstream).await
+            }
             (reason, _) => self.refusals.answer(reason.unwrap_or(Reason::MissingToken), fields),
         }
     }
@@ -110,7 +114,11 @@ impl OwnEndpoints {
             _ => ("logout", MarkerKey::logout(&claims.subject), log_out_at(now)),
         };
         let by = claims.client.as_ref().map_or("self", |client| client.as_str());
-        let record = MarkerRecord { marker, by: Some(by.to_owned()), reason: Some("logout".to_owned()) };
+        let record = MarkerRecord {
+            by: Some(by.to_owned()),
+            reason: Some("logout".to_owned()),
+            ..MarkerRecord::new(marker).written_by(Source::Logout)
+        };
         let result = self.judge.parts().ledger.write(&key, &record).await;
         let from = downstream.peer.to_str().ok().and_then(|peer| peer.parse().ok());
         audit::record(&Actor { who: "self".to_owned(), from }, what, &key, &marker, &result);

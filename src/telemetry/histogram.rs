@@ -36,6 +36,13 @@ impl TimeHistogram {
         self.0.buckets[bucket].fetch_add(1, Ordering::Relaxed);
         self.0.sum_micros.fetch_add(micros, Ordering::Relaxed);
     }
+
+    /// How many were counted, and their sum.
+    #[must_use]
+    pub fn totals(&self) -> (u64, Duration) {
+        let count = self.0.buckets.iter().map(|bucket| bucket.load(Ordering::Relaxed)).sum();
+        (count, Duration::from_micros(self.0.sum_micros.load(Ordering::Relaxed)))
+    }
 }
 
 impl fmt::Debug for TimeHistogram {

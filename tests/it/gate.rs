@@ -5,6 +5,7 @@ mod faults;
 mod keys;
 mod logs;
 mod outside;
+mod propagation;
 mod refusals;
 mod stop;
 mod story;

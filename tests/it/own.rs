@@ -197,11 +197,27 @@ async fn while_the_store_is_silent_nobody_is_told_that_they_are_out() {
     let Some(mut redis) = RedisServer::start() else { return };
     let gate = Gate::setup().redis(&redis.url()).max_staleness("1s").start().await;
     let token = gate.token(json!({ "sid": "one" }));
+    let over = gate.token(json!({ "sid": "two" }));
+    let everywhere = gate.token(json!({ "sub": "auth0|bob", "sid": "three" }));
+    gate.log_out(&over, "").await.is(204, None);
+    gate.log_out(&everywhere, "?everywhere").await.is(204, None);
     gate.call(&token).await.is(200, None);
+    gate.call(&over).await.is(401, "session_ended");
+    gate.call(&everywhere).await.is(401, "logged_out");
     redis.kill();
     eventually("the gate is stale", async || gate.call(&token).await.status == 503).await;
-    let answer = gate.log_out(&token, "").await;
-    assert_eq!(answer.is(503, "stale").field("retry-after"), Some("1"));
+    // What is cached as over may not be over any more: it is tried like any other.
+    for token in [&token, &over, &everywhere] {
+        for query in ["", "?everywhere"] {
+            let answer = gate.log_out(token, query).await;
+            assert_eq!(answer.is(503, "not_stored").field("retry-after"), Some("1"), "{query}");
+            assert!(answer.field("www-authenticate").is_none(), "the token is not at fault");
+        }
+    }
+    // This Redis comes back without what it held.
+    redis.restart();
+    eventually("the logout is taken", async || gate.log_out(&over, "").await.status == 204).await;
+    gate.call(&over).await.is(401, "session_ended");
 }
 
 /// What was acknowledged is durable: no flush, no farewell.

@@ -3,7 +3,9 @@
 mod documented;
 mod embedded;
 mod redis;
+mod replicas;
 mod suite;
+mod topology;
 
 use std::{
     path::{Path, PathBuf},

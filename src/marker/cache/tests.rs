@@ -1,6 +1,9 @@
 use std::{
     collections::HashMap,
-    sync::{Mutex, atomic::AtomicUsize},
+    sync::{
+        Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use async_trait::async_trait;
@@ -18,6 +21,7 @@ const SETTINGS: MarkerSettings = MarkerSettings {
     max_staleness: Duration::from_secs(2),
     cache_size: 1 << 20,
     read_timeout: Duration::from_secs(1),
+    max_waiting: 10_000,
     write_timeout: Duration::from_secs(1),
 };
 
@@ -155,9 +159,9 @@ async fn a_change_during_a_read_wins() {
             cache.reset();
         }
         store.deliveries.add_permits(100);
-        assert_eq!(reading.await.unwrap(), Known::default(), "the read began before the change");
-        assert_eq!(cache.recall(&marks), None, "what it read must not be kept");
-        assert_eq!(logged_out_at(&cache.learn(&marks, &*store).await.unwrap()), Some(FIRST));
+        assert_eq!(logged_out_at(&reading.await.unwrap()), Some(FIRST), "what was read before the change is no answer");
+        assert_eq!(cache.recall(&marks).as_ref().and_then(logged_out_at), Some(FIRST), "and is not kept");
+        assert_eq!(store.reads.load(Ordering::SeqCst), if reset { 6 } else { 4 }, "only what changed is read again");
     }
 }
 
@@ -197,6 +201,42 @@ async fn a_store_that_does_not_answer_fails_the_read_in_time() {
     let begun = tokio::time::Instant::now();
     assert!(cache.learn(&cache.marks(&claims()), &store).await.is_err());
     assert!(begun.elapsed() <= SETTINGS.read_timeout + Duration::from_millis(1));
+    assert_eq!((cache.metrics.failures.get(), cache.metrics.shed.get()), (1, 0));
+}
+
+/// However many ask, no more than `max_waiting` wait; the others know at once.
+#[tokio::test]
+async fn a_crowd_before_a_slow_store_is_turned_away() {
+    let cache = Arc::new(MarkerCache::new(MarkerSettings { max_waiting: 3, ..SETTINGS }));
+    cache.heard(Instant::now());
+    let store = SlowStore::new(0);
+    let marks = cache.marks(&claims());
+    let mut waiting: Vec<_> = (0..3).map(|_| Box::pin(cache.learn(&marks, &store))).collect();
+    for each in &mut waiting {
+        assert!(each.as_mut().now_or_never().is_none(), "it waits");
+    }
+    for turned_away in 1..=100 {
+        let told = cache.learn(&marks, &store).now_or_never();
+        assert!(matches!(told, Some(Err(Unlearned::Crowded))), "{told:?}");
+        assert_eq!(cache.metrics.shed.get(), turned_away);
+    }
+    drop(waiting.pop());
+    let mut next = Box::pin(cache.learn(&marks, &store));
+    assert!(next.as_mut().now_or_never().is_none(), "whoever gives up makes room");
+    store.deliveries.add_permits(100);
+    waiting.push(next);
+    for each in waiting {
+        each.await.unwrap();
+    }
+    assert_eq!(cache.recall(&marks), Some(Known::default()), "what is known is told to everybody");
+    assert_eq!((cache.places.available_permits(), cache.metrics.failures.get()), (3, 0));
+}
+
+#[tokio::test]
+async fn a_silent_store_is_not_asked() {
+    let (cache, store) = (MarkerCache::new(SETTINGS), SlowStore::new(100));
+    assert!(matches!(cache.learn(&cache.marks(&claims()), &store).await, Err(Unlearned::Silent)));
+    assert_eq!(store.reads.load(Ordering::SeqCst), 0);
 }
 
 #[test]
@@ -218,6 +258,27 @@ fn late_news_is_not_fresh() {
     cache.heard(Instant::now());
     cache.heard(asked);
     assert!(cache.age().is_some_and(|age| age < Duration::from_millis(20)), "an older answer takes nothing back");
+}
+
+/// Nobody has to bring it up to date: alerts hang on it.
+#[test]
+fn the_age_is_right_when_it_is_asked_for() {
+    let cache = MarkerCache::new(SETTINGS);
+    let mut registry = Registry::default();
+    cache.register(&mut registry);
+    let shown = || {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        let age = text.lines().find_map(|line| line.strip_prefix("marker_sync_age_seconds ")).unwrap();
+        age.parse::<f64>().unwrap()
+    };
+    assert!((shown() + 1.0).abs() < f64::EPSILON, "never");
+    cache.heard(Instant::now());
+    std::thread::sleep(Duration::from_millis(20));
+    let later = shown();
+    assert!((0.019..10.0).contains(&later), "{later}");
+    cache.heard(Instant::now());
+    assert!(shown() < later);
 }
 
 /// Writers push higher and higher times, readers learn and recall at once; whatever was acknowledged before a reader

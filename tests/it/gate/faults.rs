@@ -107,9 +107,12 @@ async fn rejects(fault: Fault) {
     assert_eq!(gate.readiness().await, StatusCode::SERVICE_UNAVAILABLE);
     let reply = gate.admin(Method::PUT, &subject_path(ALICE, "/block"), Value::Null).await;
     assert_eq!((reply.status.as_u16(), &*reply.code()), (503, "store_unavailable"));
-    let reply = gate.log_out(&token, "").await;
-    assert_eq!(reply.status, StatusCode::SERVICE_UNAVAILABLE, "{}", reply.text());
-    assert_eq!(reply.headers["retry-after"], "1");
+    for token in [&token, &blocked] {
+        let reply = gate.log_out(token, "").await;
+        let expected = if *token == blocked { (401, "user_blocked") } else { (503, "not_stored") };
+        assert_eq!((reply.status.as_u16(), &*reply.code()), expected, "tried, although the store is silent");
+        assert_eq!(reply.headers.get("retry-after").is_some(), expected.0 == 503);
+    }
 
     fault.end(&mut world);
     gate.becomes(&token, "admit").await;
@@ -251,6 +254,49 @@ async fn a_crowd_before_a_redis_that_hangs_is_answered_in_time() {
     futures_util::future::join_all(requests).await;
     world.server().cont();
     gate.becomes(&world.token(ALICE, json!({})), "admit").await;
+}
+
+/// No more wait than `max_waiting`; the rest is told at once, and who is known is served.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_crowd_before_a_redis_that_hangs_does_not_pile_up() {
+    const WAITING: u32 = 3;
+    const CROWD: u32 = 60;
+    let Some(world) = World::redis().await else { return };
+    let gate = quick(&world)
+        .with("MARKERS_MAX_WAITING", &WAITING.to_string())
+        .with("MARKERS_MAX_STALENESS", "30s")
+        .with("STORE_RESPONSE_TIMEOUT", "10s")
+        .start()
+        .await;
+    let known = world.token(ALICE, json!({}));
+    gate.expect(&known, "admit").await;
+    world.server().stop();
+    let begun = Instant::now();
+    let requests = (0..CROWD).map(|id| {
+        let token = world.token(&format!("auth0|{id}"), json!({}));
+        let gate = &gate;
+        async move {
+            assert_stale(&bounded(gate, &token).await);
+            begun.elapsed()
+        }
+    });
+    let served = async {
+        while begun.elapsed() < READ_TIMEOUT / 2 {
+            gate.expect(&known, "admit").await;
+        }
+    };
+    let (took, ()) = futures_util::future::join(futures_util::future::join_all(requests), served).await;
+    let waited = took.iter().filter(|took| **took >= READ_TIMEOUT).count();
+    println!("{waited} of {CROWD} waited");
+    assert!(waited >= WAITING as usize, "only {waited} waited");
+    let shed = gate.metric("portcullis_marker_reads_shed_total").await;
+    let failed = gate.metric("portcullis_marker_read_failures_total").await;
+    assert!((shed + failed - f64::from(CROWD)).abs() < 0.1, "{shed} turned away, {failed} in vain");
+    assert!(failed >= f64::from(WAITING), "{failed} in vain");
+    // On a slow machine, a second few may come after the first few have given up.
+    assert!(shed >= f64::from(CROWD / 2), "{shed} turned away");
+    world.server().cont();
+    gate.becomes(&world.token("auth0|1", json!({})), "admit").await;
 }
 
 /// Tokens and gates that begin while the store is away are served as soon as it is there.

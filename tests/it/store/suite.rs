@@ -83,6 +83,8 @@ fn one_of_each_kind() -> Vec<(MarkerKey, MarkerRecord)> {
                 marker: blocked,
                 by: Some("ops".to_owned()),
                 reason: Some("\"stolen\"\nünïcode".to_owned()),
+                written: Some(time(7)),
+                source: Some("help desk".to_owned()),
             },
         ),
         (MarkerKey::session(&issuer, &"s".try_into().unwrap()), MarkerRecord::new(Marker::SessionEnd(time(3)))),
@@ -314,9 +316,9 @@ async fn after_close_everything_is_unavailable(bench: Bench) {
 /// Records about one key of some kind. Few different times, so that ties are common.
 fn records() -> impl Strategy<Value = (Kind, Vec<MarkerRecord>)> {
     let by = prop::option::of("[a-c]");
-    let parts = (0..4_i64, any::<bool>(), prop::option::of(0..3_i64), by);
+    let parts = (0..4_i64, any::<bool>(), prop::option::of(0..3_i64), by, prop::option::of(0..3_i64));
     (prop::sample::select(&Kind::ALL[..]), prop::collection::vec(parts, 1..6)).prop_map(|(kind, parts)| {
-        let record = |(at, flag, until, by): (i64, bool, Option<i64>, Option<String>)| {
+        let record = |(at, flag, until, by, written): (i64, bool, Option<i64>, Option<String>, Option<i64>)| {
             let at = time(at);
             let marker = match kind {
                 Kind::Logout => {
@@ -327,7 +329,7 @@ fn records() -> impl Strategy<Value = (Kind, Vec<MarkerRecord>)> {
                 Kind::Token => Marker::TokenRevoked(at),
                 Kind::Client | Kind::Issuer => Marker::NotBefore(at),
             };
-            MarkerRecord { marker, by, reason: None }
+            MarkerRecord { by, written: written.map(time), ..MarkerRecord::new(marker) }
         };
         (kind, parts.into_iter().map(record).collect())
     })

@@ -1,0 +1,99 @@
+//! The generations of what is cached: how a change wins against any read, in whichever order the two arrive.
+//!
+//! # The protocol
+//!
+//! Every key belongs to one slot. A key's generation is the sum of its slot's counter and of one epoch for all. Neither
+//! ever goes back, so the sum of several generations stands still only while each of them does.
+//!
+//! Whoever tells of changes, in the order in which the store made them:
+//!
+//! 1. [`change`](Generations::change): the key may have another value now;
+//! 2. [`reset`](Generations::reset): any key may, because the channel is new, or everything was removed;
+//! 3. [`hear`](Generations::hear)`(t)`: whatever the store changed before `t` has been told.
+//!
+//! Whoever reads a key:
+//!
+//! 1. loads its generation, *then* reads the value from the store, and keeps it under that generation;
+//! 2. answers with a kept value only if it [`stands`](Generations::stands): the store was heard lately enough, and *after*
+//!    that was asked, the generation is still the one that it is kept under.
+//!
+//! # What follows
+//!
+//! - A value that was read before a change is never the answer once `change` has returned. Its generation was loaded before
+//!   it was read, so it is at most the one before the change; nobody asks for that one again. This holds for reads that were under
+//!   way, too, and nothing has to be removed.
+//! - An answer that was given because the store was heard at `t` knows of every change before `t`. Those were told before `t`
+//!   was, and the generations are loaded after it. The other way round, a thread that is held up between the two could take
+//!   the news of a late `hear` for its own, and answer with what was told in between left out.
+//!
+//! `cache/model.rs` tries every order of events at the cache that is built on this, and `tests/loom` every order of the
+//! loads and stores here.
+
+use super::atomic::{AtomicU64, Ordering};
+
+/// The epoch, the slots, and when the store was last heard.
+#[derive(Debug)]
+pub(super) struct Generations {
+    epoch: AtomicU64,
+    slots: Box<[AtomicU64]>,
+    /// One more than the latest time that was heard; 0: none.
+    heard: AtomicU64,
+}
+
+impl Generations {
+    /// Generations of `slots` slots, a power of two. Nothing has been heard.
+    pub(super) fn new(slots: usize) -> Self {
+        debug_assert!(slots.is_power_of_two());
+        let slots = (0..slots).map(|_| AtomicU64::new(0)).collect();
+        Self { epoch: AtomicU64::new(0), slots, heard: AtomicU64::new(0) }
+    }
+
+    /// The slot of a key with this hash.
+    pub(super) fn slot(&self, hash: u128) -> usize {
+        let mask = self.slots.len() as u128 - 1;
+        (hash & mask) as usize
+    }
+
+    /// The generation of the keys in a slot.
+    pub(super) fn of(&self, slot: usize) -> u64 {
+        self.sum([slot])
+    }
+
+    /// The epoch and the counters of some slots together: as good as the generation of each.
+    pub(super) fn sum(&self, slots: impl IntoIterator<Item = usize>) -> u64 {
+        let epoch = self.epoch.load(Ordering::Acquire);
+        slots.into_iter().fold(epoch, |sum, slot| sum.wrapping_add(self.slots[slot].load(Ordering::Acquire)))
+    }
+
+    /// Whether what is kept under `sum` is an answer: `is_recent` finds that the store was heard lately enough, and the
+    /// generations have not moved on.
+    pub(super) fn stands(
+        &self,
+        slots: impl IntoIterator<Item = usize>,
+        sum: u64,
+        is_recent: impl FnOnce(Option<u64>) -> bool,
+    ) -> bool {
+        // In this order, as the protocol says.
+        is_recent(self.heard()) && self.sum(slots) == sum
+    }
+
+    /// The keys in a slot may have changed.
+    pub(super) fn change(&self, slot: usize) {
+        self.slots[slot].fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Any key may have changed.
+    pub(super) fn reset(&self) {
+        self.epoch.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Whatever changed before `time` has been told. An earlier time than one that was heard takes nothing back.
+    pub(super) fn hear(&self, time: u64) {
+        self.heard.fetch_max(time.saturating_add(1), Ordering::AcqRel);
+    }
+
+    /// The latest time that was heard.
+    pub(super) fn heard(&self) -> Option<u64> {
+        self.heard.load(Ordering::Acquire).checked_sub(1)
+    }
+}
