@@ -337,8 +337,8 @@ impl Fleet {
     /// Each gateway answers from what it knows again, and a marker is acknowledged again.
     pub(crate) async fn recovers(&self) -> Duration {
         let (begun, acknowledged) = (Instant::now(), self.recorder.acknowledgements());
-        let acknowledges = async || self.recorder.acknowledgements() > acknowledged;
-        eventually("markers are acknowledged again", acknowledges).await;
+        let is_acknowledged = async || self.recorder.acknowledgements() > acknowledged;
+        eventually("markers are acknowledged again", is_acknowledged).await;
         self.admit(0..self.gateways.len()).await;
         begun.elapsed()
     }

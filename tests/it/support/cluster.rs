@@ -149,7 +149,7 @@ impl Cluster {
             let mut answers = others.map(|node| (view_of(node.server.port()), state_of(node.server.port())));
             answers.all(|(view, state)| {
                 let view = view.unwrap_or_default();
-                let serves = |seen: &Seen| seen.port == port && seen.primary && !seen.failing && !seen.slots.is_empty();
+                let serves = |seen: &Seen| seen.port == port && !seen.slots.is_empty();
                 !view.is_empty() && state == "ok" && !view.iter().any(serves)
             })
         })
