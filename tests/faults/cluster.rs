@@ -30,7 +30,7 @@ async fn fleet_of(cluster: &Cluster, replicas: &str, plans: Vec<Plan>) -> Fleet 
     let ports = cluster.ports();
     let replicated = |plan: Plan| plan.with("STORE_REPLICAS", replicas).with("STORE_REPLICA_TIMEOUT", "400ms");
     let fleet = Fleet::start(world, plans.into_iter().map(replicated).collect()).await;
-    fleet.look_by(move |key| ask_cluster(&ports, &["EXISTS", key]).unwrap_or(false))
+    fleet.look_by(move |key| ask_cluster(&ports, &["EXISTS", key]).ok())
 }
 
 /// The slots of markers of persons whose sessions are about to end, and of some whose sessions have ended.

@@ -265,6 +265,18 @@ impl Connection {
         }
     }
 
+    /// The same once the gateway knows: on a busy machine it may just have missed a heartbeat.
+    pub(crate) async fn judge_in_the_end(&mut self, token: &str) -> Outcome {
+        let begun = Instant::now();
+        loop {
+            let outcome = self.judge(token).await;
+            if begun.elapsed() > GIVES_UP || !matches!(outcome, Outcome::Stale | Outcome::Admitted { flagged: true }) {
+                return outcome;
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
     /// `POST /.portcullis/logout`
     pub(crate) async fn log_out(&mut self, token: &str, query: &str) -> Written {
         written(self.ask(Method::POST, &format!("/.portcullis/logout{query}"), token).await, StatusCode::NO_CONTENT)

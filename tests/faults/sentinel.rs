@@ -40,10 +40,7 @@ async fn fleet_with(sentinels: &Sentinels, replicas: u32, plans: Vec<Plan>) -> F
         |plan: Plan| plan.with("STORE_REPLICAS", &replicas.to_string()).with("STORE_REPLICA_TIMEOUT", "400ms");
     let world = World::at(sentinels.url()).await;
     let ports = sentinels.ports();
-    let look = move |key: &str| {
-        let port = primary_port(&ports).expect("the sentinels agree");
-        ask(port, &["EXISTS", key]).unwrap_or(false)
-    };
+    let look = move |key: &str| ask(primary_port(&ports)?, &["EXISTS", key]).ok();
     Fleet::start(world, plans.into_iter().map(replicated).collect()).await.look_by(look)
 }
 
