@@ -1,6 +1,9 @@
 //! Redis Cluster: primaries end and hang, and slots move, with the markers in them.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use crate::{
     fleet::{Fleet, MAX_STALENESS, Plan, WHILE, key},
@@ -19,11 +22,15 @@ fn set_by(cluster: &Cluster) -> RawWrite {
 }
 
 async fn fleet(cluster: &Cluster, replicas: &str) -> Fleet {
+    fleet_of(cluster, replicas, vec![Plan::here(), Plan::here(), Plan::here()]).await
+}
+
+async fn fleet_of(cluster: &Cluster, replicas: &str, plans: Vec<Plan>) -> Fleet {
     let world = World::at(cluster.url()).await;
     let ports = cluster.ports();
-    let plan = || Plan::here().with("STORE_REPLICAS", replicas).with("STORE_REPLICA_TIMEOUT", "400ms");
-    let fleet = Fleet::start(world, vec![plan(), plan(), plan()]).await;
-    fleet.look_by(move |key| ask_cluster(&ports, &["EXISTS", key]).unwrap_or(false))
+    let replicated = |plan: Plan| plan.with("STORE_REPLICAS", replicas).with("STORE_REPLICA_TIMEOUT", "400ms");
+    let fleet = Fleet::start(world, plans.into_iter().map(replicated).collect()).await;
+    fleet.look_by(move |key| ask_cluster(&ports, &["EXISTS", key]).ok())
 }
 
 /// The slots of markers of persons whose sessions are about to end, and of some whose sessions have ended.
@@ -68,6 +75,29 @@ async fn an_ex_primary_that_wakes_up() {
     cluster.server(1).cont();
     fleet.run_for(2 * MAX_STALENESS).await;
     cluster.is_back(1).await;
+    fleet.recovers().await;
+    fleet.finish(load).await;
+}
+
+/// What was pushed while it slept was pushed by a node that it had not heard of.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateway_that_sleeps_through_a_failover() {
+    let Some(mut cluster) = Cluster::start() else { return };
+    let fleet = fleet_of(&cluster, "1", vec![Plan::here(), Plan::process(), Plan::here()]).await;
+    let places = fleet.places();
+    let load = Load::with_writers(&fleet, &[places[0].clone(), places[2].clone()], None);
+    fleet.run_for(WHILE).await;
+    fleet.recorder.goes_down(1, Instant::now());
+    fleet.gateways[1].stop();
+    cluster.server_mut(0).kill();
+    cluster.fails_over(0).await;
+    // The other replicas are there, and the slots of the one that is gone have none.
+    cluster.server_mut(0).restart();
+    cluster.is_back(0).await;
+    fleet.run_for(WHILE).await;
+    fleet.gateways[1].cont();
+    fleet.recorder.is_up(1, Instant::now());
+    fleet.run_for(2 * MAX_STALENESS).await;
     fleet.recovers().await;
     fleet.finish(load).await;
 }

@@ -1,6 +1,7 @@
 //! Several gateways on one store, and the people whose tokens they judge.
 
 use std::{
+    cell::Cell,
     collections::BTreeSet,
     fs,
     net::SocketAddr,
@@ -261,8 +262,8 @@ pub(crate) fn key(ends: Ends) -> String {
     }
 }
 
-/// Whether the store holds this key now.
-pub(crate) type Look = Box<dyn Fn(&str) -> bool + Send + Sync>;
+/// Whether the store holds this key now; `None`: nobody answers.
+pub(crate) type Look = Box<dyn Fn(&str) -> Option<bool> + Send + Sync>;
 
 /// Several gateways on one store.
 pub(crate) struct Fleet {
@@ -305,7 +306,7 @@ impl Fleet {
     }
 
     /// How to find out in the end whether the store holds a key.
-    pub(crate) fn look_by(mut self, look: impl Fn(&str) -> bool + Send + Sync + 'static) -> Self {
+    pub(crate) fn look_by(mut self, look: impl Fn(&str) -> Option<bool> + Send + Sync + 'static) -> Self {
         self.look = Some(Box::new(look));
         self
     }
@@ -337,8 +338,8 @@ impl Fleet {
     /// Each gateway answers from what it knows again, and a marker is acknowledged again.
     pub(crate) async fn recovers(&self) -> Duration {
         let (begun, acknowledged) = (Instant::now(), self.recorder.acknowledgements());
-        let acknowledges = async || self.recorder.acknowledgements() > acknowledged;
-        eventually("markers are acknowledged again", acknowledges).await;
+        let is_acknowledged = async || self.recorder.acknowledgements() > acknowledged;
+        eventually("markers are acknowledged again", is_acknowledged).await;
         self.admit(0..self.gateways.len()).await;
         begun.elapsed()
     }
@@ -373,7 +374,7 @@ impl Fleet {
         for mark in self.recorder.standing() {
             self.recorder.found(mark.id, self.holds(&mark.key).await);
             for (number, connection) in connections.iter_mut().enumerate() {
-                let outcome = connection.judge(self.people.token(mark.ends.example())).await;
+                let outcome = connection.judge_in_the_end(self.people.token(mark.ends.example())).await;
                 self.recorder.swept(mark.id, number, outcome);
             }
         }
@@ -388,7 +389,13 @@ impl Fleet {
 
     async fn holds(&self, key: &str) -> bool {
         if let Some(look) = &self.look {
-            return look(key);
+            let found = Cell::new(None);
+            eventually("the store tells what it holds", async || {
+                found.set(look(key));
+                found.get().is_some()
+            })
+            .await;
+            return found.get() == Some(true);
         }
         match &self.world.store {
             full::Backing::Redis(_) => self.world.command(&["EXISTS", key]),

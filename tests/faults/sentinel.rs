@@ -40,10 +40,7 @@ async fn fleet_with(sentinels: &Sentinels, replicas: u32, plans: Vec<Plan>) -> F
         |plan: Plan| plan.with("STORE_REPLICAS", &replicas.to_string()).with("STORE_REPLICA_TIMEOUT", "400ms");
     let world = World::at(sentinels.url()).await;
     let ports = sentinels.ports();
-    let look = move |key: &str| {
-        let port = primary_port(&ports).expect("the sentinels agree");
-        ask(port, &["EXISTS", key]).unwrap_or(false)
-    };
+    let look = move |key: &str| ask(primary_port(&ports)?, &["EXISTS", key]).ok();
     Fleet::start(world, plans.into_iter().map(replicated).collect()).await.look_by(look)
 }
 
@@ -119,7 +116,7 @@ async fn an_ex_primary_that_wakes_up_the_moment_it_is_replaced() {
     fleet.finish(load).await;
 }
 
-/// A gateway sleeps as long as its primary: to both of them nothing has happened.
+/// A gateway sleeps as long as its primary: to both of them nothing has happened, and at first nobody tells them otherwise.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_gateway_that_sleeps_and_wakes_up_together_with_an_ex_primary() {
     let Some(sentinels) = Sentinels::start() else { return };
@@ -133,10 +130,12 @@ async fn a_gateway_that_sleeps_and_wakes_up_together_with_an_ex_primary() {
     sentinels.fails_over(0).await;
     // Sessions end that neither of them hears of.
     fleet.run_for(WHILE).await;
+    sentinels.stop_sentinels();
     sentinels.server(0).cont();
     fleet.gateways[1].cont();
     fleet.recorder.is_up(1, Instant::now());
-    fleet.run_for(2 * MAX_STALENESS).await;
+    fleet.run_for(MAX_STALENESS).await;
+    sentinels.cont_sentinels();
     fleet.recovers().await;
     sentinels.is_demoted(0).await;
     fleet.finish(load).await;

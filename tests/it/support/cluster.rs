@@ -149,7 +149,7 @@ impl Cluster {
             let mut answers = others.map(|node| (view_of(node.server.port()), state_of(node.server.port())));
             answers.all(|(view, state)| {
                 let view = view.unwrap_or_default();
-                let serves = |seen: &Seen| seen.port == port && seen.primary && !seen.failing && !seen.slots.is_empty();
+                let serves = |seen: &Seen| seen.port == port && !seen.slots.is_empty();
                 !view.is_empty() && state == "ok" && !view.iter().any(serves)
             })
         })
@@ -169,10 +169,16 @@ impl Cluster {
 
     /// `CLUSTER FAILOVER` at a replica of this primary: nobody is down. The number of the replica.
     pub(crate) fn fail_over(&self, primary: usize) -> usize {
-        let id = &self.nodes[primary].id;
-        let view = self.view().expect("somebody answers");
-        let replica = view.iter().find(|seen| seen.of == *id && !seen.failing).expect("it has a replica");
-        let number = self.nodes.iter().position(|node| node.id == replica.id).expect("it is one of ours");
+        let replica = || {
+            let id = &self.nodes[primary].id;
+            let view = self.view()?;
+            let replica = view.iter().find(|seen| seen.of == *id && !seen.failing)?;
+            let number = self.nodes.iter().position(|node| node.id == replica.id)?;
+            let text: String = ask(replica.port, &["INFO", "replication"]).ok()?;
+            text.contains("master_link_status:up").then_some(number)
+        };
+        wait_until("it has a replica", || replica().is_some());
+        let number = replica().expect("it has a replica");
         self.nodes[number].order(&["CLUSTER", "FAILOVER"]);
         number
     }
