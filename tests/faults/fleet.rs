@@ -301,6 +301,11 @@ impl Fleet {
         for &gateway in gateways {
             let stale = self.recorder.since(from, gateway, |outcome| matches!(outcome, Outcome::Stale));
             let all = self.recorder.since(from, gateway, |_| true);
+            let stalled = self.recorder.stalled_since(from);
+            if stalled > MAX_STALENESS / 5 {
+                println!("SKIPPED: {}: the machine stalled for {stalled:?}, so nobody is blamed for 503", test_name());
+                return;
+            }
             assert!(stale == 0 && all > 10, "gateway {gateway}: {stale} of {all} requests were answered 503");
         }
     }

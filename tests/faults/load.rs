@@ -23,7 +23,11 @@ use crate::{
 const CLIENTS: usize = 3;
 
 /// How long a client pauses between an answer and its next request.
-const PAUSE: Duration = Duration::from_millis(8);
+const PAUSE: Duration = Duration::from_millis(12);
+
+/// How often it is looked whether the machine lets anybody run, and what counts as a stall.
+const TICK: Duration = Duration::from_millis(10);
+const STALL: Duration = Duration::from_millis(30);
 
 /// How long a writer pauses between two changes, and before it tries one again.
 const WRITER_PAUSE: Duration = Duration::from_millis(60);
@@ -70,6 +74,7 @@ impl Load {
                 clients.spawn(client.run(stop.clone()));
             }
         }
+        clients.spawn(witness(Arc::clone(&fleet.recorder), stop.clone()));
         let mut writers = JoinSet::new();
         for number in 0..2 {
             let writer = Writer {
@@ -89,6 +94,18 @@ impl Load {
         self.stop.cancel();
         self.writers.join_all().await;
         self.clients.join_all().await;
+    }
+}
+
+/// Takes note of when the machine is too busy to let anybody run.
+async fn witness(recorder: Arc<Recorder>, stop: CancellationToken) {
+    while !stop.is_cancelled() {
+        let begun = Instant::now();
+        tokio::time::sleep(TICK).await;
+        let late = begun.elapsed().saturating_sub(TICK);
+        if late > STALL {
+            recorder.stalled(Instant::now(), late);
+        }
     }
 }
 
@@ -205,7 +222,7 @@ impl Writer {
             let sent = Instant::now();
             let written = self.write(way, person, attempt).await;
             let took = sent.elapsed();
-            if took > WRITE_PATIENCE {
+            if took > WRITE_PATIENCE + 2 * self.recorder.stalled_since(sent) {
                 self.recorder.odd_write(format!("{way:?} took {took:?} to be answered {written:?}"));
             }
             match written {

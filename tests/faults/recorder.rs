@@ -124,6 +124,7 @@ struct Log {
     unstored: BTreeMap<String, usize>,
     odd_writes: Vec<String>,
     downtimes: Vec<Downtime>,
+    stalls: Vec<Stall>,
 }
 
 struct Mark {
@@ -135,6 +136,12 @@ struct Mark {
     removed: Option<(Instant, Instant)>,
     stored: Option<bool>,
     swept: BTreeMap<usize, Outcome>,
+}
+
+/// The machine let nobody run for so long, up to that moment.
+struct Stall {
+    until: Instant,
+    lasted: Duration,
 }
 
 struct Downtime {
@@ -210,6 +217,16 @@ impl Recorder {
         self.log().answers.push(answer);
     }
 
+    /// This machine has just let nobody run for so long.
+    pub(crate) fn stalled(&self, until: Instant, lasted: Duration) {
+        self.log().stalls.push(Stall { until, lasted });
+    }
+
+    /// For how long, all in all, the machine let nobody run since then.
+    pub(crate) fn stalled_since(&self, from: Instant) -> Duration {
+        self.log().stalled(from, Instant::now())
+    }
+
     /// The gateway is being ended on purpose.
     pub(crate) fn goes_down(&self, gateway: usize, from: Instant) {
         self.log().downtimes.push(Downtime { gateway, from, until: None });
@@ -272,13 +289,20 @@ impl Recorder {
 }
 
 impl Log {
+    fn stalled(&self, from: Instant, until: Instant) -> Duration {
+        let within = self.stalls.iter().filter(|stall| stall.until >= from && stall.until <= until + stall.lasted);
+        within.map(|stall| stall.lasted).sum()
+    }
+
     fn check_answer(&self, promise: &Promise, answer: &Answer, report: &mut Report) {
         let bound = promise.max_staleness;
         let covering = self.marks.iter().filter(|mark| mark.ends.covers(answer.token));
         let allows = promise.allowing.contains(&answer.gateway);
         let took = answer.answered - answer.sent;
         let away = self.downtimes.iter().any(|downtime| downtime.overlaps(answer));
-        if took > promise.patience && !away {
+        // What is slow because of the machine is nobody's fault; a late admit is one all the same.
+        if took > promise.patience && !away && took > promise.patience + 2 * self.stalled(answer.sent, answer.answered)
+        {
             report.violated(Violation::Slow, format!("{answer} took {took:?}"));
         }
         match &answer.outcome {
@@ -365,6 +389,8 @@ pub(crate) struct Report {
     /// The slowest answer, and the longest time without any.
     pub(crate) slowest: Duration,
     pub(crate) longest_gap: Duration,
+    /// For how long, all in all, the machine let nobody run.
+    pub(crate) stalled: Duration,
 }
 
 impl Report {
@@ -378,6 +404,7 @@ impl Report {
     }
 
     fn count(&mut self, log: &Log) {
+        self.stalled = log.stalls.iter().map(|stall| stall.lasted).sum();
         self.requests = log.answers.len();
         self.attempted = log.marks.len();
         self.acknowledged = log.marks.iter().filter(|mark| mark.acknowledged.is_some()).count();
@@ -410,7 +437,8 @@ impl fmt::Display for Report {
             "acknowledged, writes answered 503: {:?}; latest admit {:?} after ",
             self.unstored, self.latest_admit
         )?;
-        write!(f, "an acknowledgement, slowest answer {:?}, longest gap {:?}; ", self.slowest, self.longest_gap)?;
+        write!(f, "an acknowledgement, slowest answer {:?}, longest gap {:?}, ", self.slowest, self.longest_gap)?;
+        write!(f, "machine stalled {:?}; ", self.stalled)?;
         write!(f, "{} violations", self.violations.len())
     }
 }
@@ -574,7 +602,9 @@ mod tests {
         let story = Story::new();
         let (sent, answered) = (story.at(0), story.at(2001));
         story.recorder.answered(Answer { gateway: 0, token: ALICE, sent, answered, outcome: ADMITTED });
-        story.shows(&[Violation::Slow]);
+        assert_eq!(story.recorder.check(&story.promise).kinds(), BTreeSet::from([Violation::Slow]));
+        story.recorder.stalled(story.at(1500), Duration::from_millis(1));
+        story.shows(&[]);
         let story = Story::new();
         story.recorder.odd_write("500".to_owned());
         story.shows(&[Violation::Odd]);

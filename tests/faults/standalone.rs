@@ -153,8 +153,8 @@ async fn a_server_that_is_far_too_slow() {
     let fleet = Fleet::start(world, vec![plan(), plan(), plan()]).await;
     let load = load_on_redis(&fleet);
     fleet.run_for(WHILE).await;
-    // A round trip of 160 ms: slow, and within every deadline.
-    wire.delay(Duration::from_millis(80));
+    // A round trip of 80 ms: slow, and within every deadline.
+    wire.delay(Duration::from_millis(40));
     fleet.recovers().await;
     let begun = Instant::now();
     fleet.run_for(WHILE).await;
