@@ -149,6 +149,7 @@ impl Instance {
         let Parts { verifier, ledger, .. } = judge.parts();
         let (cache, store) = (Arc::clone(ledger.cache()), Arc::clone(ledger.store()));
         let readiness = Arc::new(Readiness::new(Arc::clone(verifier), cache, store));
+        readiness.register(&mut registry);
         let issuers = config.issuers.iter().map(|issuer| issuer.name.clone()).collect();
         let policies = config.routes.iter().map(|route| route.policy.clone()).collect();
         let admin = Admin::new(&config.admin, issuers, policies, judge, Arc::clone(&readiness), registry);

@@ -11,7 +11,10 @@ pub mod redis;
 use std::{fmt, io, sync::Arc, time::Instant};
 
 use async_trait::async_trait;
+use prometheus_client::registry::Registry;
 
+#[cfg(any(feature = "embedded", feature = "redis"))]
+use crate::telemetry::gauge::Measured;
 use crate::{
     clock::Timestamp,
     marker::{MarkerKey, MarkerRecord, Reading},
@@ -93,6 +96,9 @@ pub trait Watcher: Send + Sync + fmt::Debug + 'static {
 /// A store of markers and activity.
 #[async_trait]
 pub trait Store: Send + Sync + fmt::Debug + 'static {
+    /// Registers metrics of its own.
+    fn register(&self, _registry: &mut Registry) {}
+
     /// Whether it is known at once, without waiting, that nothing is stored under `key`. What was acknowledged before is
     /// taken into account.
     fn lacks(&self, _key: &MarkerKey) -> bool {
@@ -140,6 +146,18 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
 
     /// Writes out what it holds back and lets go of its resources. The store is of no use afterwards.
     async fn close(&self);
+}
+
+/// Registers how many names of markers are kept in memory, as `count` says; `None`: not all of them are.
+#[cfg(any(feature = "embedded", feature = "redis"))]
+fn register_names(registry: &mut Registry, count: impl Fn() -> Option<usize> + Send + Sync + 'static) {
+    #[expect(clippy::cast_precision_loss, reason = "nobody counts that far")]
+    let value = move || count().map_or(-1.0, |names| names as f64);
+    registry.register(
+        "marker_names",
+        "Names of markers that are kept in memory; -1: not all of them are",
+        Measured(value),
+    );
 }
 
 /// What a stored value says, `None` standing for no value.

@@ -120,17 +120,16 @@ pub(crate) async fn until_quiet(fleet: &Fleet, what: &'static str, watch: Watch)
     let server = &fleet.store.servers[0];
     let mut connection = writer::connect(server.address()).await?;
     let mut pings = Histogram::new_with_bounds(1, 60_000_000, 3)?;
-    let mut cost = watch.stop(server)?;
     loop {
+        let took = watch.begun.elapsed();
         let (before, begun) = (process::cpu_time(server.pid())?, Instant::now());
         while begun.elapsed() < Duration::from_secs(1) {
             ping(&mut connection, &mut pings).await?;
         }
         let used = process::cpu_time(server.pid())?.saturating_sub(before);
         if used.as_secs_f64() / begun.elapsed().as_secs_f64() < QUIET {
-            return Ok(Beginning { what, cost, pings });
+            return Ok(Beginning { what, cost: Cost { took, ..watch.stop(server)? }, pings });
         }
-        cost = watch.stop(server)?;
     }
 }
 

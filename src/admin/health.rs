@@ -9,6 +9,7 @@ use std::{
 };
 
 use axum::{extract::State, http::StatusCode, response::Response};
+use prometheus_client::{metrics::gauge::Gauge, registry::Registry};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
@@ -16,7 +17,7 @@ use super::{
     Admin,
     answer::{ok, say},
 };
-use crate::{marker::cache::MarkerCache, store::Store, token::verify::Verifier};
+use crate::{marker::cache::MarkerCache, store::Store, telemetry::with_causes, token::verify::Verifier};
 
 /// How often the store is asked whether it can keep its promises.
 const REPORT_INTERVAL: Duration = Duration::from_secs(5);
@@ -29,7 +30,16 @@ pub struct Readiness {
     store: Arc<dyn Store>,
     draining: AtomicBool,
     started: AtomicBool,
-    warnings: Mutex<Vec<String>>,
+    findings: Mutex<Findings>,
+    troubles: Gauge,
+}
+
+/// What the store said when it was last asked.
+#[derive(Clone, Default, Debug)]
+struct Findings {
+    warnings: Vec<String>,
+    /// Why it said nothing.
+    error: Option<String>,
 }
 
 impl Readiness {
@@ -42,8 +52,18 @@ impl Readiness {
             store,
             draining: AtomicBool::new(false),
             started: AtomicBool::new(false),
-            warnings: Mutex::default(),
+            findings: Mutex::default(),
+            troubles: Gauge::default(),
         }
+    }
+
+    /// Registers its metric.
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register(
+            "store_troubles",
+            "What keeps the store from keeping its promises, as /readyz lists it",
+            self.troubles.clone(),
+        );
     }
 
     /// Whether keys and store have answered, the store lately, and the gate does not drain.
@@ -64,13 +84,13 @@ impl Readiness {
     /// Asks the store now and then whether it can keep its promises, and says so once when it cannot.
     pub async fn watch(self: Arc<Self>, stop: CancellationToken) {
         loop {
-            let wait = match self.store.report().await {
-                Ok(report) => {
-                    self.take(report.warnings);
-                    REPORT_INTERVAL
+            let (findings, wait) = match self.store.report().await {
+                Ok(report) => (Findings { warnings: report.warnings, error: None }, REPORT_INTERVAL),
+                Err(error) => {
+                    (Findings { warnings: Vec::new(), error: Some(with_causes(&error)) }, Duration::from_secs(1))
                 }
-                Err(_) => Duration::from_secs(1),
             };
+            self.take(findings);
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(wait) => {}
@@ -78,16 +98,21 @@ impl Readiness {
         }
     }
 
-    fn take(&self, warnings: Vec<String>) {
-        let mut known = self.warnings.lock().unwrap_or_else(PoisonError::into_inner);
-        for warning in warnings.iter().filter(|warning| !known.contains(warning)) {
+    fn take(&self, findings: Findings) {
+        let mut known = self.findings.lock().unwrap_or_else(PoisonError::into_inner);
+        for warning in findings.warnings.iter().filter(|warning| !known.warnings.contains(warning)) {
             tracing::warn!("{warning}");
         }
-        *known = warnings;
+        if let Some(error) = findings.error.as_ref().filter(|error| known.error.as_ref() != Some(error)) {
+            tracing::warn!("{error}");
+        }
+        let troubles = findings.warnings.len() + usize::from(findings.error.is_some());
+        self.troubles.set(i64::try_from(troubles).unwrap_or(i64::MAX));
+        *known = findings;
     }
 
-    fn warnings(&self) -> Vec<String> {
-        self.warnings.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    fn findings(&self) -> Findings {
+        self.findings.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -116,6 +141,7 @@ pub(super) async fn ready(State(Admin(admin)): State<Admin>) -> Response {
         });
         (name.as_str().to_owned(), keys)
     });
+    let Findings { warnings, error } = readiness.findings();
     let body = json!({
         "status": if ready { "ready" } else { "not_ready" },
         "draining": readiness.draining.load(Ordering::Relaxed),
@@ -123,8 +149,9 @@ pub(super) async fn ready(State(Admin(admin)): State<Admin>) -> Response {
         "store": {
             "current": readiness.cache.is_current(),
             "heard_ms_ago": readiness.cache.age().map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
+            "error": error,
         },
-        "warnings": readiness.warnings(),
+        "warnings": warnings,
     });
     say(if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, &body)
 }

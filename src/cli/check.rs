@@ -13,6 +13,7 @@ use crate::{
     instance::{StartError, open_store, verifier},
     marker::cache::MarkerCache,
     store::{Store, StoreError, StoreReport, embedded::EmbeddedOpenError},
+    telemetry::with_causes,
     token::{
         claims::IssuerName,
         jwks::{JwksError, KeySetStatus},
@@ -138,11 +139,5 @@ async fn report(store: &dyn Store) -> Result<StoreReport, StoreError> {
 }
 
 fn problem(what: String, error: &dyn std::error::Error) -> Finding {
-    let mut message = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        message = format!("{message}: {cause}");
-        source = cause.source();
-    }
-    Finding { level: Level::Problem, what, message }
+    Finding { level: Level::Problem, what, message: with_causes(error) }
 }

@@ -86,6 +86,7 @@ impl Judge {
         self.0.verdicts.register(registry);
         self.0.tokens.register(registry);
         self.0.ledger.cache().register(registry);
+        self.0.ledger.store().register(registry);
         self.0.recorder.register(registry);
     }
 

@@ -19,7 +19,6 @@
 //! at once that nothing can be learned, as if the store were silent.
 
 use std::{
-    fmt,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -27,8 +26,7 @@ use std::{
 use arc_swap::ArcSwapOption;
 use futures_util::{FutureExt, future::try_join_all};
 use prometheus_client::{
-    encoding::{EncodeMetric, MetricEncoder},
-    metrics::{MetricType, counter::Counter, gauge::Gauge},
+    metrics::{counter::Counter, gauge::Gauge},
     registry::Registry,
 };
 use siphasher::sip128::SipHasher13;
@@ -38,6 +36,7 @@ use super::{Known, Marker, MarkerKey, Reading, generations::Generations, propaga
 use crate::{
     clock::Clock,
     store::{Store, StoreError, Watcher},
+    telemetry::gauge::Measured,
     token::claims::Claims,
 };
 
@@ -286,10 +285,11 @@ impl MarkerCache {
         registry.register("marker_resets", "Times that everything cached was forgotten", metrics.resets.clone());
         registry.register("markers_unreadable", "Reads that met a value that is no marker", metrics.unreadable.clone());
         registry.register("marker_cache_entries", "Cached markers and absences", metrics.entries.clone());
+        let (generations, origin) = (Arc::clone(&self.generations), self.origin);
         registry.register(
             "marker_sync_age_seconds",
             "Time since the store was last heard; -1: never",
-            SyncAge { generations: Arc::clone(&self.generations), origin: self.origin },
+            Measured(move || generations.heard().map_or(-1.0, |heard| age(origin, heard).as_secs_f64())),
         );
     }
 
@@ -406,24 +406,6 @@ struct MarkerCacheMetrics {
     resets: Counter,
     unreadable: Counter,
     entries: Gauge,
-}
-
-/// The age, found out when it is asked for.
-#[derive(Debug)]
-struct SyncAge {
-    generations: Arc<Generations>,
-    origin: Instant,
-}
-
-impl EncodeMetric for SyncAge {
-    fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
-        let age = self.generations.heard().map_or(-1.0, |heard| age(self.origin, heard).as_secs_f64());
-        encoder.encode_gauge(&age)
-    }
-
-    fn metric_type(&self) -> MetricType {
-        MetricType::Gauge
-    }
 }
 
 #[cfg(test)]

@@ -22,6 +22,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use prometheus_client::registry::Registry;
 use tokio::sync::oneshot;
 
 use self::{
@@ -31,7 +32,7 @@ use self::{
     reader::Read,
     writer::{Write, Writer},
 };
-use super::{Merged, Store, StoreError, StoreReport, Watcher, check_readable};
+use super::{Merged, Store, StoreError, StoreReport, Watcher, check_readable, register_names};
 use crate::{
     clock::{Clock, Timestamp},
     marker::{MarkerKey, MarkerRecord, Reading},
@@ -215,6 +216,11 @@ fn spawn(
 
 #[async_trait]
 impl Store for EmbeddedStore {
+    fn register(&self, registry: &mut Registry) {
+        let presence = Arc::clone(&self.presence);
+        register_names(registry, move || Some(presence.len()));
+    }
+
     fn lacks(&self, key: &MarkerKey) -> bool {
         self.presence.lacks(key.as_str())
     }

@@ -34,6 +34,7 @@ use std::{sync::Arc, time::Duration};
 use ::redis::FromRedisValue as _;
 use async_trait::async_trait;
 use futures_util::future::{join_all, try_join_all};
+use prometheus_client::registry::Registry;
 use tokio_util::task::AbortOnDropHandle;
 
 pub use self::settings::{Address, InvalidRedisSettings, Location, Login, RedisSettings, RedisTls};
@@ -46,7 +47,7 @@ use self::{
     node::Use,
     topology::{Failure, Reply, Topology},
 };
-use super::{Merged, Store, StoreError, StoreReport, Watcher, check_readable, merged, reading};
+use super::{Merged, Store, StoreError, StoreReport, Watcher, check_readable, merged, reading, register_names};
 use crate::{
     clock::{Clock, Timestamp},
     marker::{MarkerKey, MarkerRecord, Reading},
@@ -140,6 +141,11 @@ impl RedisStore {
 
 #[async_trait]
 impl Store for RedisStore {
+    fn register(&self, registry: &mut Registry) {
+        let index = Arc::clone(&self.tracking.index);
+        register_names(registry, move || index.len());
+    }
+
     fn lacks(&self, key: &MarkerKey) -> bool {
         self.tracking.index.lacks(key.as_str())
     }

@@ -46,6 +46,11 @@ impl Presence {
         !self.read().contains_key(&self.hasher.hash_one(key))
     }
 
+    /// How many names there are.
+    pub(super) fn len(&self) -> usize {
+        self.read().len()
+    }
+
     /// A marker is about to be stored. Counting one too often costs a look-up, one too few would lose it.
     pub(super) fn add(&self, key: &str) {
         *self.write().entry(self.hasher.hash_one(key)).or_default() += 1;

@@ -41,12 +41,12 @@ pub(super) struct Index {
 /// One part of the names.
 #[derive(Default, Debug)]
 struct Shard {
-    current: Names,
+    current: Hashes,
     /// What is being loaded, and added meanwhile.
-    next: Option<Names>,
+    next: Option<Hashes>,
 }
 
-type Names = HashSet<u64, BuildHasherDefault<AsItIs>>;
+type Hashes = HashSet<u64, BuildHasherDefault<AsItIs>>;
 
 #[derive(Default, Debug)]
 struct Loading {
@@ -152,7 +152,7 @@ impl Index {
         let mut loading = self.lock();
         loading.round += 1;
         for part in 0..SHARDS {
-            self.write(part).next = Some(Names::default());
+            self.write(part).next = Some(Hashes::default());
         }
         self.sizes[1].store(0, Ordering::Relaxed);
         Round(loading.round)

@@ -21,7 +21,7 @@ use super::{
     lane::{Endpoint, Lane, Purpose},
     settings::Address,
 };
-use crate::store::StoreError;
+use crate::{store::StoreError, telemetry::with_causes};
 
 /// The connections to the sentinels.
 #[derive(Debug)]
@@ -99,7 +99,7 @@ impl Sentinels {
         }
         let (all, up) = (self.lanes.len(), self.lanes.len() - errors.len());
         let mut warnings: Vec<_> =
-            errors.iter().map(|error| format!("{}; start it, or take it out of the url", with_cause(error))).collect();
+            errors.iter().map(|error| format!("{}; start it, or take it out of the url", with_causes(error))).collect();
         let known =
             self.poll.lock().iter().flatten().map(|answer| answer.others.saturating_add(1)).max().unwrap_or_default();
         if known > all {
@@ -182,12 +182,5 @@ impl Purpose for Sentinel {
 
     async fn beat(&self, connection: &mut MultiplexedConnection) -> RedisResult<bool> {
         self.ask(connection).await.map(|()| true)
-    }
-}
-
-fn with_cause(error: &StoreError) -> String {
-    match error {
-        StoreError::Unavailable { source, .. } => format!("{error}: {source}"),
-        _ => error.to_string(),
     }
 }

@@ -48,11 +48,20 @@ async fn not_ready_before_the_store_has_answered_nor_once_it_is_silent() {
     eventually("the keys are there", async || gate.admin().get("/readyz").await.json()["issuers"]["main"]["keys"] == 1)
         .await;
     let ready = gate.admin().get("/readyz").await.is(503, None).json();
-    assert_eq!(ready["store"], json!({ "current": false, "heard_ms_ago": null }));
+    assert_eq!((&ready["store"]["current"], &ready["store"]["heard_ms_ago"]), (&json!(false), &json!(null)));
+    let error = ready["store"]["error"].as_str().unwrap();
+    assert!(error.starts_with("store `127.0.0.1:") && error.contains("is unavailable: "), "{error}");
+    let shows = async |line: &str| gate.admin().get("/metrics").await.text().lines().any(|each| each == line);
+    assert!(shows("portcullis_store_troubles 1").await && shows("portcullis_marker_names -1.0").await);
     gate.admin().get("/startupz").await.is(503, None);
 
     redis.restart();
     gate.wait_until_ready().await;
+    eventually("the store tells how it is", async || {
+        gate.admin().get("/readyz").await.json()["store"]["error"].is_null()
+    })
+    .await;
+    eventually("names are counted", async || shows("portcullis_marker_names 0.0").await).await;
     redis.kill();
     eventually("a silent store is told", async || gate.admin().get("/readyz").await.status == 503).await;
     let ready = gate.admin().get("/readyz").await.json();
