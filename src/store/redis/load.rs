@@ -19,8 +19,10 @@ use super::{
 /// How many keys the server looks at in one call: it serves nobody else meanwhile.
 const COUNT: usize = 250;
 
-/// How much longer than a call took to wait before the next.
-const REST: u32 = 9;
+/// How many times longer than a call took to wait before the next; more often where calls take longer than they could, because
+/// others ask for much, all other gateways among them.
+const REST: f64 = 9.0;
+const MOST_REST: f64 = 10.0 * REST;
 
 /// How many times more keys than can be names of markers there may be: a database that is shared with others is not searched.
 const FOREIGN: usize = 4;
@@ -74,7 +76,7 @@ async fn load(topology: &Topology, index: &Index, keys: &Keys) -> Result<bool, U
 async fn scan(connection: &mut MultiplexedConnection, index: &Index, keys: &Keys) -> RedisResult<Result<(), Unkept>> {
     let (prefix, pattern) = (keys.markers(), keys.pattern());
     let mut cursor = b"0".to_vec();
-    let mut looked_at = 0;
+    let (mut looked_at, mut quickest) = (0, Duration::MAX);
     loop {
         let since = Instant::now();
         let mut scan = ::redis::cmd("SCAN");
@@ -96,6 +98,8 @@ async fn scan(connection: &mut MultiplexedConnection, index: &Index, keys: &Keys
             return Ok(Err(Unkept::TooMany));
         }
         cursor = next;
-        sleep(took * REST).await;
+        quickest = quickest.min(took);
+        let slower = took.as_secs_f64() / quickest.as_secs_f64().max(f64::EPSILON);
+        sleep(took.mul_f64((REST * slower).min(MOST_REST))).await;
     }
 }
