@@ -67,18 +67,18 @@ impl OwnEndpoints {
         match (decision.reason(), &decision.token) {
             (None, Some(known)) => self.end(known, everywhere, downstream).await,
             // What is over already is over; but the end of one session is not the end of all.
-            (Some(Reason::LoggedOut), Some(known)) if !decision.stale => {
+            (Some(Reason::LoggedOut), Some(known)) => {
                 let key = MarkerKey::logout(&known.token.claims.subject);
                 self.confirm(&key, known, everywhere, downstream).await
             }
-            (Some(Reason::SessionEnded), Some(known)) if !decision.stale && !everywhere => {
+            (Some(Reason::SessionEnded), Some(known)) if !everywhere => {
                 let claims = &known.token.claims;
                 let session = |session| MarkerKey::session(&claims.subject.issuer, session);
                 let key = claims.session.as_ref().map_or_else(|| MarkerKey::logout(&claims.subject), session);
                 self.confirm(&key, known, everywhere, downstream).await
             }
             // Whether it still is, nobody knows while the store is silent; writing it again does no harm.
-            (Some(Reason::LoggedOut | Reason::SessionEnded), Some(known)) if decision.stale => {
+            (Some(Reason::SessionEnded), Some(known)) if decision.stale => {
                 self.end(known, everywhere, downstream).await
             }
             (reason, _) => self.refusals.answer(reason.unwrap_or(Reason::MissingToken), fields),
