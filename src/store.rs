@@ -5,6 +5,8 @@
 
 #[cfg(feature = "embedded")]
 pub mod embedded;
+#[cfg(any(feature = "embedded", feature = "redis"))]
+mod hash;
 #[cfg(feature = "redis")]
 pub mod redis;
 

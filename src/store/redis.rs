@@ -44,8 +44,8 @@ use self::{
     keys::Keys,
     link::Tracking,
     merge::{Expiry, Swap},
-    node::Use,
-    topology::{Failure, Reply, Topology},
+    node::{Failure, Reply, Use},
+    topology::Topology,
 };
 use super::{Merged, Store, StoreError, StoreReport, Watcher, check_readable, merged, reading, register_names};
 use crate::{

@@ -5,9 +5,10 @@
 
 use std::{
     collections::HashMap,
-    hash::{BuildHasherDefault, Hasher},
     sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
+
+use crate::store::hash::Hashed;
 
 /// Hashes of the names of stored markers, each with how many there may be.
 #[derive(Debug)]
@@ -16,25 +17,7 @@ pub(super) struct Presence {
     counts: RwLock<Counts>,
 }
 
-type Counts = HashMap<u64, u32, BuildHasherDefault<AsItIs>>;
-
-/// The keys are hashes already.
-#[derive(Default, Debug)]
-struct AsItIs(u64);
-
-impl Hasher for AsItIs {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, _: &[u8]) {
-        unreachable!("only u64 is hashed");
-    }
-
-    fn write_u64(&mut self, hash: u64) {
-        self.0 = hash;
-    }
-}
+type Counts = HashMap<u64, u32, Hashed>;
 
 impl Presence {
     pub(super) fn new() -> Self {

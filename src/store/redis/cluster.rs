@@ -40,9 +40,8 @@ use super::{
     hearing::Hearing,
     lane::Purpose,
     link::Tracking,
-    node::{Node, NodeSettings, Use, send},
+    node::{Failure, Node, NodeSettings, Reply, Use, send},
     settings::Address,
-    topology::{Failure, Reply},
 };
 use crate::store::StoreError;
 

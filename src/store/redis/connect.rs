@@ -103,6 +103,16 @@ impl Connector {
     }
 }
 
+impl RedisTls {
+    /// Reads the files, to tell early what is wrong with them.
+    ///
+    /// # Errors
+    /// [`InvalidRedisSettings::Tls`].
+    pub fn check(&self) -> Result<(), InvalidRedisSettings> {
+        tls_connector(self).map(drop)
+    }
+}
+
 fn login_info(login: &Login, database: u32) -> RedisConnectionInfo {
     let mut info = RedisConnectionInfo::default().set_protocol(ProtocolVersion::RESP3).set_db(i64::from(database));
     if let Some(username) = &login.username {
@@ -114,7 +124,7 @@ fn login_info(login: &Login, database: u32) -> RedisConnectionInfo {
     info
 }
 
-pub(super) fn tls_connector(settings: &RedisTls) -> Result<TlsConnector, InvalidRedisSettings> {
+fn tls_connector(settings: &RedisTls) -> Result<TlsConnector, InvalidRedisSettings> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let fault = |path: &Path, what: &dyn std::fmt::Display| InvalidRedisSettings::Tls {
         path: path.to_owned(),

@@ -8,7 +8,6 @@
 
 use std::{
     collections::HashSet,
-    hash::{BuildHasherDefault, Hasher},
     mem,
     sync::{
         Mutex, MutexGuard, PoisonError, RwLock, RwLockWriteGuard,
@@ -17,6 +16,8 @@ use std::{
 };
 
 use tokio::sync::Notify;
+
+use crate::store::hash::Hashed;
 
 /// Sets are split this many ways, so that one that grows holds nobody up for long.
 const SHARDS: usize = 64;
@@ -46,7 +47,7 @@ struct Shard {
     next: Option<Hashes>,
 }
 
-type Hashes = HashSet<u64, BuildHasherDefault<AsItIs>>;
+type Hashes = HashSet<u64, Hashed>;
 
 #[derive(Default, Debug)]
 struct Loading {
@@ -74,24 +75,6 @@ pub(super) enum Unkept {
     /// They cannot be found out.
     #[error("its user may not SCAN, so the first request of each user waits for the server; allow it `+scan`")]
     Denied,
-}
-
-/// The names are hashes already.
-#[derive(Default, Debug)]
-struct AsItIs(u64);
-
-impl Hasher for AsItIs {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, _: &[u8]) {
-        unreachable!("only u64 is hashed");
-    }
-
-    fn write_u64(&mut self, hash: u64) {
-        self.0 = hash;
-    }
 }
 
 impl Index {

@@ -3,13 +3,14 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use ::redis::{
-    Cmd, RedisResult, Value,
+    Cmd, ErrorKind, RedisResult, ServerErrorKind, Value,
     aio::{ConnectionLike as _, MultiplexedConnection},
 };
 use tokio::sync::watch;
 
 use super::{
     connect::Connector,
+    fault::{classify, is_wrong_type},
     lane::{Commands, Endpoint, Lane, Live, Purpose},
     replicas::Replicas,
     settings::Address,
@@ -119,5 +120,46 @@ impl fmt::Debug for Node {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { name, link, writes, rest, .. } = self;
         f.debug_struct("Node").field("name", name).field("lanes", &[link, writes, rest]).finish_non_exhaustive()
+    }
+}
+
+/// An answer, and where it came from.
+pub(super) struct Reply {
+    pub(super) value: Value,
+    pub(super) node: Arc<Node>,
+    pub(super) live: Live,
+}
+
+/// A command that was not done.
+pub(super) enum Failure {
+    /// The key holds another type.
+    WrongType(StoreError),
+    /// The server does not know a script.
+    NoScript(StoreError),
+    Other(StoreError),
+}
+
+impl Failure {
+    pub(super) fn of(node: &Node, error: &::redis::RedisError) -> Self {
+        let classified = classify(node.name(), error);
+        match error.kind() {
+            ErrorKind::Server(ServerErrorKind::NoScript) => Self::NoScript(classified),
+            _ if is_wrong_type(error) => Self::WrongType(classified),
+            _ => Self::Other(classified),
+        }
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        Self::Other(error)
+    }
+}
+
+impl From<Failure> for StoreError {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::WrongType(error) | Failure::NoScript(error) | Failure::Other(error) => error,
+        }
     }
 }

@@ -138,16 +138,6 @@ impl RedisSettings {
     }
 }
 
-impl RedisTls {
-    /// Reads the files, to tell early what is wrong with them.
-    ///
-    /// # Errors
-    /// [`InvalidRedisSettings::Tls`].
-    pub fn check(&self) -> Result<(), InvalidRedisSettings> {
-        super::connect::tls_connector(self).map(drop)
-    }
-}
-
 /// What a URL says.
 struct Parts {
     location: Location,

@@ -2,16 +2,14 @@
 
 use std::sync::Arc;
 
-use ::redis::{Cmd, ErrorKind, ServerErrorKind, Value};
+use ::redis::Cmd;
 
 use super::{
     cluster::{Cluster, ClusterSettings},
     connect::Connector,
-    fault::classify,
     hearing::Hearing,
-    lane::Live,
     link::{PrimaryLink, Tracking},
-    node::{Demand, Node, NodeSettings, Use, send},
+    node::{Demand, Failure, Node, NodeSettings, Reply, Use, send},
     sentinel::Sentinels,
     settings::{InvalidRedisSettings, Location, RedisSettings},
 };
@@ -102,47 +100,6 @@ impl Topology {
                 sentinels.iter().for_each(Sentinels::close);
             }
             Self::Cluster(cluster) => cluster.close(),
-        }
-    }
-}
-
-/// An answer, and where it came from.
-pub(super) struct Reply {
-    pub(super) value: Value,
-    pub(super) node: Arc<Node>,
-    pub(super) live: Live,
-}
-
-/// A command that was not done.
-pub(super) enum Failure {
-    /// The key holds another type.
-    WrongType(StoreError),
-    /// The server does not know a script.
-    NoScript(StoreError),
-    Other(StoreError),
-}
-
-impl Failure {
-    pub(super) fn of(node: &Node, error: &::redis::RedisError) -> Self {
-        let classified = classify(node.name(), error);
-        match error.kind() {
-            ErrorKind::Server(ServerErrorKind::NoScript) => Self::NoScript(classified),
-            _ if super::fault::is_wrong_type(error) => Self::WrongType(classified),
-            _ => Self::Other(classified),
-        }
-    }
-}
-
-impl From<StoreError> for Failure {
-    fn from(error: StoreError) -> Self {
-        Self::Other(error)
-    }
-}
-
-impl From<Failure> for StoreError {
-    fn from(failure: Failure) -> Self {
-        match failure {
-            Failure::WrongType(error) | Failure::NoScript(error) | Failure::Other(error) => error,
         }
     }
 }

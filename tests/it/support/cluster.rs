@@ -1,6 +1,6 @@
 //! A Redis Cluster: three primaries, three replicas, and room for more.
 
-use std::collections::HashSet;
+use std::{cell::Cell, collections::HashSet};
 
 use redis::{ErrorKind, FromRedisValue, RedisResult};
 
@@ -225,13 +225,16 @@ impl Cluster {
 
 impl Node {
     fn start(options: &[String]) -> Option<Self> {
-        let bus = free_port();
-        let bus_option = bus.to_string();
-        let mut all = vec!["--cluster-enabled", "yes", "--cluster-config-file", "nodes.conf", "--cluster-port"];
-        all.extend([&*bus_option, "--cluster-node-timeout", NODE_TIMEOUT, "--appendonly", "yes"]);
-        all.extend(["--repl-diskless-sync-delay", "0", "--cluster-allow-replica-migration", "no"]);
-        all.extend(options.iter().map(String::as_str));
-        let server = RedisServer::start_with(&all)?;
+        let bus = Cell::new(0);
+        let server = RedisServer::start_by(|| {
+            bus.set(free_port());
+            let bus_option = bus.get().to_string();
+            let mut all = vec!["--cluster-enabled", "yes", "--cluster-config-file", "nodes.conf", "--cluster-port"];
+            all.extend([&*bus_option, "--cluster-node-timeout", NODE_TIMEOUT, "--appendonly", "yes"]);
+            all.extend(["--repl-diskless-sync-delay", "0", "--cluster-allow-replica-migration", "no"]);
+            all.into_iter().map(str::to_owned).chain(options.iter().cloned()).collect()
+        })?;
+        let bus = bus.get();
         let id = server.ask(&["CLUSTER", "MYID"]).unwrap();
         Some(Self { server, bus, id })
     }

@@ -31,15 +31,20 @@ impl RedisServer {
 
     /// A server with further options.
     pub(crate) fn start_with(options: &[&str]) -> Option<Self> {
+        Self::start_by(|| options.iter().map(|&option| option.to_owned()).collect())
+    }
+
+    /// A server with further options, which are asked for at each attempt: they may name a free port.
+    pub(crate) fn start_by(options: impl Fn() -> Vec<String>) -> Option<Self> {
         if is_skipped() {
             return None;
         }
-        let options: Vec<_> = options.iter().map(|&option| option.to_owned()).collect();
         // Another process may take the port between its choice and its use.
         for _ in 0..5 {
+            let options = options();
             let (port, directory) = (free_port(), tempfile::tempdir().unwrap());
             let child = launch(port, &options, &directory);
-            let mut server = Self { child, port, options: options.clone(), directory };
+            let mut server = Self { child, port, options, directory };
             if server.wait_until_up() {
                 return Some(server);
             }

@@ -4,6 +4,7 @@ use std::{
     collections::HashMap,
     fs,
     process::{Child, Command, Stdio},
+    time::{Duration, Instant},
 };
 
 use tempfile::TempDir;
@@ -172,6 +173,17 @@ fn info(port: u16) -> HashMap<String, String> {
 
 impl Sentinel {
     fn start(primary: u16) -> Self {
+        // Another process may take the port between its choice and its use.
+        for _ in 0..5 {
+            let mut sentinel = Self::launch(primary);
+            if sentinel.is_up() {
+                return sentinel;
+            }
+        }
+        panic!("a sentinel does not come up");
+    }
+
+    fn launch(primary: u16) -> Self {
         let (port, directory) = (free_port(), tempfile::tempdir().unwrap());
         let file = directory.path().join("sentinel.conf");
         let text = format!(
@@ -190,6 +202,21 @@ impl Sentinel {
             .spawn()
             .unwrap();
         Self { child, port, _directory: directory }
+    }
+
+    /// `false`: it ended by itself.
+    fn is_up(&mut self) -> bool {
+        let begun = Instant::now();
+        while begun.elapsed() < Duration::from_secs(10) {
+            if self.child.try_wait().unwrap().is_some() {
+                return false;
+            }
+            if ask::<HashMap<String, String>>(self.port, &["SENTINEL", "MASTER", SERVICE]).is_ok() {
+                return true;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        panic!("a sentinel does not answer");
     }
 }
 
