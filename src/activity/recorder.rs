@@ -11,7 +11,7 @@ use std::{
     mem,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicI64, Ordering},
+        atomic::{AtomicI64, AtomicUsize, Ordering},
     },
 };
 
@@ -44,6 +44,8 @@ pub struct Recorder {
     clock: Clock,
     hasher: ahash::RandomState,
     shards: [Mutex<Shard>; SHARDS],
+    /// How many are being written.
+    in_flight: AtomicUsize,
     metrics: RecorderMetrics,
 }
 
@@ -77,6 +79,7 @@ impl Recorder {
             clock,
             hasher: ahash::RandomState::new(),
             shards: Default::default(),
+            in_flight: AtomicUsize::new(0),
             metrics: RecorderMetrics::default(),
         }
     }
@@ -110,16 +113,19 @@ impl Recorder {
     pub async fn flush(&self, store: &dyn Store) -> Result<(), StoreError> {
         let mut waiting = self.take();
         while !waiting.is_empty() {
+            self.in_flight.store(waiting.len(), Ordering::Relaxed);
             let rest = waiting.split_off(waiting.len().min(BATCH));
             if let Err(error) = store.record_activity(&waiting).await {
                 waiting.extend(rest);
                 self.put_back(waiting);
+                self.in_flight.store(0, Ordering::Relaxed);
                 self.metrics.failures.inc();
                 return Err(error);
             }
             self.metrics.written.inc_by(waiting.len() as u64);
             waiting = rest;
         }
+        self.in_flight.store(0, Ordering::Relaxed);
         Ok(())
     }
 
@@ -169,7 +175,9 @@ impl Recorder {
 
     /// Brings gauges up to date. Called before metrics are read.
     pub fn measure(&self) {
+        // What is being written to a store that hangs waits as well.
         let pending: usize = self.shards.iter().map(|shard| lock(shard).pending.len()).sum();
+        let pending = pending + self.in_flight.load(Ordering::Relaxed);
         self.metrics.pending.set(i64::try_from(pending).unwrap_or(i64::MAX));
     }
 
@@ -242,6 +250,7 @@ mod tests {
     use std::{collections::BTreeMap, time::Duration};
 
     use async_trait::async_trait;
+    use futures_util::FutureExt as _;
     use proptest::prelude::*;
 
     use super::*;
@@ -258,6 +267,7 @@ mod tests {
     #[derive(Default, Debug)]
     struct Sink {
         down: Mutex<bool>,
+        hangs: bool,
         writes: Mutex<Vec<(Subject, Timestamp)>>,
     }
 
@@ -270,6 +280,9 @@ mod tests {
             Err(StoreError::timed_out(&"sink".into()))
         }
         async fn record_activity(&self, batch: &[(Subject, Timestamp)]) -> Result<(), StoreError> {
+            if self.hangs {
+                std::future::pending::<()>().await;
+            }
             if *self.down.lock().unwrap() {
                 return Err(StoreError::timed_out(&"sink".into()));
             }
@@ -350,6 +363,18 @@ mod tests {
         fn take_snapshot(&self) -> Vec<Timestamp> {
             self.shards.iter().flat_map(|shard| lock(shard).pending.values().copied().collect::<Vec<_>>()).collect()
         }
+    }
+
+    #[test]
+    fn what_is_being_written_to_a_store_that_hangs_waits_too() {
+        let clock = ManualClock::new(Timestamp::from_secs(1_700_000_000));
+        let recorder = Recorder::new(SETTINGS, Clock::Manual(clock.clone()));
+        let sink = Sink { hangs: true, ..Sink::default() };
+        recorder.touch(&Trace::default(), &subject(1), clock.now());
+        let mut flush = Box::pin(recorder.flush(&sink));
+        assert!(flush.as_mut().now_or_never().is_none(), "it hangs");
+        recorder.measure();
+        assert_eq!(recorder.metrics.pending.get(), 1);
     }
 
     #[test]
