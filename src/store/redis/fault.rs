@@ -58,6 +58,10 @@ pub(super) fn classify(store: &Arc<str>, error: &RedisError) -> StoreError {
 
 fn remedy(code: &str, detail: &str) -> Option<&'static str> {
     Some(match code {
+        "READONLY" if detail.contains("sentinel") => "write redis+sentinel:// in the url, and the name of the service",
+        "ERR" if detail.to_ascii_lowercase().contains("command 'sentinel'") => {
+            "this is no sentinel: name the sentinels in the url, or write redis:// for a server"
+        }
         "READONLY" => "point the url at the primary, or at the sentinels",
         "OOM" => "its memory is full: raise `maxmemory` (and keep `maxmemory-policy noeviction`)",
         "NOPERM" => "its user lacks a permission: grant what docs/markers.md lists",

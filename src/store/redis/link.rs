@@ -9,7 +9,7 @@ use std::{
     time::Instant,
 };
 
-use ::redis::{PushInfo, PushKind, RedisError, RedisResult, Value, aio::MultiplexedConnection};
+use ::redis::{PushInfo, PushKind, RedisResult, Value, aio::MultiplexedConnection};
 use async_trait::async_trait;
 
 use super::{fault, hearing::Hearing, index::Index, lane::Purpose, settings::Address};
@@ -127,9 +127,10 @@ fn expect_primary(role: &[Value]) -> RedisResult<()> {
         Some(Value::SimpleString(name)) => name.as_bytes(),
         _ => b"",
     };
-    if name == b"master" { Ok(()) } else { Err(replica()) }
-}
-
-fn replica() -> RedisError {
-    ::redis::make_extension_error("READONLY".to_owned(), Some("it is a replica".to_owned()))
+    let what = match name {
+        b"master" => return Ok(()),
+        b"sentinel" => "it is a sentinel",
+        _ => "it is a replica",
+    };
+    Err(::redis::make_extension_error("READONLY".to_owned(), Some(what.to_owned())))
 }

@@ -90,13 +90,13 @@ impl Sentinels {
     /// Why none of them names a primary.
     pub(super) fn describe(&self) -> Result<(String, Vec<String>), StoreError> {
         let errors: Vec<_> = self.lanes.iter().filter_map(|(lane, _)| lane.connection().err()).collect();
-        if self.poll.primary.borrow().is_none() {
+        let Some(primary) = self.poll.primary.borrow().clone() else {
             // What somebody has to mend tells more than what may pass.
             let error = errors.into_iter().max_by_key(|error| matches!(error, StoreError::Refused { .. }));
             return Err(
                 error.unwrap_or_else(|| outage(&self.poll.service.as_str().into(), "no sentinel has answered yet"))
             );
-        }
+        };
         let (all, up) = (self.lanes.len(), self.lanes.len() - errors.len());
         let mut warnings: Vec<_> =
             errors.iter().map(|error| format!("{}; start it, or take it out of the url", with_causes(error))).collect();
@@ -108,7 +108,7 @@ impl Sentinels {
                 self.poll.service
             ));
         }
-        Ok((format!(", primary of `{}` by {up} of {all} sentinels", self.poll.service), warnings))
+        Ok((format!(", now {primary}, primary of `{}` by {up} of {all} sentinels", self.poll.service), warnings))
     }
 
     pub(super) fn close(&self) {

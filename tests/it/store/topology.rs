@@ -250,6 +250,23 @@ async fn a_url_of_another_topology_says_so() {
 }
 
 #[tokio::test]
+async fn servers_and_sentinels_are_told_apart() {
+    let Some(sentinels) = Sentinels::start() else { return };
+    let [server, sentinel] = [sentinels.server(0).port(), sentinels.ports()[0]];
+    for (url, told) in [
+        (format!("redis://127.0.0.1:{sentinel}"), "it is a sentinel; write redis+sentinel://"),
+        (format!("redis+sentinel://127.0.0.1:{server}/gate"), "this is no sentinel"),
+    ] {
+        let store = open(&RedisSettings::from_url(&url).unwrap(), &Recorder::new());
+        eventually(&format!("{url}: {told}"), async || match store.report().await {
+            Err(StoreError::Refused { message, .. }) => message.contains(told),
+            _ => false,
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
 async fn a_server_that_becomes_a_replica_is_let_go() {
     let Some(server) = RedisServer::start() else { return };
     let watcher = Recorder::new();
