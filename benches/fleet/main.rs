@@ -22,6 +22,8 @@ mod process;
 mod redis_server;
 mod report;
 mod run;
+#[path = "../common/single_thread.rs"]
+mod single_thread;
 #[allow(dead_code, reason = "the load bench uses the rest")]
 #[path = "../common/tokens.rs"]
 mod tokens;
@@ -29,8 +31,6 @@ mod topology;
 #[path = "../common/upstream.rs"]
 mod upstream;
 mod writer;
-
-use tokio::signal::unix::{SignalKind, signal};
 
 use self::plan::Plan;
 
@@ -40,16 +40,5 @@ fn main() -> anyhow::Result<()> {
         return Ok(());
     }
     let plan = Plan::read();
-    // Writer and probes have a thread of their own.
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut terminate = signal(SignalKind::terminate())?;
-        // Whatever ends first: dropping the run kills what it started.
-        tokio::select! {
-            result = run::run(&plan) => result,
-            _ = interrupt.recv() => anyhow::bail!("interrupted"),
-            _ = terminate.recv() => anyhow::bail!("terminated"),
-        }
-    })
+    single_thread::run(run::run(&plan))
 }

@@ -20,6 +20,8 @@ mod proxy;
 mod report;
 mod run;
 mod scenario;
+#[path = "../common/single_thread.rs"]
+mod single_thread;
 #[path = "../common/tokens.rs"]
 mod tokens;
 #[path = "../common/upstream.rs"]
@@ -28,7 +30,6 @@ mod upstream;
 use std::process::ExitCode;
 
 use clap::Parser;
-use tokio::signal::unix::{SignalKind, signal};
 
 use self::{plan::Arguments, scenario::Scenario};
 
@@ -58,16 +59,5 @@ fn main() -> ExitCode {
 fn start(arguments: &Arguments) -> anyhow::Result<bool> {
     let plan = arguments.plan()?;
     eprintln!("{plan}");
-    // One thread is all that generator and upstream have.
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut terminate = signal(SignalKind::terminate())?;
-        // Whatever ends first: dropping the run kills the proxies that it started.
-        tokio::select! {
-            result = run::run(&plan) => result,
-            _ = interrupt.recv() => anyhow::bail!("interrupted"),
-            _ = terminate.recv() => anyhow::bail!("terminated"),
-        }
-    })
+    single_thread::run(run::run(&plan))
 }
