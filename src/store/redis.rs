@@ -69,7 +69,7 @@ pub struct RedisStore {
     tracking: Tracking,
     replicas: u32,
     clock: Clock,
-    _loading: AbortOnDropHandle<()>,
+    loading: AbortOnDropHandle<()>,
 }
 
 impl RedisStore {
@@ -108,7 +108,7 @@ impl RedisStore {
             tracking,
             replicas: settings.replicas,
             clock,
-            _loading: AbortOnDropHandle::new(tokio::spawn(loading)),
+            loading: AbortOnDropHandle::new(tokio::spawn(loading)),
         }))
     }
 
@@ -235,6 +235,7 @@ impl Store for RedisStore {
     }
 
     async fn close(&self) {
+        self.loading.abort();
         self.topology.close();
     }
 }

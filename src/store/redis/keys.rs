@@ -90,6 +90,12 @@ mod tests {
     }
 
     #[test]
+    fn the_pattern_takes_the_prefix_at_its_word() {
+        assert_eq!(Keys::new("portcullis:").unwrap().pattern(), "portcullis:m:*");
+        assert_eq!(Keys::new(r"a*?[b]\").unwrap().pattern(), r"a\*\?\[b\]\\m:*");
+    }
+
+    #[test]
     fn prefixes_are_checked() {
         for prefix in ["", "a b", "ü:", "a\n", &"x".repeat(65)] {
             assert!(Keys::new(prefix).is_none(), "{prefix:?}");

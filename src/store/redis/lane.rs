@@ -138,24 +138,26 @@ impl Keeper {
                 }
                 continue;
             };
-            let moved = tokio::select! {
+            tokio::select! {
                 served = self.connect_and_serve(&target) => {
                     if served {
                         pause = FIRST_RETRY;
                     }
-                    false
                 }
-                changed = address.changed() => {
+                moved = address.changed() => {
                     self.fail(outage(&self.endpoint.name, "another server has become the primary"));
-                    changed.is_ok()
+                    // Whoever tells where to go may be gone, and with it every reason to go anywhere.
+                    if moved.is_err() {
+                        return;
+                    }
+                    pause = FIRST_RETRY;
+                    continue;
                 }
-            };
-            if moved {
-                pause = FIRST_RETRY;
-                continue;
             }
             // Somewhere else may be tried at once.
-            let _ = timeout(jittered(pause), address.changed()).await;
+            if let Ok(Err(_)) = timeout(jittered(pause), address.changed()).await {
+                return;
+            }
             pause = LAST_RETRY.min(pause * 2);
         }
     }
