@@ -14,6 +14,7 @@ mod problem;
 mod reader;
 mod route;
 mod secret;
+mod source;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -30,6 +31,7 @@ use self::reader::{Reader, Section};
 use crate::{
     activity::ActivitySettings,
     admin::AdminSettings,
+    event::SourceSettings,
     gate::policy::Mode,
     marker::{Retention, cache::MarkerSettings},
     route::RouteSettings,
@@ -65,6 +67,8 @@ pub struct Config {
     pub forwarded_claims: Box<[Box<str>]>,
     /// The fields that any route makes of claims. Clients must not send them on any route: two routes may lead to one upstream.
     pub identity_fields: Box<[HeaderName]>,
+    /// Where events come from.
+    pub sources: Vec<SourceSettings>,
     /// What is logged.
     pub log: LogSettings,
     /// What works, and should be looked at.
@@ -150,8 +154,10 @@ fn read(reader: &Reader<'_>, text: &str) -> Result<Config, ConfigErrors> {
 }
 
 fn read_sections(root: &Section<'_>) -> Config {
-    const SECTIONS: [&str; 11] =
-        ["LISTENER", "ADMIN", "STORE", "MARKERS", "TOKENS", "ACTIVITY", "SESSION", "LOG", "ISSUERS", "ROUTES", "MODE"];
+    const SECTIONS: [&str; 12] = [
+        "LISTENER", "ADMIN", "STORE", "MARKERS", "TOKENS", "ACTIVITY", "SESSION", "LOG", "ISSUERS", "SOURCES",
+        "ROUTES", "MODE",
+    ];
     let mode = root.get("mode").or(Mode::Enforce);
     let (listener, _) = gateway::listener(&root.section("listener"));
     let admin = gateway::admin(&root.section("admin"), listener.address);
@@ -177,6 +183,7 @@ fn read_sections(root: &Section<'_>) -> Config {
         limits: &limits,
     };
     let routes = route::read_all(root, &basis);
+    let sources = source::read_all(root, &issuer_names);
     root.finish();
     root.reader().report_unknown_variables(&SECTIONS);
     Config {
@@ -191,6 +198,7 @@ fn read_sections(root: &Section<'_>) -> Config {
         routes: routes.settings,
         forwarded_claims: routes.claims.into(),
         identity_fields: routes.fields.into(),
+        sources,
         log,
         warnings: Vec::new(),
     }

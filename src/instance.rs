@@ -17,6 +17,7 @@ use crate::{
     clock::Clock,
     config::{Config, StoreSettings},
     credential::CredentialSources,
+    event::{Pipeline, Sources, source::SourceError},
     gate::{
         Engine, EngineSettings, Judge, Policy,
         identity::ReservedNames,
@@ -30,7 +31,7 @@ use crate::{
         own::OwnEndpoints,
     },
     store::{
-        Store, Watcher,
+        Notes, Store, Watcher,
         embedded::{EmbeddedOpenError, EmbeddedStore},
         redis::{InvalidRedisSettings, RedisStore},
     },
@@ -54,6 +55,9 @@ pub enum StartError {
     /// The settings of issuers are contradictory.
     #[error("issuer settings are not valid")]
     Verifier(#[from] VerifierError),
+    /// A source of events cannot be set up.
+    #[error("source of events cannot be set up")]
+    Source(#[from] SourceError),
     /// An address cannot be listened on.
     #[error("cannot listen on {address}")]
     Listen {
@@ -70,6 +74,7 @@ pub struct Instance {
     address: SocketAddr,
     admin_address: SocketAddr,
     engine: Engine,
+    sources: Sources,
     settings: Arc<ListenerSettings>,
     readiness: Arc<Readiness>,
     stop_listening: DropGuard,
@@ -78,18 +83,23 @@ pub struct Instance {
     administrating: AbortOnDropHandle<()>,
 }
 
+/// A store: its markers and activity, and its notes.
+pub type OpenStore = (Arc<dyn Store>, Arc<dyn Notes>);
+
 /// Opens the store that the configuration names.
 ///
 /// # Errors
 /// [`StartError`].
-pub fn open_store(
-    settings: &StoreSettings,
-    watcher: Arc<dyn Watcher>,
-    clock: Clock,
-) -> Result<Arc<dyn Store>, StartError> {
+pub fn open_store(settings: &StoreSettings, watcher: Arc<dyn Watcher>, clock: Clock) -> Result<OpenStore, StartError> {
     Ok(match settings {
-        StoreSettings::Embedded(settings) => EmbeddedStore::open(settings, watcher, clock)?,
-        StoreSettings::Redis(settings) => RedisStore::open(settings, watcher, clock)?,
+        StoreSettings::Embedded(settings) => {
+            let store = EmbeddedStore::open(settings, watcher, clock)?;
+            (Arc::clone(&store) as Arc<dyn Store>, store)
+        }
+        StoreSettings::Redis(settings) => {
+            let store = RedisStore::open(settings, watcher, clock)?;
+            (Arc::clone(&store) as Arc<dyn Store>, store)
+        }
     })
 }
 
@@ -132,13 +142,22 @@ impl Instance {
             retention: config.retention,
             activity: config.activity,
         };
-        let engine = Engine::start(settings, |watcher, clock| open_store(&config.store, watcher, clock))?;
+        let mut notes = None;
+        let engine = Engine::start(settings, |watcher, clock| {
+            let (store, kept) = open_store(&config.store, watcher, clock)?;
+            notes = Some(kept);
+            Ok::<_, StartError>(store)
+        })?;
+        let Some(notes) = notes else { unreachable!("the engine opens its store") };
         let judge = engine.judge().clone();
+        let pipeline = Pipeline::new(judge.parts().ledger.clone(), notes, clock.clone());
+        let owner = gateway_id();
+        let sources = Sources::start(config.sources.clone(), &pipeline, &judge.parts().verifier, &owner)?;
 
         let metrics = ServerMetrics::new();
         let reserved = ReservedNames::new(&config.identity_fields);
         let gates = Gateway::gates(&config.routes, &reserved, &judge);
-        let own = OwnEndpoints::new(judge.clone(), own_policy(&config), clock);
+        let own = OwnEndpoints::new(judge.clone(), own_policy(&config), Arc::clone(sources.receivers()), clock);
         let options = GatewayOptions { max_headers: config.listener.max_headers, access_log: config.log.access };
         let gateway = Gateway::new(&config.routes, &gates, &reserved, own, Arc::clone(&metrics), options);
         let gateway = Arc::new(gateway);
@@ -146,9 +165,10 @@ impl Instance {
         let mut registry = Registry::with_prefix("portcullis");
         judge.register(&mut registry);
         metrics.register(&mut registry);
+        sources.register(&mut registry);
         let Parts { verifier, ledger, .. } = judge.parts();
         let (cache, store) = (Arc::clone(ledger.cache()), Arc::clone(ledger.store()));
-        let readiness = Arc::new(Readiness::new(Arc::clone(verifier), cache, store));
+        let readiness = Arc::new(Readiness::new(Arc::clone(verifier), cache, store, sources.watcher()));
         readiness.register(&mut registry);
         let issuers = config.issuers.iter().map(|issuer| issuer.name.clone()).collect();
         let policies = config.routes.iter().map(|route| route.policy.clone()).collect();
@@ -166,6 +186,7 @@ impl Instance {
             address,
             admin_address,
             engine,
+            sources,
             settings,
             readiness,
             stop_listening: stop_listening.drop_guard(),
@@ -209,9 +230,20 @@ impl Instance {
         self.stop_rest.disarm().cancel();
         // A task that panicked has nothing left to wait for.
         let _ = self.administrating.await;
+        self.sources.stop().await;
         self.engine.stop().await;
         ended
     }
+}
+
+/// A name that no other gateway has, for leases.
+fn gateway_id() -> Arc<str> {
+    let mut random = [0; 6];
+    // Without randomness the process tells gateways of one machine apart.
+    let _ = aws_lc_rs::rand::fill(&mut random);
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let random = random.iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"));
+    format!("{}:{}:{random}", host.trim(), std::process::id()).into()
 }
 
 fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {

@@ -14,6 +14,9 @@ pub mod server;
 pub mod route;
 
 #[cfg(feature = "gate")]
+pub mod http_client;
+
+#[cfg(feature = "gate")]
 pub mod credential;
 
 pub mod token;
@@ -32,6 +35,9 @@ pub mod activity;
 
 #[cfg(feature = "server")]
 pub mod upstream;
+
+#[cfg(feature = "server")]
+pub mod event;
 
 #[cfg(feature = "gate")]
 pub mod store;

@@ -7,6 +7,7 @@
 pub mod embedded;
 #[cfg(any(feature = "embedded", feature = "redis"))]
 mod hash;
+pub mod notes;
 #[cfg(feature = "redis")]
 pub mod redis;
 
@@ -15,6 +16,7 @@ use std::{fmt, io, sync::Arc, time::Instant};
 use async_trait::async_trait;
 use prometheus_client::registry::Registry;
 
+pub use self::notes::Notes;
 #[cfg(any(feature = "embedded", feature = "redis"))]
 use crate::telemetry::gauge::Measured;
 use crate::{
@@ -139,6 +141,12 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     /// # Errors
     /// [`StoreError`].
     async fn last_activity(&self, subject: &Subject) -> Result<Option<Timestamp>, StoreError>;
+
+    /// Forgets when subjects were last admitted, unless they were after these times.
+    ///
+    /// # Errors
+    /// [`StoreError`]: any part of it may have been done. Repeating it is harmless.
+    async fn forget_activity(&self, batch: &[(Subject, Timestamp)]) -> Result<(), StoreError>;
 
     /// Asks the store what it is and whether it can keep its promises.
     ///

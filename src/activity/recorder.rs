@@ -292,6 +292,10 @@ mod tests {
         async fn last_activity(&self, _: &Subject) -> Result<Option<Timestamp>, StoreError> {
             Ok(None)
         }
+        async fn forget_activity(&self, _: &[(Subject, Timestamp)]) -> Result<(), StoreError> {
+            Ok(())
+        }
+
         async fn report(&self) -> Result<StoreReport, StoreError> {
             Err(StoreError::timed_out(&"sink".into()))
         }

@@ -176,7 +176,8 @@ impl Inner {
     /// Writes a marker, leaves its audit line, and answers once it is durable.
     async fn write(&self, peer: Peer, what: &'static str, key: MarkerKey, marker: Marker, change: Change) -> Answer {
         let Change { reason, by, .. } = change;
-        let actor = Actor { who: by.clone().unwrap_or_else(|| "admin".to_owned()), from: Some(peer.0.ip()) };
+        let actor =
+            Actor { who: by.clone().unwrap_or_else(|| "admin".to_owned()), from: Some(peer.0.ip()), event: None };
         let record = MarkerRecord { by, reason, ..MarkerRecord::new(marker) }.written_by(Source::Admin);
         let result = self.judge.parts().ledger.write(&key, &record).await;
         audit::record(&actor, what, &key, &marker, &result);

@@ -17,7 +17,10 @@ use super::{
     Admin,
     answer::{ok, say},
 };
-use crate::{marker::cache::MarkerCache, store::Store, telemetry::with_causes, token::verify::Verifier};
+use crate::{
+    event::source::SourceWatcher, marker::cache::MarkerCache, store::Store, telemetry::with_causes,
+    token::verify::Verifier,
+};
 
 /// How often the store is asked whether it can keep its promises.
 const REPORT_INTERVAL: Duration = Duration::from_secs(5);
@@ -32,6 +35,7 @@ pub struct Readiness {
     started: AtomicBool,
     findings: Mutex<Findings>,
     troubles: Gauge,
+    pub(super) sources: SourceWatcher,
 }
 
 /// What the store said when it was last asked.
@@ -45,7 +49,12 @@ struct Findings {
 impl Readiness {
     /// Not ready yet.
     #[must_use]
-    pub fn new(verifier: Arc<Verifier>, cache: Arc<MarkerCache>, store: Arc<dyn Store>) -> Self {
+    pub fn new(
+        verifier: Arc<Verifier>,
+        cache: Arc<MarkerCache>,
+        store: Arc<dyn Store>,
+        sources: SourceWatcher,
+    ) -> Self {
         Self {
             verifier,
             cache,
@@ -54,6 +63,7 @@ impl Readiness {
             started: AtomicBool::new(false),
             findings: Mutex::default(),
             troubles: Gauge::default(),
+            sources,
         }
     }
 
@@ -151,6 +161,7 @@ pub(super) async fn ready(State(Admin(admin)): State<Admin>) -> Response {
             "heard_ms_ago": readiness.cache.age().map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
             "error": error,
         },
+        "sources": readiness.sources.reports(),
         "warnings": warnings,
     });
     say(if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, &body)

@@ -108,7 +108,7 @@ async fn store(settings: &StoreSettings, config: &Config) -> Vec<Finding> {
     let what = || "store".to_owned();
     let cache = Arc::new(MarkerCache::new(config.markers));
     let store = match open_store(settings, cache, Clock::System) {
-        Ok(store) => store,
+        Ok((store, _)) => store,
         Err(StartError::Embedded(error @ EmbeddedOpenError::InUse { .. })) => {
             let message = format!("{error}; a running gate is most likely the one");
             return vec![Finding { level: Level::Warning, what: what(), message }];

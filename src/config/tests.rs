@@ -16,6 +16,9 @@ use crate::{
 
 const PROBLEMS: &str = include_str!("tests/problems.txt");
 const MANUAL: &str = include_str!("../../config/portcullis.toml");
+const SOURCES: &str = include_str!("../../config/sources.toml");
+/// The secrets that the manual of sources names.
+const SOURCE_SECRETS: &[(&str, &str)] = &[];
 const OPEN: &str = "[[routes]]\nauth = \"none\"\nupstream = \"http://127.0.0.1:3000\"\n";
 const GUARDED: &str = r#"
 [issuers.acme]
@@ -478,61 +481,82 @@ fn the_manual_tells_the_defaults() {
         let key = line.strip_prefix('#').and_then(|line| line.split_once(" = "));
         key.is_some_and(|(key, _)| key.bytes().all(|byte| byte.is_ascii_lowercase() || b"_.".contains(&byte)))
     };
-    let defaults = MANUAL.lines().filter(|line| is_default(line)).count();
+    let mut defaults = 0;
+    for (manual, secrets) in [(MANUAL, &[][..]), (SOURCES, SOURCE_SECRETS)] {
+        defaults += manual.lines().filter(|line| is_default(line)).count();
+        let uncommented: Vec<_> = manual.lines().map(|line| if is_default(line) { &line[1..] } else { line }).collect();
+        let as_is = parse(manual, secrets).unwrap();
+        let uncommented = parse(&uncommented.join("\n"), secrets).unwrap();
+        assert_eq!(format!("{as_is:#?}"), format!("{uncommented:#?}"));
+    }
     assert!(defaults > 45, "{defaults} defaults were found");
-    let uncommented: Vec<_> = MANUAL.lines().map(|line| if is_default(line) { &line[1..] } else { line }).collect();
-    let as_is = parse(MANUAL, &[]).unwrap();
-    let uncommented = parse(&uncommented.join("\n"), &[]).unwrap();
-    assert_eq!(format!("{as_is:#?}"), format!("{uncommented:#?}"));
 }
 
 /// Lines `# e.g. key = value` are settings that work.
 #[test]
-fn the_examples_of_the_manual_work() {
+fn the_examples_of_the_manuals_work() {
     const MARK: &str = "# e.g. ";
     let mut examples = 0;
-    for (number, line) in MANUAL.lines().enumerate().filter(|(_, line)| line.starts_with(MARK)) {
-        let with: Vec<_> = MANUAL
-            .lines()
-            .enumerate()
-            .map(|(each, line)| if each == number { &line[MARK.len()..] } else { line })
-            .collect();
-        examples += 1;
-        if let Err(errors) = parse(&with.join("\n"), &[]) {
-            // Files of secrets, and the users and connections of another store are not here.
-            let expected = ["cannot be read", "the embedded store has no"];
-            assert!(expected.iter().any(|expected| errors.to_string().contains(expected)), "{line}\n{errors}");
+    for (manual, secrets) in [(MANUAL, &[][..]), (SOURCES, SOURCE_SECRETS)] {
+        for (number, line) in manual.lines().enumerate().filter(|(_, line)| line.starts_with(MARK)) {
+            let with: Vec<_> = manual
+                .lines()
+                .enumerate()
+                .map(|(each, line)| if each == number { &line[MARK.len()..] } else { line })
+                .collect();
+            examples += 1;
+            if let Err(errors) = parse(&with.join("\n"), secrets) {
+                // Files of secrets, and the users and connections of another store are not here.
+                let expected = ["cannot be read", "the embedded store has no"];
+                assert!(expected.iter().any(|expected| errors.to_string().contains(expected)), "{line}\n{errors}");
+            }
         }
     }
     assert!(examples > 20, "{examples} examples were found");
 }
 
 #[test]
-fn the_manual_has_every_key() {
-    let reader = Reader::new("portcullis.toml", MANUAL, []);
-    read(&reader, MANUAL).unwrap();
-    let asked = reader.asked();
-    let is_section = |key: &String| asked.iter().any(|other| other.starts_with(&format!("{key}.")));
-    for key in asked.iter().filter(|key| !is_section(key) && !key.starts_with("routes[1]")) {
+fn the_manuals_have_every_key() {
+    let (one, asked_of_one) = asked(MANUAL, &[]);
+    let (other, asked_of_other) = asked(SOURCES, SOURCE_SECRETS);
+    let sources = |key: &&String| key.starts_with("sources.");
+    for (manual, key) in asked_of_one
+        .iter()
+        .filter(|key| !sources(key))
+        .map(|key| (one, key))
+        .chain(asked_of_other.iter().filter(sources).map(|key| (other, key)))
+    {
         let (section, key) = if let Some(key) = key.strip_prefix("routes[0].") {
             ("[[routes]]".to_owned(), key)
         } else if let Some(key) = key.strip_prefix("issuers.acme.") {
             ("[issuers.acme]".to_owned(), key)
+        } else if let Some((name, key)) = key.strip_prefix("sources.").and_then(|key| key.split_once('.')) {
+            (format!("[sources.{name}]"), key)
         } else {
             key.split_once('.').map_or((String::new(), key.as_str()), |(section, key)| (format!("[{section}]"), key))
         };
-        if matches!(key, "routes" | "issuers") {
-            continue;
-        }
-        let start = MANUAL.find(&format!("\n{section}")).unwrap_or_else(|| panic!("{section} is missing"));
-        let text = &MANUAL[start + 1 + section.len()..];
-        let text = if section.is_empty() { MANUAL } else { &text[..text.find("\n[").unwrap_or(text.len())] };
+        let start = manual.find(&format!("\n{section}")).unwrap_or_else(|| panic!("{section} is missing"));
+        let text = &manual[start + 1 + section.len()..];
+        let text = if section.is_empty() { manual } else { &text[..text.find("\n[").unwrap_or(text.len())] };
         let written = text.lines().any(|line| {
             let line = line.strip_prefix("# e.g. ").or_else(|| line.strip_prefix('#')).unwrap_or(line);
             line.split_once(" = ").is_some_and(|(name, _)| name == key)
         });
         assert!(written, "{section} {key} is not in the manual");
     }
+}
+
+/// The keys that were asked for when a manual was read, sections left out.
+fn asked<'a>(manual: &'a str, variables: &[(&str, &str)]) -> (&'a str, Vec<String>) {
+    let variables = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    let reader = Reader::new("manual.toml", manual, variables);
+    read(&reader, manual).unwrap_or_else(|errors| panic!("{errors}"));
+    let asked = reader.asked();
+    let is_section = |key: &String| asked.iter().any(|other| other.starts_with(&format!("{key}.")));
+    let keys = asked.iter().filter(|key| {
+        !is_section(key) && !key.starts_with("routes[1]") && !matches!(&***key, "routes" | "issuers" | "sources")
+    });
+    (manual, keys.cloned().collect())
 }
 
 proptest! {

@@ -74,6 +74,12 @@ impl Ledger {
         self.deadline(self.store.merge(key, &record, expires)).await
     }
 
+    /// How long markers are kept.
+    #[must_use]
+    pub const fn retention(&self) -> &Retention {
+        &self.retention
+    }
+
     /// The cache.
     #[must_use]
     pub const fn cache(&self) -> &Arc<MarkerCache> {

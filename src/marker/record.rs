@@ -105,11 +105,35 @@ pub enum Source {
     Admin,
     /// The gateway's own logout endpoint.
     Logout,
+    /// The stream of an Auth0 tenant's log.
+    Auth0LogStream,
+    /// The log of an Auth0 tenant, as it is asked for.
+    Auth0Logs,
+    /// An Auth0 event stream.
+    Auth0EventStream,
+    /// The Auth0 Events API.
+    Auth0Events,
+    /// OpenID Connect Back-Channel Logout.
+    BackchannelLogout,
+    /// Shared Signals (CAEP, RISC).
+    SharedSignals,
+    /// Global Token Revocation.
+    TokenRevocation,
 }
 
 impl Source {
     /// Every source.
-    pub const ALL: [Self; 2] = [Self::Admin, Self::Logout];
+    pub const ALL: [Self; 9] = [
+        Self::Admin,
+        Self::Logout,
+        Self::Auth0LogStream,
+        Self::Auth0Logs,
+        Self::Auth0EventStream,
+        Self::Auth0Events,
+        Self::BackchannelLogout,
+        Self::SharedSignals,
+        Self::TokenRevocation,
+    ];
 
     /// Its name in markers and metrics.
     #[must_use]
@@ -117,6 +141,13 @@ impl Source {
         match self {
             Self::Admin => "admin",
             Self::Logout => "logout",
+            Self::Auth0LogStream => "auth0_log_stream",
+            Self::Auth0Logs => "auth0_logs",
+            Self::Auth0EventStream => "auth0_event_stream",
+            Self::Auth0Events => "auth0_events",
+            Self::BackchannelLogout => "backchannel_logout",
+            Self::SharedSignals => "shared_signals",
+            Self::TokenRevocation => "token_revocation",
         }
     }
 }
@@ -297,11 +328,27 @@ impl Retention {
     /// How long a cleared block is remembered.
     pub const TOMBSTONE: Duration = Duration::from_secs(7 * 24 * 3600);
 
+    /// How long any token can be admitted after it was issued.
+    #[must_use]
+    pub fn tokens(&self) -> Duration {
+        self.max_token_lifetime.saturating_add(self.clock_skew.saturating_mul(2))
+    }
+
+    /// Whether a marker that comes only now would stop nothing any more: had it come in time, it would be forgotten.
+    #[must_use]
+    pub fn is_outlived(&self, marker: &Marker, now: Timestamp) -> bool {
+        match marker {
+            // A block that is heard of late, or its end, says how things are.
+            Marker::Block(_) => false,
+            _ => self.expires(marker, marker.at()).is_some_and(|expires| expires < now),
+        }
+    }
+
     /// When a marker may be forgotten; `None`: never by itself.
     #[must_use]
     pub fn expires(&self, marker: &Marker, now: Timestamp) -> Option<Timestamp> {
         let from = now.max(marker.at());
-        let tokens = self.max_token_lifetime.saturating_add(self.clock_skew.saturating_mul(2));
+        let tokens = self.tokens();
         match marker {
             Marker::Logout(_) | Marker::TokenRevoked(_) | Marker::NotBefore(_) => Some(from.plus(tokens)),
             Marker::SessionEnd(_) => Some(from.plus(self.session.max(tokens))),

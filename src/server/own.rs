@@ -9,6 +9,7 @@ use hyper::body::Incoming;
 use crate::{
     clock::{Clock, Timestamp},
     credential::Credential,
+    event::receiver::Receivers,
     gate::{Judge, Judgement, Policy, problem, refusal::Refusals, tokens::KnownToken},
     marker::{Logout, Marker, MarkerClock, MarkerKey, MarkerRecord, Reading, Source},
     store::StoreError,
@@ -20,20 +21,24 @@ use crate::{
 /// Where all of them are. No route can lead there.
 pub const PREFIX: &str = "/.portcullis";
 
+/// Where sources send events; the name of the source follows.
+const EVENTS: &str = "/.portcullis/events/";
+
 /// The endpoints.
 #[derive(Debug)]
 pub struct OwnEndpoints {
     judge: Judge,
     policy: Arc<Policy>,
     refusals: Refusals,
+    receivers: Arc<Receivers>,
     clock: Clock,
 }
 
 impl OwnEndpoints {
-    /// Endpoints that take tokens by `policy`.
+    /// Endpoints that take tokens by `policy`, and events for `receivers`.
     #[must_use]
-    pub fn new(judge: Judge, policy: Policy, clock: Clock) -> Self {
-        Self { judge, refusals: Refusals::new(&policy), policy: Arc::new(policy), clock }
+    pub fn new(judge: Judge, policy: Policy, receivers: Arc<Receivers>, clock: Clock) -> Self {
+        Self { judge, refusals: Refusals::new(&policy), policy: Arc::new(policy), receivers, clock }
     }
 
     /// Whether a canonical path is one of theirs.
@@ -44,6 +49,10 @@ impl OwnEndpoints {
 
     /// Answers a request for one of them.
     pub async fn serve(&self, request: Request<Incoming>, downstream: &Downstream) -> Response<Body> {
+        if let Some(name) = request.uri().path().strip_prefix(EVENTS) {
+            let name = name.to_owned();
+            return self.receivers.serve(&name, request).await;
+        }
         match (request.uri().path().strip_prefix(PREFIX), request.method()) {
             (Some("/logout"), &Method::POST) => self.log_out(&request, downstream).await,
             (Some("/logout"), _) => method_not_allowed("POST"),
@@ -121,7 +130,7 @@ impl OwnEndpoints {
         };
         let result = self.judge.parts().ledger.write(&key, &record).await;
         let from = downstream.peer.to_str().ok().and_then(|peer| peer.parse().ok());
-        audit::record(&Actor { who: "self".to_owned(), from }, what, &key, &marker, &result);
+        audit::record(&Actor { who: "self".to_owned(), from, event: None }, what, &key, &marker, &result);
         result.map_or_else(|error| store_failed(&error), |_| no_content())
     }
 

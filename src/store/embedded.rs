@@ -7,6 +7,7 @@
 //! The values are those of the public format, see `docs/markers.md`.
 
 mod database;
+mod notes;
 mod presence;
 mod queue;
 mod reader;
@@ -246,6 +247,10 @@ impl Store for EmbeddedStore {
 
     async fn last_activity(&self, subject: &Subject) -> Result<Option<Timestamp>, StoreError> {
         self.query(|answer| Read::Activity { subject: subject.clone(), answer }).await
+    }
+
+    async fn forget_activity(&self, _: &[(Subject, Timestamp)]) -> Result<(), StoreError> {
+        Err(StoreError::timed_out(&self.name))
     }
 
     async fn report(&self) -> Result<StoreReport, StoreError> {

@@ -23,6 +23,7 @@ mod link;
 mod load;
 mod merge;
 mod node;
+mod notes;
 mod replicas;
 mod report;
 mod sentinel;
@@ -208,6 +209,10 @@ impl Store for RedisStore {
         let Reply { value, node, .. } = self.topology.execute(Use::Rest, &set, &score).await?;
         let score = Option::<f64>::from_redis_value(value).map_err(|error| classify(node.name(), &error.into()))?;
         score.map(|score| keys::time_of(score).ok_or_else(|| self.refused("an activity score is no time"))).transpose()
+    }
+
+    async fn forget_activity(&self, _: &[(Subject, Timestamp)]) -> Result<(), StoreError> {
+        Err(StoreError::timed_out(&self.name))
     }
 
     async fn report(&self) -> Result<StoreReport, StoreError> {

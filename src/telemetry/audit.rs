@@ -17,6 +17,8 @@ pub struct Actor {
     pub who: String,
     /// The address of the connection.
     pub from: Option<IpAddr>,
+    /// The event that it is about, where a source tells it.
+    pub event: Option<String>,
 }
 
 /// Writes down a change and what became of it.
@@ -33,6 +35,7 @@ pub fn record(actor: &Actor, what: &str, key: &MarkerKey, marker: &Marker, resul
         marker.key = key.as_str(),
         at = %marker.at(),
         from = actor.from.map(tracing::field::display),
+        event = actor.event,
         outcome,
         error = result.as_ref().err().map(tracing::field::display),
         "marker"

@@ -34,8 +34,8 @@ use crate::clock::{Clock, Timestamp};
 
 mod fetch;
 
+pub(super) use fetch::Fetcher;
 pub use fetch::JwksError;
-pub(super) use fetch::{Fetcher, HttpClient};
 
 /// The wait before the second attempt after a failed fetch; it doubles up to the refresh interval.
 const FIRST_RETRY: Duration = Duration::from_secs(1);

@@ -26,10 +26,10 @@ use super::{
     compact::{Compact, Header},
     issuer::{IssuerSettings, KeySource, TokenProfile},
     json::Object,
-    jwks::{Fetcher, HttpClient, JwksError, KeySet, KeySetStatus, Origin},
+    jwks::{Fetcher, JwksError, KeySet, KeySetStatus, Origin},
     key::{Key, KeyFault, Lookup, is_symmetric},
 };
-use crate::clock::Clock;
+use crate::{clock::Clock, http_client::HttpClient};
 
 mod forward;
 mod payload;

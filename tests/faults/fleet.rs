@@ -108,7 +108,7 @@ pub(crate) struct Gateway {
 }
 
 enum Run {
-    Here { _gate: full::Gate },
+    Here { _gate: Box<full::Gate> },
     Process { running: Running, directory: TempDir, variables: Vec<(String, String)> },
 }
 
@@ -142,7 +142,7 @@ impl Gateway {
             }
             let gate = setup.launch().await;
             let addresses = (gate.address, gate.admin);
-            (Run::Here { _gate: gate }, addresses)
+            (Run::Here { _gate: Box::new(gate) }, addresses)
         };
         Self { addresses: Arc::new(Mutex::new(addresses)), allows: plan.allows, run }
     }

@@ -10,6 +10,9 @@ use portcullis::config::{Config, ConfigErrors, Place, StoreSettings};
 const SECRETS: [(&str, &str); 2] =
     [("PORTCULLIS_ADMIN_TOKEN", "0123456789abcdef0123456789abcdef"), ("PORTCULLIS_STORE_PASSWORD", "secret")];
 
+/// The secrets that the manual of sources names.
+const SOURCE_SECRETS: &[(&str, &str)] = &[];
+
 fn shipped(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("config").join(name)
 }
@@ -25,13 +28,17 @@ fn every_shipped_file_is_valid_and_raises_no_warning() {
         let path = entry.unwrap().path();
         let name = path.file_name().unwrap().to_string_lossy().into_owned();
         // The embedded store has no password.
-        let secrets = if name == "gateway.toml" { &SECRETS[..] } else { &SECRETS[..1] };
+        let secrets = match &*name {
+            "gateway.toml" => &SECRETS[..],
+            "sources.toml" => SOURCE_SECRETS,
+            _ => &SECRETS[..1],
+        };
         let config = load(&path, secrets).unwrap_or_else(|errors| panic!("{errors}"));
         assert_eq!(config.warnings, [], "{name}");
         names.push(name);
     }
     names.sort();
-    assert_eq!(names, ["gateway.toml", "portcullis.toml", "sidecar.toml"]);
+    assert_eq!(names, ["gateway.toml", "portcullis.toml", "sidecar.toml", "sources.toml"]);
 }
 
 #[test]

@@ -90,6 +90,10 @@ impl Store for Held {
         Ok(None)
     }
 
+    async fn forget_activity(&self, _: &[(Subject, Timestamp)]) -> Result<(), StoreError> {
+        Ok(())
+    }
+
     async fn report(&self) -> Result<StoreReport, StoreError> {
         Ok(StoreReport { description: "held".to_owned(), warnings: Vec::new() })
     }

@@ -233,6 +233,10 @@ impl Store for ScriptedStore {
     async fn last_activity(&self, _: &Subject) -> Result<Option<Timestamp>, StoreError> {
         Err(lost())
     }
+    async fn forget_activity(&self, _: &[(Subject, Timestamp)]) -> Result<(), StoreError> {
+        Ok(())
+    }
+
     async fn report(&self) -> Result<StoreReport, StoreError> {
         Err(lost())
     }

@@ -79,6 +79,10 @@ impl Store for SlowStore {
     async fn last_activity(&self, _: &Subject) -> Result<Option<Timestamp>, StoreError> {
         Ok(None)
     }
+    async fn forget_activity(&self, _: &[(Subject, Timestamp)]) -> Result<(), StoreError> {
+        Ok(())
+    }
+
     async fn report(&self) -> Result<StoreReport, StoreError> {
         Err(StoreError::timed_out(&"slow".into()))
     }

@@ -5,23 +5,19 @@
 //! 2. No redirect is followed, and no body is read beyond [`MAX_DOCUMENT`].
 //! 3. `https`, except for loopback hosts and a URL that the settings give as `http`.
 
-use std::{io, path::PathBuf, sync::Arc};
+use std::{io, path::PathBuf, time::Duration};
 
 use bytes::Bytes;
 use http::{
-    Method, Request, StatusCode, Uri,
-    header::{ACCEPT, USER_AGENT},
+    Request, StatusCode, Uri,
+    header::{ACCEPT, HeaderValue},
 };
-use http_body_util::{BodyExt, Empty, LengthLimitError, Limited};
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::{
-    client::legacy::{Client, connect::HttpConnector},
-    rt::TokioExecutor,
-};
+use http_body_util::Full;
 use serde::Deserialize;
 use tokio::io::AsyncReadExt;
 
 use super::super::key::NotAKeySet;
+use crate::http_client::{HttpClient, HttpError, secure};
 
 /// The longest document that is read, in bytes.
 const MAX_DOCUMENT: usize = 512 * 1024;
@@ -84,49 +80,27 @@ pub enum JwksError {
     Malformed(#[from] NotAKeySet),
 }
 
-/// The client that all issuers share.
-#[derive(Clone, Debug)]
-pub(in super::super) struct HttpClient(Client<HttpsConnector<HttpConnector>, Empty<Bytes>>);
-
-impl HttpClient {
-    /// A client that trusts the system's certificates. A system without any can still fetch from loopback.
-    pub(in super::super) fn new() -> Result<Self, rustls::Error> {
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let builder = match HttpsConnectorBuilder::new().with_provider_and_native_roots((*provider).clone()) {
-            Ok(builder) => builder,
-            Err(error) => {
-                let error = &error as &dyn std::error::Error;
-                tracing::warn!(error, "the system has no certificates to trust, so nothing can be fetched by https");
-                let tls = rustls::ClientConfig::builder_with_provider(provider)
-                    .with_safe_default_protocol_versions()?
-                    .with_root_certificates(rustls::RootCertStore::empty())
-                    .with_no_client_auth();
-                HttpsConnectorBuilder::new().with_tls_config(tls)
-            }
-        };
-        let connector = builder.https_or_http().enable_http1().enable_http2().build();
-        // Fetches are minutes apart: a connection kept for the next one would be a dead one.
-        Ok(Self(Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build(connector)))
+/// A document that was asked for.
+async fn get(http: &HttpClient, uri: &Uri) -> Result<Bytes, JwksError> {
+    let mut request = Request::new(Full::default());
+    *request.uri_mut() = uri.clone();
+    request.headers_mut().insert(ACCEPT, HeaderValue::from_static("application/json"));
+    // The caller has a deadline of its own.
+    let response = http.send(request, MAX_DOCUMENT, Duration::MAX).await?;
+    if response.status() != StatusCode::OK {
+        return Err(JwksError::Status { uri: uri.clone(), status: response.status() });
     }
+    Ok(response.into_body())
+}
 
-    async fn get(&self, uri: &Uri) -> Result<Bytes, JwksError> {
-        let unreachable = |source| JwksError::Unreachable { uri: uri.clone(), source };
-        let request = Request::builder()
-            .method(Method::GET)
-            .uri(uri)
-            .header(ACCEPT, "application/json")
-            .header(USER_AGENT, concat!("portcullis/", env!("CARGO_PKG_VERSION")))
-            .body(Empty::new())
-            .map_err(|error| unreachable(error.into()))?;
-        let response = self.0.request(request).await.map_err(|error| unreachable(error.into()))?;
-        if response.status() != StatusCode::OK {
-            return Err(JwksError::Status { uri: uri.clone(), status: response.status() });
+impl From<HttpError> for JwksError {
+    fn from(error: HttpError) -> Self {
+        match error {
+            HttpError::TimedOut { .. } => Self::TimedOut,
+            HttpError::Unreachable { uri, source } => Self::Unreachable { uri, source },
+            HttpError::TooLarge { .. } => Self::TooLarge,
+            HttpError::Insecure { uri } => Self::Insecure { uri },
         }
-        let body = Limited::new(response.into_body(), MAX_DOCUMENT)
-            .collect()
-            .await
-            .map_err(|error| if error.is::<LengthLimitError>() { JwksError::TooLarge } else { unreachable(error) })?;
-        Ok(body.to_bytes())
     }
 }
 
@@ -141,8 +115,8 @@ impl Fetcher {
     /// The document.
     pub(super) async fn fetch(&self) -> Result<Bytes, JwksError> {
         match self {
-            Self::Discovery { issuer, http } => http.get(&discover(issuer, http).await?).await,
-            Self::Url { uri, http } => http.get(uri).await,
+            Self::Discovery { issuer, http } => get(http, &discover(issuer, http).await?).await,
+            Self::Url { uri, http } => get(http, uri).await,
             Self::File(path) => read(path).await,
         }
     }
@@ -165,54 +139,12 @@ async fn discover(issuer: &str, http: &HttpClient) -> Result<Uri, JwksError> {
     }
 
     let uri = secure(&format!("{}/.well-known/openid-configuration", issuer.trim_end_matches('/')))?;
-    let document = http.get(&uri).await?;
+    let document = get(http, &uri).await?;
     let Ok(metadata) = serde_json::from_slice::<Metadata>(&document) else {
         return Err(JwksError::Discovery { uri });
     };
     if metadata.issuer != issuer {
         return Err(JwksError::IssuerMismatch { uri, found: metadata.issuer });
     }
-    secure(&metadata.jwks_uri)
-}
-
-/// The URL, if what comes from there can be trusted to come from there.
-fn secure(text: &str) -> Result<Uri, JwksError> {
-    let insecure = || JwksError::Insecure { uri: text.to_owned() };
-    let uri: Uri = text.parse().map_err(|_| insecure())?;
-    let host = uri.host().unwrap_or_default();
-    match uri.scheme_str() {
-        Some("https") if !host.is_empty() => Ok(uri),
-        Some("http") if is_loopback(host) => Ok(uri),
-        _ => Err(insecure()),
-    }
-}
-
-fn is_loopback(host: &str) -> bool {
-    let address = host.trim_start_matches('[').trim_end_matches(']');
-    host.eq_ignore_ascii_case("localhost")
-        || address.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn clear_text_is_for_loopback_only() {
-        for fine in ["https://issuer.example/jwks", "http://127.0.0.1:1/", "http://localhost/", "http://[::1]:80/"] {
-            assert!(secure(fine).is_ok(), "{fine}");
-        }
-        for not in [
-            "http://issuer.example/",
-            "http://127.0.0.1.issuer.example/",
-            "http://10.0.0.1/",
-            "file:///etc/passwd",
-            "ftp://issuer.example/",
-            "//issuer.example/",
-            "/jwks",
-            "",
-        ] {
-            assert!(matches!(secure(not), Err(JwksError::Insecure { .. })), "{not}");
-        }
-    }
+    Ok(secure(&metadata.jwks_uri)?)
 }

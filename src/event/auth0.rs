@@ -1,0 +1,17 @@
+//! Auth0: the log of a tenant, streamed or asked for, and the events of its users.
+//!
+//! - [`record`]: what a log record means.
+//! - [`framing`]: the forms in which records come together.
+//! - [`log_stream`], [`logs`]: streamed to the gate; asked for by it.
+//! - [`user_event`]: what an event of an event stream means.
+//! - [`event_stream`], [`events`]: sent to the gate; asked for by it.
+//! - [`tenant`]: the Management API.
+
+pub mod event_stream;
+pub mod events;
+pub mod framing;
+pub mod log_stream;
+pub mod logs;
+pub mod record;
+pub mod tenant;
+pub mod user_event;

@@ -1,0 +1,1 @@
+//! The Management API of a tenant: tokens, rate limits, errors.

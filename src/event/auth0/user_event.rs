@@ -1,0 +1,1 @@
+//! What an event of an event stream means.

@@ -1,0 +1,97 @@
+//! What the gate itself has to remember besides markers and activity: which events were taken, how far a source was read, who
+//! of a fleet reads it, what is still to be done.
+//!
+//! No gateway is told of changes of it, and none of it is asked for while a request waits.
+
+use std::{fmt, time::Duration};
+
+use async_trait::async_trait;
+
+use super::StoreError;
+
+/// What stands for an event's id: see `EventId::digest`.
+pub type NoteDigest = [u8; 16];
+
+/// Notes. Names are up to 200 bytes without control characters; values up to 64 KiB.
+#[async_trait]
+pub trait Notes: Send + Sync + fmt::Debug + 'static {
+    /// Which of these events of a source are remembered, in their order.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn seen(&self, source: &str, events: &[NoteDigest]) -> Result<Vec<bool>, StoreError>;
+
+    /// Remembers events of a source; of more than `capacity`, those that were remembered first are forgotten.
+    ///
+    /// # Errors
+    /// [`StoreError`]: any part of it may have been written. Repeating it is harmless.
+    async fn remember(&self, source: &str, events: &[NoteDigest], capacity: usize) -> Result<(), StoreError>;
+
+    /// A note.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn note(&self, name: &str) -> Result<Option<String>, StoreError>;
+
+    /// Replaces a note, or removes it, if it still is what was `expected`; says whether it was.
+    ///
+    /// # Errors
+    /// [`StoreError`]: it may yet take effect.
+    async fn swap_note(&self, name: &str, expected: Option<&str>, value: Option<&str>) -> Result<bool, StoreError>;
+
+    /// Takes a lease or renews it, for `term` from now; says whether `owner` has it. Nobody else gets it before the term is over, by the
+    /// store's clock.
+    ///
+    /// # Errors
+    /// [`StoreError`]: it may yet take effect.
+    async fn lease(&self, name: &str, owner: &str, term: Duration) -> Result<bool, StoreError>;
+
+    /// Gives a lease back, if `owner` has it.
+    ///
+    /// # Errors
+    /// [`StoreError`]: it may yet take effect.
+    async fn release(&self, name: &str, owner: &str) -> Result<(), StoreError>;
+
+    /// Who has a lease.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn leader(&self, name: &str) -> Result<Option<String>, StoreError>;
+
+    /// Puts jobs into a queue, each under an id of its own; one that is there already is replaced. Resolves when they are as durable as a
+    /// marker.
+    ///
+    /// # Errors
+    /// [`StoreError`]: any part of it may have been written. Repeating it is harmless.
+    async fn put_jobs(&self, queue: &str, jobs: &[(String, String)]) -> Result<(), StoreError>;
+
+    /// Some jobs of a queue, `limit` at most, and how many there are in all.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn jobs(&self, queue: &str, limit: usize) -> Result<(Vec<(String, String)>, usize), StoreError>;
+
+    /// Removes jobs from a queue.
+    ///
+    /// # Errors
+    /// [`StoreError`]: any part of it may have been done. Repeating it is harmless.
+    async fn remove_jobs(&self, queue: &str, ids: &[String]) -> Result<(), StoreError>;
+
+    /// Adds `members` to a set that is forgotten `keep` after it was last added to. A set holds 100 members at most; more are not added.
+    ///
+    /// # Errors
+    /// [`StoreError`]: any part of it may have been written. Repeating it is harmless.
+    async fn add_members(&self, sets: &[(String, String)], keep: Duration) -> Result<(), StoreError>;
+
+    /// The members of a set.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn members(&self, set: &str) -> Result<Vec<String>, StoreError>;
+
+    /// Forgets a set.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn remove_set(&self, set: &str) -> Result<(), StoreError>;
+}
