@@ -94,6 +94,20 @@ pub enum Happening {
 }
 
 impl Happening {
+    /// What it is called in the audit trail, in settings and in summaries.
+    #[must_use]
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::SessionEnded { .. } => "session_end",
+            Self::LoggedOut(_) => "logout",
+            Self::Blocked(_) => "block",
+            Self::Unblocked(_) => "unblock",
+            Self::Deleted(_) => "delete",
+            Self::TokenRevoked { .. } => "token_revoke",
+            Self::Active(_) => "activity",
+        }
+    }
+
     /// Whether it ends or restores something, and is not only a sign of life.
     #[must_use]
     pub const fn is_change(&self) -> bool {
