@@ -222,7 +222,11 @@ impl Pipeline {
     fn plan<'a>(&self, origin: &Origin, events: &[&'a SessionEvent], now: Timestamp) -> Plan<'a> {
         let mut plan = Plan::default();
         for event in events {
-            let at = if event.at > now.plus(MAX_AHEAD) { now } else { event.at };
+            let (at, clock) = if event.at > now.plus(MAX_AHEAD) {
+                (now, MarkerClock::Gateway)
+            } else {
+                (event.at, origin.source.clock())
+            };
             for happening in &event.happenings {
                 let (key, marker) = match happening {
                     Happening::Active(subject) => {
@@ -240,10 +244,7 @@ impl Pipeline {
                     Happening::Unblocked(subject) => {
                         (MarkerKey::block(subject), Marker::Block(Block { blocked: false, at, until: None }))
                     }
-                    Happening::LoggedOut(subject) => {
-                        let logout = Logout { at, clock: MarkerClock::Issuer };
-                        (MarkerKey::logout(subject), Marker::Logout(logout))
-                    }
+                    Happening::LoggedOut(subject) => (MarkerKey::logout(subject), Marker::Logout(Logout { at, clock })),
                     Happening::SessionEnded { issuer, session } => {
                         (MarkerKey::session(issuer, session), Marker::SessionEnd(at))
                     }

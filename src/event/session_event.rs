@@ -56,7 +56,7 @@ impl fmt::Debug for EventId {
 pub struct SessionEvent {
     /// Its id at the source: the same event has the same whenever it comes again. `None`: the source gives none.
     pub id: Option<EventId>,
-    /// When it happened, by the issuer's clock.
+    /// When it happened, by the issuer's clock, unless [`Source::clock`](crate::marker::Source::clock) says otherwise.
     pub at: Timestamp,
     /// What the source calls it, such as `slo` or `session-revoked`; for people.
     pub kind: Box<str>,
