@@ -155,10 +155,9 @@ impl Source {
     #[must_use]
     pub const fn clock(self) -> MarkerClock {
         match self {
-            // They have no time of their own: what is out when they come is over.
-            Self::Admin | Self::Logout | Self::TokenRevocation => MarkerClock::Gateway,
-            // A transmitter need not be the issuer.
-            Self::SharedSignals => MarkerClock::Gateway,
+            // Most have no time of their own: what is out when they come is over. A transmitter of signals has one, and need not be
+            // the issuer.
+            Self::Admin | Self::Logout | Self::TokenRevocation | Self::SharedSignals => MarkerClock::Gateway,
             Self::Auth0LogStream
             | Self::Auth0Logs
             | Self::Auth0EventStream
