@@ -11,12 +11,11 @@ use bytes::Bytes;
 use http::{StatusCode, request::Parts};
 use secrecy::{ExposeSecret as _, SecretString};
 
-use super::{framing::records, user_event::UserEventReader};
+use super::user_event::UserEventReader;
 use crate::{
     event::{
-        Batch,
         receiver::{self, Answer, Receiver, Rejection},
-        source::{Context, Running},
+        source::{BatchReader as _, Context, Running},
     },
     token::claims::IssuerName,
 };
@@ -54,10 +53,7 @@ impl Receiver for EventStream {
     }
 
     async fn receive(&self, _: Parts, body: Bytes) -> Answer {
-        let mut batch = Batch::default();
-        for event in records(&body) {
-            batch.push(self.reader.read(event));
-        }
+        let batch = self.reader.read_all(&body);
         match self.context.pipeline.take(&self.context.origin, &batch).await {
             Ok(_) => receiver::answer(StatusCode::NO_CONTENT),
             Err(error) => self.reject(Rejection::from(error)),

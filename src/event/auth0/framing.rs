@@ -8,6 +8,9 @@
 //! A text that breaks off, or is garbled, gives what comes before the fault, and what is left as one more record, which whoever
 //! reads it finds malformed. In lines, a fault ends with its line.
 
+use super::{record::RecordReader, user_event::UserEventReader};
+use crate::event::{Batch, Gap, SessionEvent, source::BatchReader};
+
 /// A byte order mark in UTF-8.
 const MARK: &[u8] = b"\xef\xbb\xbf";
 
@@ -177,6 +180,25 @@ fn end_of_string(text: &[u8]) -> Option<usize> {
     }
 }
 
+/// All records of a body, each read by `read`.
+fn read_each(body: &[u8], read: impl Fn(&[u8]) -> Result<SessionEvent, Gap>) -> Batch {
+    let mut batch = Batch::default();
+    records(body).for_each(|record| batch.push(read(record)));
+    batch
+}
+
+impl BatchReader for RecordReader {
+    fn read_all(&self, body: &[u8]) -> Batch {
+        read_each(body, |record| self.read(record))
+    }
+}
+
+impl BatchReader for UserEventReader {
+    fn read_all(&self, body: &[u8]) -> Batch {
+        read_each(body, |event| self.read(event))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -203,7 +225,11 @@ mod tests {
             assert_eq!(split(&text), [ONE, TWO], "{text}");
         }
         assert_eq!(split(ONE), [ONE], "a single record");
-        assert_eq!(split("{\"type\":\"s\",\n \"logs\":[1,2]}"), ["{\"type\":\"s\",\n \"logs\":[1,2]}"], "a record of its own");
+        assert_eq!(
+            split("{\"type\":\"s\",\n \"logs\":[1,2]}"),
+            ["{\"type\":\"s\",\n \"logs\":[1,2]}"],
+            "a record of its own"
+        );
         let pretty = ["{\n \"type\": \"s\"\n}", "{\"a\":\n1}"];
         assert_eq!(split(&pretty.join("\n")), pretty, "objects that span lines");
         for nothing in ["", " \n ", "\u{feff}", "[]", " [ ] ", "[,]", r#"{"logs":[]}"#] {

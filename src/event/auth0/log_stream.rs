@@ -13,16 +13,12 @@ use http::{HeaderValue, StatusCode, header, request::Parts};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::Serialize;
 
-use super::{
-    framing::records,
-    record::{Codes, RecordReader},
-};
+use super::record::{Codes, RecordReader};
 use crate::{
     event::{
-        Batch,
         pipeline::Taken,
         receiver::{self, Answer, Receiver, Rejection},
-        source::{Context, Running},
+        source::{BatchReader as _, Context, Running},
     },
     token::claims::IssuerName,
 };
@@ -72,10 +68,7 @@ impl Receiver for LogStream {
     }
 
     async fn receive(&self, _: Parts, body: Bytes) -> Answer {
-        let mut batch = Batch::default();
-        for record in records(&body) {
-            batch.push(self.reader.read(record));
-        }
+        let batch = self.reader.read_all(&body);
         match self.context.pipeline.take(&self.context.origin, &batch).await {
             Ok(taken) => summary(&taken),
             Err(error) => self.reject(Rejection::from(error)),

@@ -61,10 +61,7 @@ impl UserEventReader {
             _ => return Err(gap(GapReason::UnknownKind)),
         };
         let id_of_user = user.user_id.text().and_then(|user_id| SubjectId::try_from(user_id).ok());
-        let subject = Subject {
-            issuer: self.issuer.clone(),
-            id: id_of_user.ok_or_else(|| gap(GapReason::NoSubject))?,
-        };
+        let subject = Subject { issuer: self.issuer.clone(), id: id_of_user.ok_or_else(|| gap(GapReason::NoSubject))? };
         let times = [&read.time, &user.deleted_at, &user.updated_at];
         let at = times.into_iter().find_map(Loose::time).ok_or_else(|| gap(GapReason::Malformed))?;
         Ok(SessionEvent {
