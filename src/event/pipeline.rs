@@ -23,7 +23,7 @@ use super::{
 use crate::{
     clock::{Clock, Timestamp},
     marker::{Block, Logout, Marker, MarkerClock, MarkerKey, MarkerRecord, Source, ledger::Ledger},
-    store::{Notes, StoreError},
+    store::{Merged, Notes, StoreError},
     telemetry::audit::{self, Actor},
     token::claims::Subject,
 };
@@ -275,11 +275,9 @@ impl Pipeline {
         origin: &Origin,
         changes: HashMap<MarkerKey, Change<'_>, ahash::RandomState>,
     ) -> Result<(usize, usize), StoreError> {
-        let writes = stream::iter(changes).map(async |(key, change)| {
-            let result = self.ledger.write(&key, &change.record).await;
-            (key, change, result)
-        });
-        let mut writes = std::pin::pin!(writes.buffer_unordered(WRITES));
+        // In a list first: an iterator with a closure in this future would keep it from being `Send`.
+        let writes: Vec<_> = changes.into_iter().map(|(key, change)| self.write_one(key, change)).collect();
+        let mut writes = std::pin::pin!(stream::iter(writes).buffer_unordered(WRITES));
         let (mut changed, mut as_they_were, mut failure) = (0, 0, None);
         while let Some((key, Change { record, event, what }, result)) = writes.next().await {
             let actor = Actor {
@@ -298,6 +296,15 @@ impl Pipeline {
             }
         }
         failure.map_or(Ok((changed, as_they_were)), Err)
+    }
+
+    async fn write_one<'a>(
+        &self,
+        key: MarkerKey,
+        change: Change<'a>,
+    ) -> (MarkerKey, Change<'a>, Result<Merged, StoreError>) {
+        let result = self.ledger.write(&key, &change.record).await;
+        (key, change, result)
     }
 }
 
