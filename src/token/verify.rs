@@ -34,6 +34,8 @@ use crate::{clock::Clock, http_client::HttpClient};
 mod forward;
 mod payload;
 
+pub(crate) use payload::{ClaimReader, check_audience};
+
 /// What holds for the tokens of all issuers.
 #[derive(Clone, Debug)]
 pub struct VerifierOptions {
@@ -261,6 +263,34 @@ impl Verifier {
     ) -> Result<R, Unverified> {
         self.authenticate(token, |_, header, _| accepts(header), |settings, claims, _| read(settings, claims))
             .map_err(|stopped| stopped.why)
+    }
+
+    /// Does `verify`; where the keys of `issuer` at hand do not suffice for it, asks for newer ones and does it once more.
+    ///
+    /// # Errors
+    /// [`Unverified`]. It is [`KeysUnavailable`](Unverified::KeysUnavailable), too, while newer keys cannot be had: the token may be good.
+    ///
+    /// # Cancel safety
+    /// Dropping the future has no effect on others.
+    pub async fn with_newer_keys<R>(
+        &self,
+        issuer: &IssuerName,
+        verify: impl Fn(&Self) -> Result<R, Unverified>,
+    ) -> Result<R, Unverified> {
+        match verify(self) {
+            Err(Unverified::KeysUnavailable) => {}
+            Err(Unverified::UnknownKey { issuer: whose }) if whose == *issuer => {}
+            result => return result,
+        }
+        self.refetch_for(issuer).await;
+        let verified = verify(self);
+        let is_behind = |issuer: &IssuerName| {
+            self.status().iter().any(|(name, status)| name == issuer && status.last_error.is_some())
+        };
+        match verified {
+            Err(Unverified::UnknownKey { issuer: whose }) if is_behind(&whose) => Err(Unverified::KeysUnavailable),
+            result => result,
+        }
     }
 
     /// How the key set of each issuer is.
