@@ -235,6 +235,8 @@ fn claims(section: &Section<'_>) -> ClaimNames {
         session: name("session", defaults.session),
         session_start: name("session_start", defaults.session_start),
         last_logout: name("last_logout", defaults.last_logout),
+        email: section.get::<String>("email").option().map(Into::into),
+        phone: section.get::<String>("phone").option().map(Into::into),
     };
     section.finish();
     claims

@@ -44,6 +44,14 @@ pub(super) fn read(settings: &IssuerSettings, payload: &Object<'_>) -> Result<Cl
     if payload.get("cnf").is_some() { Err(TokenFault::SenderConstrained) } else { Ok(read) }
 }
 
+/// A claim that tells how a subject can be reached, unless the claim `<name>_verified` beside it is there and not `true` (OpenID
+/// Connect Core §5.1).
+pub(super) fn contact(payload: &Object<'_>, name: &str) -> Option<Box<str>> {
+    let value = payload.get(name)?.as_str()?;
+    let verified = payload.get(&format!("{name}_verified"));
+    verified.is_none_or(|verified| *verified == Value::Bool(true)).then(|| value.into())
+}
+
 /// `aud`: a string, or an array of strings, of which one is ours (RFC 7519 §4.1.3).
 pub(crate) fn check_audience(payload: &Object<'_>, audiences: &[Box<str>]) -> Result<(), TokenFault> {
     let is_ours = |audience: &str| !audience.is_empty() && audiences.iter().any(|each| **each == *audience);
