@@ -1,6 +1,7 @@
 //! Sources of events, end to end: what their senders send goes in, and the very next request is refused.
 
 mod backchannel_logout;
+mod token_revocation;
 
 use bytes::Bytes;
 use http::{Method, Request};
