@@ -273,10 +273,10 @@ impl Pipeline {
     async fn write(
         &self,
         origin: &Origin,
-        changes: HashMap<MarkerKey, Change<'_>, ahash::RandomState>,
+        planned: HashMap<MarkerKey, Change<'_>, ahash::RandomState>,
     ) -> Result<(usize, usize), StoreError> {
         // In a list first: an iterator with a closure in this future would keep it from being `Send`.
-        let writes: Vec<_> = changes.into_iter().map(|(key, change)| self.write_one(key, change)).collect();
+        let writes: Vec<_> = planned.into_iter().map(|(key, change)| self.write_one(key, change)).collect();
         let mut writes = std::pin::pin!(stream::iter(writes).buffer_unordered(WRITES));
         let (mut changed, mut as_they_were, mut failure) = (0, 0, None);
         while let Some((key, Change { record, event, what }, result)) = writes.next().await {
