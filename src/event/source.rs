@@ -112,7 +112,15 @@ impl SourceKind {
     /// What reads its records, where they need no signature to be believed: so that exported ones can be taken again.
     #[must_use]
     pub fn reader(&self) -> Option<Arc<dyn BatchReader>> {
-        None
+        match self {
+            Self::Auth0LogStream(settings) => Some(Arc::new(settings.reader())),
+            Self::Auth0EventStream(settings) => Some(Arc::new(settings.reader())),
+            Self::Auth0Logs(_)
+            | Self::Auth0Events(_)
+            | Self::BackchannelLogout(_)
+            | Self::SharedSignals(_)
+            | Self::TokenRevocation(_) => None,
+        }
     }
 }
 

@@ -11,12 +11,11 @@ use bytes::Bytes;
 use http::{StatusCode, request::Parts};
 use secrecy::{ExposeSecret as _, SecretString};
 
-use super::{framing::records, user_event::UserEventReader};
+use super::user_event::UserEventReader;
 use crate::{
     event::{
-        Batch,
         receiver::{self, Answer, Receiver, Rejection},
-        source::{Context, Running},
+        source::{BatchReader, Context, Running},
     },
     token::claims::IssuerName,
 };
@@ -34,8 +33,14 @@ impl EventStreamSettings {
     #[expect(clippy::unnecessary_wraps, reason = "as for other sources")]
     pub(crate) fn start(self, context: Context) -> Result<Running, Box<dyn std::error::Error + Send + Sync>> {
         let authorization = format!("Bearer {}", self.token.expose_secret()).into();
-        let reader = UserEventReader { issuer: self.issuer };
+        let reader = self.reader();
         Ok(Running::Receives(Arc::new(EventStream { context, authorization, reader })))
+    }
+
+    /// What reads its events.
+    #[must_use]
+    pub fn reader(&self) -> UserEventReader {
+        UserEventReader { issuer: self.issuer.clone() }
     }
 }
 
@@ -54,10 +59,7 @@ impl Receiver for EventStream {
     }
 
     async fn receive(&self, _: Parts, body: Bytes) -> Answer {
-        let mut batch = Batch::default();
-        for event in records(&body) {
-            batch.push(self.reader.read(event));
-        }
+        let batch = BatchReader::read(&self.reader, &body);
         match self.context.pipeline.take(&self.context.origin, &batch).await {
             Ok(_) => receiver::answer(StatusCode::NO_CONTENT),
             Err(error) => self.reject(Rejection::from(error)),

@@ -203,7 +203,11 @@ mod tests {
             assert_eq!(split(&text), [ONE, TWO], "{text}");
         }
         assert_eq!(split(ONE), [ONE], "a single record");
-        assert_eq!(split("{\"type\":\"s\",\n \"logs\":[1,2]}"), ["{\"type\":\"s\",\n \"logs\":[1,2]}"], "a record of its own");
+        assert_eq!(
+            split("{\"type\":\"s\",\n \"logs\":[1,2]}"),
+            ["{\"type\":\"s\",\n \"logs\":[1,2]}"],
+            "a record of its own"
+        );
         let pretty = ["{\n \"type\": \"s\"\n}", "{\"a\":\n1}"];
         assert_eq!(split(&pretty.join("\n")), pretty, "objects that span lines");
         for nothing in ["", " \n ", "\u{feff}", "[]", " [ ] ", "[,]", r#"{"logs":[]}"#] {

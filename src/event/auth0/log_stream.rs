@@ -13,16 +13,12 @@ use http::{HeaderValue, StatusCode, header, request::Parts};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::Serialize;
 
-use super::{
-    framing::records,
-    record::{Codes, RecordReader},
-};
+use super::record::{Codes, RecordReader};
 use crate::{
     event::{
-        Batch,
         pipeline::Taken,
         receiver::{self, Answer, Receiver, Rejection},
-        source::{Context, Running},
+        source::{BatchReader, Context, Running},
     },
     token::claims::IssuerName,
 };
@@ -41,9 +37,14 @@ pub struct LogStreamSettings {
 impl LogStreamSettings {
     #[expect(clippy::unnecessary_wraps, reason = "as for other sources")]
     pub(crate) fn start(self, context: Context) -> Result<Running, Box<dyn std::error::Error + Send + Sync>> {
-        let Self { issuer, authorization, codes } = self;
-        let reader = RecordReader::new(issuer, codes);
-        Ok(Running::Receives(Arc::new(LogStream { context, authorization, reader })))
+        let reader = self.reader();
+        Ok(Running::Receives(Arc::new(LogStream { context, authorization: self.authorization, reader })))
+    }
+
+    /// What reads its records.
+    #[must_use]
+    pub fn reader(&self) -> RecordReader {
+        RecordReader::new(self.issuer.clone(), self.codes.clone())
     }
 }
 
@@ -72,10 +73,7 @@ impl Receiver for LogStream {
     }
 
     async fn receive(&self, _: Parts, body: Bytes) -> Answer {
-        let mut batch = Batch::default();
-        for record in records(&body) {
-            batch.push(self.reader.read(record));
-        }
+        let batch = BatchReader::read(&self.reader, &body);
         match self.context.pipeline.take(&self.context.origin, &batch).await {
             Ok(taken) => summary(&taken),
             Err(error) => self.reject(Rejection::from(error)),
