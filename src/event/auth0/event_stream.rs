@@ -15,7 +15,7 @@ use super::user_event::UserEventReader;
 use crate::{
     event::{
         receiver::{self, Answer, Receiver, Rejection},
-        source::{BatchReader, Context, Running},
+        source::{BatchReader as _, Context, Running},
     },
     token::claims::IssuerName,
 };
@@ -33,14 +33,8 @@ impl EventStreamSettings {
     #[expect(clippy::unnecessary_wraps, reason = "as for other sources")]
     pub(crate) fn start(self, context: Context) -> Result<Running, Box<dyn std::error::Error + Send + Sync>> {
         let authorization = format!("Bearer {}", self.token.expose_secret()).into();
-        let reader = self.reader();
+        let reader = UserEventReader { issuer: self.issuer };
         Ok(Running::Receives(Arc::new(EventStream { context, authorization, reader })))
-    }
-
-    /// What reads its events.
-    #[must_use]
-    pub fn reader(&self) -> UserEventReader {
-        UserEventReader { issuer: self.issuer.clone() }
     }
 }
 
@@ -59,7 +53,7 @@ impl Receiver for EventStream {
     }
 
     async fn receive(&self, _: Parts, body: Bytes) -> Answer {
-        let batch = BatchReader::read(&self.reader, &body);
+        let batch = self.reader.read_all(&body);
         match self.context.pipeline.take(&self.context.origin, &batch).await {
             Ok(_) => receiver::answer(StatusCode::NO_CONTENT),
             Err(error) => self.reject(Rejection::from(error)),

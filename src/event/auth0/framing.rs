@@ -8,6 +8,9 @@
 //! A text that breaks off, or is garbled, gives what comes before the fault, and what is left as one more record, which whoever
 //! reads it finds malformed. In lines, a fault ends with its line.
 
+use super::{record::RecordReader, user_event::UserEventReader};
+use crate::event::{Batch, Gap, SessionEvent, source::BatchReader};
+
 /// A byte order mark in UTF-8.
 const MARK: &[u8] = b"\xef\xbb\xbf";
 
@@ -174,6 +177,25 @@ fn end_of_string(text: &[u8]) -> Option<usize> {
             b'\\' => position += 2,
             _ => position += 1,
         }
+    }
+}
+
+/// All records of a body, each read by `read`.
+fn read_each(body: &[u8], read: impl Fn(&[u8]) -> Result<SessionEvent, Gap>) -> Batch {
+    let mut batch = Batch::default();
+    records(body).for_each(|record| batch.push(read(record)));
+    batch
+}
+
+impl BatchReader for RecordReader {
+    fn read_all(&self, body: &[u8]) -> Batch {
+        read_each(body, |record| self.read(record))
+    }
+}
+
+impl BatchReader for UserEventReader {
+    fn read_all(&self, body: &[u8]) -> Batch {
+        read_each(body, |event| self.read(event))
     }
 }
 

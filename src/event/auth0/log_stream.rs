@@ -18,7 +18,7 @@ use crate::{
     event::{
         pipeline::Taken,
         receiver::{self, Answer, Receiver, Rejection},
-        source::{BatchReader, Context, Running},
+        source::{BatchReader as _, Context, Running},
     },
     token::claims::IssuerName,
 };
@@ -37,14 +37,9 @@ pub struct LogStreamSettings {
 impl LogStreamSettings {
     #[expect(clippy::unnecessary_wraps, reason = "as for other sources")]
     pub(crate) fn start(self, context: Context) -> Result<Running, Box<dyn std::error::Error + Send + Sync>> {
-        let reader = self.reader();
-        Ok(Running::Receives(Arc::new(LogStream { context, authorization: self.authorization, reader })))
-    }
-
-    /// What reads its records.
-    #[must_use]
-    pub fn reader(&self) -> RecordReader {
-        RecordReader::new(self.issuer.clone(), self.codes.clone())
+        let Self { issuer, authorization, codes } = self;
+        let reader = RecordReader::new(issuer, codes);
+        Ok(Running::Receives(Arc::new(LogStream { context, authorization, reader })))
     }
 }
 
@@ -73,7 +68,7 @@ impl Receiver for LogStream {
     }
 
     async fn receive(&self, _: Parts, body: Bytes) -> Answer {
-        let batch = BatchReader::read(&self.reader, &body);
+        let batch = self.reader.read_all(&body);
         match self.context.pipeline.take(&self.context.origin, &batch).await {
             Ok(taken) => summary(&taken),
             Err(error) => self.reject(Rejection::from(error)),

@@ -14,13 +14,10 @@ use jiff::{civil::DateTime, tz::TimeZone};
 use percent_encoding::percent_decode_str;
 use serde::de::{MapAccess, SeqAccess};
 
-use super::{
-    framing::records,
-    loose::{self, Fill, Loose, Members},
-};
+use super::loose::{self, Fill, Loose, Members};
 use crate::{
     clock::Timestamp,
-    event::{Batch, EventId, Gap, GapReason, Happening, SessionEvent, source::BatchReader},
+    event::{EventId, Gap, GapReason, Happening, SessionEvent},
     token::claims::{IssuerName, SessionId, Subject, SubjectId},
 };
 
@@ -356,16 +353,6 @@ impl RecordReader {
     fn session_ended(&self, id: &str) -> Result<Happening, GapReason> {
         let session = SessionId::try_from(id).map_err(|_| GapReason::NoSubject)?;
         Ok(Happening::SessionEnded { issuer: self.issuer.clone(), session })
-    }
-}
-
-impl BatchReader for RecordReader {
-    fn read(&self, body: &[u8]) -> Batch {
-        let mut batch = Batch::default();
-        for record in records(body) {
-            batch.push(Self::read(self, record));
-        }
-        batch
     }
 }
 

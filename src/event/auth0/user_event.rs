@@ -8,12 +8,9 @@
 
 use serde::de::MapAccess;
 
-use super::{
-    framing::records,
-    loose::{self, Fill, Loose, Members},
-};
+use super::loose::{self, Fill, Loose, Members};
 use crate::{
-    event::{Batch, EventId, Gap, GapReason, Happening, SessionEvent, source::BatchReader},
+    event::{EventId, Gap, GapReason, Happening, SessionEvent},
     token::claims::{IssuerName, Subject, SubjectId},
 };
 
@@ -73,16 +70,6 @@ impl UserEventReader {
             kind: kind.into(),
             happenings: vec![happening(subject)],
         })
-    }
-}
-
-impl BatchReader for UserEventReader {
-    fn read(&self, body: &[u8]) -> Batch {
-        let mut batch = Batch::default();
-        for event in records(body) {
-            batch.push(Self::read(self, event));
-        }
-        batch
     }
 }
 
