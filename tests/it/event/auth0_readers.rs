@@ -10,6 +10,8 @@ use portcullis::event::{
         user_event::UserEventReader,
     },
 };
+use proptest::prelude::*;
+use serde_json::{Value, json};
 
 const ADA: &str = "auth0|65f0a1b2c3d4e5f6a7b8c9d0";
 const SESSION: &str = "Zx3kq0N9b5T2uV7yW1aB4cD6eF8gH0iJ";
@@ -166,5 +168,71 @@ fn events_of_users() {
             ("webhook-test-user.created.json", &["user.created test"]),
         ],
     );
-    hold("composed/auth0-events", |event| reader.read(event), &[]);
+    let blocked = "user.updated block {ada} 2026-05-01T12:00:00.000Z";
+    let expected: [(&str, &[&str]); 1] = [("user.updated-blocked.json", &[blocked])];
+    hold("composed/auth0-events", |event| reader.read(event), &expected);
+}
+
+#[test]
+fn the_three_forms_of_one_delivery_say_the_same() {
+    let all = |file: &str| -> Vec<String> {
+        let text = fs::read(path("auth0").join(file)).unwrap();
+        let mut lines: Vec<_> = records(&text).map(|record| described(reader().read(record))).collect();
+        lines.sort();
+        lines
+    };
+    let timeline = all("logs/timeline-three-sessions.json");
+    assert_eq!(timeline.len(), 11);
+    for form in ["batch.jsonl", "batch-array.json", "batch-object.json"] {
+        assert_eq!(all(&format!("log-stream/{form}")), timeline, "{form}");
+    }
+}
+
+/// Records that say anything, some of it nonsense.
+fn elements() -> impl Strategy<Value = Vec<Value>> {
+    let codes = ["s", "slo", "scp", "srrt", "sapi", "sdu", "limit_wc", "szz"];
+    let element = (0..codes.len(), any::<bool>(), prop_oneof!["[a-c]", "\\PC{1,8}"], 0..5_i64, "\\PC{0,12}");
+    let element = element.prop_map(move |(code, wrapped, user, at, other)| {
+        let details =
+            json!({ "session_id": other, "request": { "method": "delete", "path": format!("/api/v2/users/{user}") } });
+        let record = json!({
+            "type": codes[code], "date": 1_777_636_800_000 + at, "user_id": user, "log_id": format!("{code}{user}{at}"),
+            "description": other, "details": details,
+        });
+        if wrapped { json!({ "log_id": "outer", "data": record }) } else { record }
+    });
+    prop::collection::vec(element, 1..12)
+}
+
+proptest! {
+    /// In whatever order, form and number of deliveries records come, with whatever repetitions: they say the same.
+    #[test]
+    fn how_records_come_does_not_matter(
+        (elements, order) in elements().prop_flat_map(|elements| {
+            let twice: Vec<usize> = (0..elements.len()).chain(0..elements.len() / 2).collect();
+            (Just(elements), Just(twice).prop_shuffle())
+        }),
+        size in 1..8_usize,
+        form in 0..4_u8,
+    ) {
+        let straight: BTreeSet<String> =
+            elements.iter().map(|element| described(reader().read(element.to_string().as_bytes()))).collect();
+        let coming: Vec<&Value> = order.iter().map(|place| &elements[*place]).collect();
+        let mut crooked = BTreeSet::new();
+        let mut count = 0;
+        for delivery in coming.chunks(size) {
+            let text = match form {
+                0 => delivery.iter().map(|element| format!("{element}\r\n")).collect(),
+                1 => json!(delivery).to_string(),
+                2 => json!({ "logs": delivery }).to_string(),
+                _ => format!("{:#}", json!(delivery)),
+            };
+            for record in records(text.as_bytes()) {
+                crooked.insert(described(reader().read(record)));
+                count += 1;
+            }
+        }
+        prop_assert_eq!(count, coming.len());
+        prop_assert_eq!(crooked, straight);
+    }
 }
