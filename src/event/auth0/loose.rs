@@ -289,12 +289,10 @@ fn from_text(text: &str) -> Option<Timestamp> {
 }
 
 fn from_number(number: f64) -> Option<Timestamp> {
-    let mut millis = if number < FIRST_MILLIS { number * 1000.0 } else { number };
-    while millis >= FIRST_MILLIS * 1000.0 {
-        millis /= 1000.0;
-    }
+    let scale = [1000.0, 1.0, 1e-3, 1e-6].into_iter().zip([1.0, 1e3, 1e6, 1e9]);
+    let (scale, _) = scale.into_iter().find(|(_, bound)| number < FIRST_MILLIS * bound)?;
     #[expect(clippy::cast_possible_truncation, reason = "in range, or saturated and then refused")]
-    millis.is_finite().then(|| Timestamp::from_millis(millis as i64))
+    Some(Timestamp::from_millis((number * scale).round() as i64))
 }
 
 #[cfg(test)]
@@ -325,8 +323,21 @@ mod tests {
             assert_eq!(loose(text).time(), expected, "{text}");
         }
         for text in [
-            "null", "true", "[]", "{}", "0", "-1", "1e300", r#""""#, r#""*****""#, r#""2025-09-30""#, r#""soon""#,
-            r#""1970-01-01T00:00:00Z""#, r#""inf""#, r#""NaN""#, r#""2025-09-30T24:61:00""#,
+            "null",
+            "true",
+            "[]",
+            "{}",
+            "0",
+            "-1",
+            "1e300",
+            r#""""#,
+            r#""*****""#,
+            r#""2025-09-30""#,
+            r#""soon""#,
+            r#""1970-01-01T00:00:00Z""#,
+            r#""inf""#,
+            r#""NaN""#,
+            r#""2025-09-30T24:61:00""#,
         ] {
             assert_eq!(loose(text).time(), None, "{text}");
         }

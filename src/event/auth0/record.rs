@@ -86,8 +86,22 @@ impl Action {
     pub fn of(code: &str) -> Option<Self> {
         Some(match code {
             // Logins, silent ones, and exchanges of a user's grant for a token.
-            "s" | "ssa" | "scoa" | "sens" | "seacft" | "sertft" | "sede" | "sepft" | "seoobft" | "seotpft"
-            | "sercft" | "sepkoobft" | "sepkotpft" | "sepkrcft" | "secte" | "ciba_exchange_succeeded" => Self::Activity,
+            "s"
+            | "ssa"
+            | "scoa"
+            | "sens"
+            | "seacft"
+            | "sertft"
+            | "sede"
+            | "sepft"
+            | "seoobft"
+            | "seotpft"
+            | "sercft"
+            | "sepkoobft"
+            | "sepkotpft"
+            | "sepkrcft"
+            | "secte"
+            | "ciba_exchange_succeeded" => Self::Activity,
             "slo" | "session_revoked" => Self::SessionEnd,
             // Without a session it stands for one of a user's devices, and no reason to log out the others.
             "srrt" => Self::NamedSessionEnd,
