@@ -9,7 +9,7 @@ use super::{
         problem::Fault,
         reader::Section,
         secret,
-        value::{DAY, HOUR, MINUTE, Raw, SECOND, Setting, choose},
+        value::{DAY, HOUR, MILLISECOND, MINUTE, Raw, SECOND, Setting, choose},
         web,
     },
     Basis, issuer,
@@ -43,7 +43,7 @@ pub(super) fn logs(section: &Section<'_>, basis: &Basis<'_>) -> Option<LogsSetti
     let issuer = issuer(section, basis);
     let tenant = tenant(section, basis, issuer.as_ref());
     let codes = codes(section);
-    let interval = section.get("interval").between(SECOND, HOUR).or(5 * SECOND);
+    let interval = section.get("interval").between(100 * MILLISECOND, HOUR).or(5 * SECOND);
     let overlap = section.get("overlap").between(Duration::ZERO, HOUR).or(MINUTE);
     let start = section.get("start").between(SECOND, 30 * DAY).or(HOUR);
     let lease = lease(section);

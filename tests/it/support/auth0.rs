@@ -7,7 +7,6 @@ use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     convert::Infallible,
     io,
-    net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, Weak},
     time::{Duration, Instant, SystemTime},
 };
@@ -38,7 +37,6 @@ type Body = BoxBody<Bytes, io::Error>;
 
 /// A tenant. Dropped, it closes its port and all connections.
 pub(crate) struct Auth0 {
-    address: SocketAddr,
     shared: Arc<Shared>,
     _tasks: JoinSet<()>,
 }
@@ -68,8 +66,6 @@ pub(crate) enum Fault {
     Status(u16),
     /// It is answered as it should be, but so much later.
     Delay(Duration),
-    /// It is never answered.
-    Hang,
     /// The connection ends in the middle of the body.
     CutBody,
     /// The body ends in the middle, as if it were whole.
@@ -173,16 +169,12 @@ impl Auth0 {
         let shared = Arc::new_cyclic(|this| Shared { this: this.clone(), base, state: Mutex::new(state) });
         let mut tasks = JoinSet::new();
         tasks.spawn(accept(listener, Arc::clone(&shared)));
-        Self { address, shared, _tasks: tasks }
+        Self { shared, _tasks: tasks }
     }
 
     /// `http://<address>`
     pub(crate) fn base(&self) -> &str {
         &self.shared.base
-    }
-
-    pub(crate) fn address(&self) -> SocketAddr {
-        self.address
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -310,11 +302,6 @@ impl Auth0 {
         state.kept_from = state.next_event;
     }
 
-    /// Heartbeats come so often, on connections that are made from now on.
-    pub(crate) fn set_heartbeat(&self, interval: Duration) {
-        self.state().heartbeat = interval;
-    }
-
     /// Connections that are made from now on are closed after so long.
     pub(crate) fn set_stream_lifetime(&self, lifetime: Duration) {
         self.state().stream_lifetime = lifetime;
@@ -389,10 +376,8 @@ async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Respo
         let hit = state.faults.iter().position(|(path, _)| target.starts_with(path));
         hit.and_then(|index| state.faults.remove(index)).map(|(_, fault)| fault)
     };
-    match fault {
-        Some(Fault::Delay(delay)) => sleep(delay).await,
-        Some(Fault::Hang) => std::future::pending().await,
-        _ => {}
+    if let Some(Fault::Delay(delay)) = fault {
+        sleep(delay).await;
     }
     let mut response = match &fault {
         Some(Fault::Status(status)) => error(*status, "made_to_fail", "An error on demand."),
@@ -706,7 +691,7 @@ impl Shared {
             _ => None,
         };
         let kinds: Vec<String> =
-            query.into_iter().filter(|(name, _)| name == "event_type").map(|(_, kind)| kind).collect();
+            query.iter().filter(|(name, _)| name == "event_type").map(|(_, kind)| kind.clone()).collect();
         let (sender, receiver) = mpsc::channel(64);
         let mut state = self.state.lock().unwrap();
         let after = match from.map(number) {
@@ -799,11 +784,13 @@ impl EventStream {
             {
                 let state = shared.state.lock().unwrap();
                 let is_wanted = |kind: &Value| kinds.is_empty() || kinds.iter().any(|wanted| kind == wanted);
-                for (number, at, event) in state.events.iter().filter(|(number, ..)| *number > *after) {
+                let mut next = state.events.iter().filter(|(number, ..)| *number > *after);
+                let next =
+                    next.find(|(_, at, event)| is_wanted(&event["type"]) && since.is_none_or(|since| *at >= since));
+                if let Some((number, _, event)) = next {
+                    let text = frame(&offset(*number), event);
                     *after = *number;
-                    if is_wanted(&event["type"]) && since.is_none_or(|since| *at >= since) {
-                        return Piece::text(frame(&offset(*number), event));
-                    }
+                    return Piece::text(text);
                 }
                 *after = state.next_event - 1;
             }
