@@ -278,9 +278,9 @@ async fn a_checkpoint_that_the_tenant_does_not_know_any_more_is_replaced_by_its_
 async fn one_gateway_asks_and_another_takes_over() {
     let Some(world) = World::redis().await else { return };
     let auth0 = Auth0::start().await;
-    let first = gate(&world, &auth0, "").start().await;
+    let first = gate(&world, &auth0, "overlap = \"0s\"").start().await;
     is_cut_off(&world, &auth0, &first, "auth0|alice").await;
-    let second = gate(&world, &auth0, "").start().await;
+    let second = gate(&world, &auth0, "overlap = \"0s\"").start().await;
     eventually("the other waits", async || state(&second).await == "standby").await;
     assert_eq!((state(&first).await.as_str(), auth0.tokens_issued()), ("connected", 1));
     is_cut_off(&world, &auth0, &second, "auth0|bob").await;

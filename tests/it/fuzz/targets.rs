@@ -13,6 +13,7 @@ use portcullis::{
     credential::{Credential, CredentialSources, Source},
     event::{
         Happening,
+        auth0::sse::{Item, Parser},
         backchannel_logout::{self, BackchannelLogoutSettings},
         token_revocation::{Assertions, RevocationRequest},
     },
@@ -34,7 +35,7 @@ pub(crate) struct Target {
 }
 
 /// All of them.
-pub(crate) const TARGETS: [Target; 8] = [
+pub(crate) const TARGETS: [Target; 9] = [
     Target { name: "token", run: token, seeds: TOKENS },
     Target { name: "marker_value", run: marker_value, seeds: MARKER_VALUES },
     Target { name: "config", run: config, seeds: CONFIGS },
@@ -43,6 +44,7 @@ pub(crate) const TARGETS: [Target; 8] = [
     Target { name: "jwks", run: jwks, seeds: KEY_SETS },
     Target { name: "logout_token", run: logout_token, seeds: LOGOUT_TOKENS },
     Target { name: "revocation", run: revocation, seeds: REVOCATIONS },
+    Target { name: "sse", run: sse, seeds: STREAMS },
 ];
 
 const ISSUER: &str = "https://issuer.example/";
@@ -307,5 +309,26 @@ pub(crate) fn revocation(data: &[u8]) {
     if let Ok(Ok(assertion)) = ASSERTIONS.judge(&VERIFIER, &LOGOUTS.issuer, &signed, NOW, SKEW) {
         assert_eq!(ASSERTIONS.judge(&VERIFIER, &LOGOUTS.issuer, &signed, NOW, SKEW), Ok(Ok(assertion)));
         assert!(VERIFIER.verify(&signed).is_err(), "an access token as well");
+    }
+}
+
+const STREAMS: &[&[u8]] = &[
+    include_bytes!("../../fixtures/auth0/events/events-api-stream.sse.txt"),
+    b"\xef\xbb\xbfdata: a\r\ndata\r\revent: e\nid: 1\ndata: {}\n\nid\nretry: 10\n: c\n\n",
+];
+
+/// A stream of events: the same comes of it whole and byte by byte, and nothing that is longer than may be.
+pub(crate) fn sse(data: &[u8]) {
+    const MAX: usize = 200;
+    let whole = Parser::new(MAX).push(data);
+    let mut parser = Parser::new(MAX);
+    let piecewise: Vec<Item> = data.iter().flat_map(|byte| parser.push(&[*byte])).collect();
+    assert_eq!(whole, piecewise);
+    for item in whole {
+        if let Item::Event(event) = item {
+            assert!(event.data.len() <= MAX);
+            // A byte that is not UTF-8 becomes three.
+            assert!(event.kind.len() <= 3 * MAX && event.id.is_none_or(|id| !id.is_empty() && id.len() <= 3 * MAX));
+        }
     }
 }

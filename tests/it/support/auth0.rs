@@ -49,6 +49,7 @@ struct Shared {
 
 /// A request, as the tenant got it.
 #[derive(Clone, Debug)]
+#[allow(dead_code, reason = "not everybody looks at everything")]
 pub(crate) struct Call {
     pub(crate) at: Instant,
     pub(crate) method: Method,
@@ -66,6 +67,9 @@ pub(crate) enum Fault {
     Status(u16),
     /// It is answered as it should be, but so much later.
     Delay(Duration),
+    /// It is never answered.
+    #[allow(dead_code, reason = "for those who have little patience")]
+    Hang,
     /// The connection ends in the middle of the body.
     CutBody,
     /// The body ends in the middle, as if it were whole.
@@ -376,8 +380,10 @@ async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Respo
         let hit = state.faults.iter().position(|(path, _)| target.starts_with(path));
         hit.and_then(|index| state.faults.remove(index)).map(|(_, fault)| fault)
     };
-    if let Some(Fault::Delay(delay)) = fault {
-        sleep(delay).await;
+    match fault {
+        Some(Fault::Delay(delay)) => sleep(delay).await,
+        Some(Fault::Hang) => std::future::pending().await,
+        _ => {}
     }
     let mut response = match &fault {
         Some(Fault::Status(status)) => error(*status, "made_to_fail", "An error on demand."),
