@@ -141,14 +141,15 @@ fn own_domain(basis: &Basis<'_>, issuer: &IssuerName) -> Option<Uri> {
 /// The URL of a domain. One that is given as a URL can be on this machine, for those who put something in between.
 fn base(domain: &str) -> Result<Uri, Fault> {
     let text = if domain.contains("://") { domain.to_owned() } else { format!("https://{domain}") };
-    let url = web::url(&text)?;
+    let such = "such as \"acme.eu.auth0.com\"";
+    let url = web::url(&text).map_err(|_| Fault::new("not a domain").hint(such))?;
     let is_here = url.host().and_then(web::address).is_some_and(|address| address.is_loopback());
     if url.scheme_str() == Some("http") && !is_here {
         let fault = Fault::new("is plain http: whoever is on the way could read the secret");
         return Err(fault.hint("use https; http is for this machine only"));
     }
     if url.path() != "/" || url.query().is_some() {
-        return Err(Fault::new("is more than a domain").hint("such as \"acme.eu.auth0.com\""));
+        return Err(Fault::new("is more than a domain").hint(such));
     }
     Ok(url)
 }
