@@ -16,6 +16,7 @@ use portcullis::{
         auth0::{
             framing::records,
             record::{Action, RecordReader},
+            sse::{Item, Parser},
             user_event::UserEventReader,
         },
         backchannel_logout::{self, BackchannelLogoutSettings},
@@ -39,7 +40,7 @@ pub(crate) struct Target {
 }
 
 /// All of them.
-pub(crate) const TARGETS: [Target; 10] = [
+pub(crate) const TARGETS: &[Target] = &[
     Target { name: "token", run: token, seeds: TOKENS },
     Target { name: "marker_value", run: marker_value, seeds: MARKER_VALUES },
     Target { name: "config", run: config, seeds: CONFIGS },
@@ -50,6 +51,7 @@ pub(crate) const TARGETS: [Target; 10] = [
     Target { name: "revocation", run: revocation, seeds: REVOCATIONS },
     Target { name: "log_stream", run: log_stream, seeds: LOG_STREAMS },
     Target { name: "user_event", run: user_event, seeds: USER_EVENTS },
+    Target { name: "sse", run: sse, seeds: STREAMS },
 ];
 
 const ISSUER: &str = "https://issuer.example/";
@@ -386,5 +388,25 @@ fn check_event(event: &SessionEvent) {
             | Happening::Active(subject) => subject.id.as_str(),
         };
         assert!(id.bytes().any(|byte| byte != b'*'), "somebody behind a mask");
+    }
+}
+const STREAMS: &[&[u8]] = &[
+    include_bytes!("../../fixtures/auth0/events/events-api-stream.sse.txt"),
+    b"\xef\xbb\xbfdata: a\r\ndata\r\revent: e\nid: 1\ndata: {}\n\nid\nretry: 10\n: c\n\n",
+];
+
+/// A stream of events: the same comes of it whole and byte by byte, and nothing that is longer than may be.
+pub(crate) fn sse(data: &[u8]) {
+    const MAX: usize = 200;
+    let whole = Parser::new(MAX).push(data);
+    let mut parser = Parser::new(MAX);
+    let piecewise: Vec<Item> = data.iter().flat_map(|byte| parser.push(&[*byte])).collect();
+    assert_eq!(whole, piecewise);
+    for item in whole {
+        if let Item::Event(event) = item {
+            assert!(event.data.len() <= MAX);
+            // A byte that is not UTF-8 becomes three.
+            assert!(event.kind.len() <= 3 * MAX && event.id.is_none_or(|id| !id.is_empty() && id.len() <= 3 * MAX));
+        }
     }
 }
