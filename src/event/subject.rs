@@ -2,8 +2,8 @@
 //!
 //! 1. An identifier has the members that its format requires, each a text that is not empty, and no others (RFC 9493 §3). Formats
 //!    that nothing here can be found by are read no further than their name.
-//! 2. `iss_sub` names a subject of the configured issuer with that identifier, and `jwt_id` a token of it. `opaque` means what the
-//!    settings say. `email` and `phone_number` are looked up in the [index](super::identifier_index); whoever is found by them is
+//! 2. `iss_sub` names a subject of the source's issuer, and `jwt_id` a token of it; a source may tell about no other issuer's. `opaque`
+//!    means what the settings say. `email` and `phone_number` are looked up in the [index](super::identifier_index); whoever is found by them is
 //!    meant, all of them. Each of `aliases` counts, and one that means nothing here is passed over.
 //! 3. What cannot be mapped is a gap, never a guess.
 
@@ -287,7 +287,10 @@ impl Resolver {
     }
 
     fn meaning(&self, identifier: &SubjectIdentifier, opaque: Opaque) -> Result<Meaning, GapReason> {
-        let issuer_of = |iss: &str| self.verifier.issuer_by_identifier(iss).ok_or(GapReason::UnknownIssuer);
+        let issuer_of = |iss: &str| {
+            let issuer = self.verifier.issuer_by_identifier(iss).filter(|issuer| **issuer == self.issuer);
+            issuer.ok_or(GapReason::UnknownIssuer)
+        };
         let known = match identifier {
             SubjectIdentifier::IssSub { iss, sub } => subject(issuer_of(iss)?, sub),
             SubjectIdentifier::JwtId { iss, jti } => {
