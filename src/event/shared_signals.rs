@@ -193,10 +193,20 @@ impl SharedSignalsSettings {
                     };
                     let polling = async {
                         let mut urls = poll_url.subscribe();
-                        let url = urls.wait_for(Option::is_some).await.ok().and_then(|url| url.clone());
-                        match (&polling, url) {
-                            (Some(settings), Some(url)) => poll::poll(&intake, &transmitter, &url, settings).await,
-                            _ => std::future::pending().await,
+                        loop {
+                            let url = urls.borrow_and_update().clone();
+                            let asking = async {
+                                match (&polling, url) {
+                                    (Some(settings), Some(url)) => {
+                                        poll::poll(&intake, &transmitter, &url, settings).await;
+                                    }
+                                    _ => std::future::pending().await,
+                                }
+                            };
+                            tokio::select! {
+                                () = asking => {}
+                                changed = urls.changed() => if changed.is_err() { return },
+                            }
                         }
                     };
                     tokio::select! {
@@ -206,10 +216,8 @@ impl SharedSignalsSettings {
                 };
                 intake.context.lead_while(&stop, work).await;
             };
-            tokio::select! {
-                () = stop.cancelled() => {}
-                ((), ()) = async { tokio::join!(discovering, leading) } => {}
-            }
+            // What leads gives its lease back when it is told to stop.
+            let _ = tokio::join!(stop.run_until_cancelled(discovering), leading);
         })
     }
 

@@ -43,13 +43,11 @@ pub(super) struct PollSettings {
     pub(super) max_answer: usize,
 }
 
-/// An answer (RFC 8936 §2.3).
-#[derive(Deserialize)]
+/// An answer (RFC 8936 §2.3). Whether there is more (`moreAvailable`) need not be known: after SETs, the gate asks again at once.
+#[derive(Default, Deserialize)]
 struct Answer {
     #[serde(default)]
     sets: BTreeMap<String, String>,
-    #[serde(default, rename = "moreAvailable")]
-    more_available: bool,
 }
 
 /// What is to be told with the next question.
@@ -79,7 +77,7 @@ impl Verdicts {
 /// Asks again and again, until it is dropped.
 pub(super) async fn poll(intake: &Intake, transmitter: &Transmitter, uri: &Uri, settings: &PollSettings) {
     let health = &intake.context.origin.health;
-    let mut retry = Retry::default();
+    let (mut retry, mut storing) = (Retry::default(), Retry::default());
     let mut verdicts = Verdicts::default();
     let mut before = BTreeSet::new();
     loop {
@@ -106,8 +104,9 @@ pub(super) async fn poll(intake: &Intake, transmitter: &Transmitter, uri: &Uri, 
         let taken = take(intake, answer.sets).await;
         let is_stored = taken.is_ok();
         verdicts = taken.unwrap_or_else(|verdicts| verdicts);
-        if is_stored && is_new || answer.more_available && is_stored && found.is_empty() {
-            before = found;
+        before = found;
+        if is_stored && is_new {
+            storing = Retry::default();
             continue;
         }
         // There is nothing new, or the store does not take it.
@@ -117,8 +116,7 @@ pub(super) async fn poll(intake: &Intake, transmitter: &Transmitter, uri: &Uri, 
                 Err(error) => health.failed(intake.context.pipeline.now(), &error),
             }
         }
-        let pause = if is_stored { settings.every.saturating_sub(asked.elapsed()) } else { retry.wait(None) };
-        before = found;
+        let pause = if is_stored { settings.every.saturating_sub(asked.elapsed()) } else { storing.wait(None) };
         sleep(pause).await;
     }
 }
@@ -133,7 +131,7 @@ async fn ask(
         transmitter.call_within(Method::POST, uri, Some(question), settings.max_answer, settings.timeout).await?;
     if answer.body().is_empty() {
         // What acknowledges only may be answered so.
-        return Ok(Answer { sets: BTreeMap::new(), more_available: false });
+        return Ok(Answer::default());
     }
     parse(uri, &answer, "that of a poll")
 }

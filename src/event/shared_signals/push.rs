@@ -44,10 +44,10 @@ impl Receiver for PushReceiver {
         if body.len() > MAX_LENGTH {
             return self.reject(Rejection::TooLarge);
         }
-        let Ok(token) = str::from_utf8(&body) else {
+        let Ok(text) = str::from_utf8(&body) else {
             return self.refuse(SetFault::new(Code::InvalidRequest, "not a JWS in compact form"));
         };
-        let taken = match self.intake.read(token.trim_ascii()).await {
+        let taken = match self.intake.read(text.trim_ascii()).await {
             Ok(batch) => self.intake.take(&batch).await.map_err(|_| Rejection::NotStored),
             Err(Refused::Fault(fault)) => return self.refuse(fault),
             Err(Refused::NotReady) => return not_ready(),

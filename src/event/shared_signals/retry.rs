@@ -29,7 +29,7 @@ pub(super) fn jittered(wait: Duration) -> Duration {
     let mut byte = [0];
     // Without randomness there is no jitter, which is no reason to stop.
     let _ = aws_lc_rs::rand::fill(&mut byte);
-    wait - (wait / 2).mul_f64(f64::from(byte[0]) / 256.0)
+    wait.saturating_sub((wait / 2).mul_f64(f64::from(byte[0]) / 256.0))
 }
 
 #[cfg(test)]

@@ -100,7 +100,8 @@ impl From<HttpError> for StreamError {
 /// A stream as the transmitter tells it.
 #[derive(Clone, Deserialize, Debug)]
 struct Stream {
-    stream_id: String,
+    #[serde(rename = "stream_id")]
+    id: String,
     #[serde(default)]
     iss: String,
     #[serde(default)]
@@ -196,7 +197,7 @@ impl Manager {
         transmitter: &Transmitter,
         configuration: &Configuration,
     ) -> Result<std::convert::Infallible, StreamError> {
-        let endpoint = configuration.configuration_endpoint.as_deref();
+        let endpoint = configuration.streams_endpoint.as_deref();
         let endpoint = secure(endpoint.ok_or(StreamError::Lacking { what: "configuration_endpoint" })?)?;
         let method = self.method();
         let methods = &configuration.delivery_methods_supported;
@@ -206,10 +207,14 @@ impl Manager {
         let stream = self.find_or_make(intake, transmitter, &endpoint).await?;
         if self.settings.push_to.is_none() {
             let url = secure(stream.delivery.endpoint_url.as_deref().ok_or(StreamError::NoUrl)?)?;
-            self.poll_url.send_replace(Some(url));
+            self.poll_url.send_if_modified(|known| {
+                let is_new = known.as_ref() != Some(&url);
+                *known = Some(url);
+                is_new
+            });
         }
         intake.works();
-        tracing::info!(source.name = %intake.context.origin.name, stream.id = shown(&stream.stream_id), "stream is set up");
+        tracing::info!(source.name = %intake.context.origin.name, stream.id = shown(&stream.id), "stream is set up");
         self.watch(intake, transmitter, configuration, &stream).await
     }
 
@@ -241,7 +246,7 @@ impl Manager {
             }
             Some(stream) if wanted.is_subset(&stream.events_requested) => stream,
             Some(stream) => {
-                let body = json!({ "stream_id": stream.stream_id, "events_requested": wanted });
+                let body = json!({ "stream_id": stream.id, "events_requested": wanted });
                 let answer = transmitter.call(Method::PATCH, endpoint, Some(&body)).await?;
                 if answer.status() == StatusCode::ACCEPTED { stream } else { parse(endpoint, &answer, "a stream")? }
             }
@@ -356,7 +361,7 @@ impl Manager {
         endpoint: &Uri,
         stream: &Stream,
     ) -> Result<(), StreamError> {
-        let uri = with_query(endpoint, &stream.stream_id)?;
+        let uri = with_query(endpoint, &stream.id)?;
         let answer = transmitter.call(Method::GET, &uri, None).await?;
         let status: Status = parse(&uri, &answer, "the status of a stream")?;
         intake.has_status(&status.status, status.reason.as_deref());
@@ -374,7 +379,7 @@ impl Manager {
         let state = random_state()?;
         // Before it is asked for: the event may be here sooner than the answer.
         self.notes.expect(&state).await?;
-        let body = json!({ "stream_id": stream.stream_id, "state": state });
+        let body = json!({ "stream_id": stream.id, "state": state });
         transmitter.call(Method::POST, endpoint, Some(&body)).await?;
         let until = Instant::now() + VERIFICATION;
         while Instant::now() < until {
@@ -389,8 +394,8 @@ impl Manager {
 }
 
 fn with_stream(configuration: &Configuration, stream: &Stream) -> Result<Uri, StreamError> {
-    let endpoint = configuration.configuration_endpoint.as_deref();
-    with_query(&secure(endpoint.ok_or(StreamError::Lacking { what: "configuration_endpoint" })?)?, &stream.stream_id)
+    let endpoint = configuration.streams_endpoint.as_deref();
+    with_query(&secure(endpoint.ok_or(StreamError::Lacking { what: "configuration_endpoint" })?)?, &stream.id)
 }
 
 fn with_query(endpoint: &Uri, stream: &str) -> Result<Uri, StreamError> {
@@ -415,7 +420,7 @@ mod tests {
     fn published_streams_are_read() {
         let stream: Stream =
             serde_json::from_str(include_str!("../../../tests/fixtures/ssf/stream-created.json")).unwrap();
-        assert_eq!((&*stream.stream_id, &*stream.iss), ("f67e39a0a4d34d56b3aa1bc4cff0069f", "https://tr.example.com"));
+        assert_eq!((&*stream.id, &*stream.iss), ("f67e39a0a4d34d56b3aa1bc4cff0069f", "https://tr.example.com"));
         assert_eq!(stream.aud.all(), ["https://receiver.example.com/web", "https://receiver.example.com/mobile"]);
         assert_eq!(stream.delivery.method, PUSH);
         let status: Status =

@@ -91,7 +91,8 @@ pub(super) struct Configuration {
     pub(super) jwks_uri: Option<String>,
     #[serde(default)]
     pub(super) delivery_methods_supported: Vec<String>,
-    pub(super) configuration_endpoint: Option<String>,
+    #[serde(rename = "configuration_endpoint")]
+    pub(super) streams_endpoint: Option<String>,
     pub(super) status_endpoint: Option<String>,
     pub(super) verification_endpoint: Option<String>,
     #[serde(default)]
