@@ -2,3 +2,4 @@
 
 mod killed;
 mod replay;
+mod shared_signals;
