@@ -354,7 +354,8 @@ async fn token(State(shared): Fleet, headers: HeaderMap, body: String) -> Respon
     }
     let mut state = shared.state.lock().unwrap();
     state.tokens += 1;
-    let body = json!({ "access_token": format!("granted-{}", state.tokens), "token_type": "Bearer", "expires_in": 3600 });
+    let body =
+        json!({ "access_token": format!("granted-{}", state.tokens), "token_type": "Bearer", "expires_in": 3600 });
     json(StatusCode::OK, &body)
 }
 
