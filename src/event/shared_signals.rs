@@ -62,6 +62,8 @@ const REFRESH: Duration = Duration::from_secs(3600);
 pub struct SharedSignalsSettings {
     /// The issuer whose users it tells about.
     pub issuer: IssuerName,
+    /// What the transmitter calls the issuer where it names users, besides its identifiers.
+    pub subject_issuers: Box<[Box<str>]>,
     /// The `iss` of its SETs: a URL, from which its configuration is found.
     pub transmitter: Box<str>,
     /// A SET must be for one of these. Never empty.
@@ -120,7 +122,8 @@ impl SharedSignalsSettings {
         }
         let notes = Arc::clone(context.pipeline.notes());
         let resolver =
-            Resolver::new(Arc::clone(&context.verifier), Arc::clone(&notes), self.issuer.clone(), self.opaque);
+            Resolver::new(Arc::clone(&context.verifier), Arc::clone(&notes), self.issuer.clone(), self.opaque)
+                .with_aliases(self.subject_issuers.clone());
         let is_asked = self.verify_every.is_some() || matches!(self.delivery, Delivery::Poll { .. });
         let stream = self.verify_every.map(|_| StreamNotes::new(notes, &name));
         let intake = Arc::new(Intake {

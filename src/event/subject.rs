@@ -223,6 +223,8 @@ pub struct Resolver {
     notes: Arc<dyn Notes>,
     issuer: IssuerName,
     opaque: Opaque,
+    /// Further values of `iss` that mean the issuer.
+    aliases: Box<[Box<str>]>,
 }
 
 /// What can be said without asking the store.
@@ -235,7 +237,13 @@ impl Resolver {
     /// A resolver for a source that tells about users of `issuer`.
     #[must_use]
     pub fn new(verifier: Arc<Verifier>, notes: Arc<dyn Notes>, issuer: IssuerName, opaque: Opaque) -> Self {
-        Self { verifier, notes, issuer, opaque }
+        Self { verifier, notes, issuer, opaque, aliases: Box::default() }
+    }
+
+    /// The same, for a sender that names the issuer by one of these, too.
+    #[must_use]
+    pub fn with_aliases(self, aliases: Box<[Box<str>]>) -> Self {
+        Self { aliases, ..self }
     }
 
     /// The issuer whose users are meant where an identifier does not tell.
@@ -288,8 +296,9 @@ impl Resolver {
 
     fn meaning(&self, identifier: &SubjectIdentifier, opaque: Opaque) -> Result<Meaning, GapReason> {
         let issuer_of = |iss: &str| {
-            let issuer = self.verifier.issuer_by_identifier(iss).filter(|issuer| **issuer == self.issuer);
-            issuer.ok_or(GapReason::UnknownIssuer)
+            let is_alias = self.aliases.iter().any(|alias| **alias == *iss);
+            let is_own = || self.verifier.issuer_by_identifier(iss) == Some(&self.issuer);
+            if is_alias || is_own() { Ok(&self.issuer) } else { Err(GapReason::UnknownIssuer) }
         };
         let known = match identifier {
             SubjectIdentifier::IssSub { iss, sub } => subject(issuer_of(iss)?, sub),

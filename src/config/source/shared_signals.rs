@@ -32,6 +32,7 @@ pub(super) fn read(section: &Section<'_>, basis: &Basis<'_>) -> Option<SharedSig
         .list::<String>("audiences")
         .required("the `aud` of events for this gateway: the transmitter's administrator knows it")
         .check(|audiences| if audiences.is_empty() { Err(Fault::new("names no audience")) } else { Ok(()) });
+    let subject_issuers = section.list::<String>("subject_issuers").or(Vec::new());
     let algorithms = section.list::<Algorithm>("algorithms").check(|algorithms| check_algorithms(algorithms));
     let algorithms = if algorithms.is_given() {
         algorithms.option().map(|all| all.into_iter().map(|(algorithm, _)| algorithm).collect())
@@ -48,6 +49,7 @@ pub(super) fn read(section: &Section<'_>, basis: &Basis<'_>) -> Option<SharedSig
     let credential = credential(section);
     Some(SharedSignalsSettings {
         issuer: issuer?,
+        subject_issuers: subject_issuers.into_iter().map(|(identifier, _)| identifier.into()).collect(),
         transmitter: transmitter.option()?.into(),
         audiences: audiences.option()?.into_iter().map(|(audience, _)| audience.into()).collect(),
         algorithms: algorithms?,

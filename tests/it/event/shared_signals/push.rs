@@ -8,7 +8,7 @@ use crate::support::{
     eventually,
     full::{Gate, World, now, subject_path},
     http::{Answer, send},
-    keys::{SigningKey, base64url},
+    keys::SigningKey,
     transmitter::{AUDIENCE, CAEP, RISC, Transmitter, push},
 };
 
@@ -298,7 +298,7 @@ async fn no_other_token_is_a_set_and_a_set_is_no_other_token() {
     let logout_events = json!({ "events": { "http://schemas.openid.net/event/backchannel-logout": {} }, "sid": "s" });
     let access = sign(Some("at+jwt"), &with(&user, json!({ "client_id": "c", "scope": "read" })));
     gate.expect(&access, "admit").await;
-    for (what, typ, claims) in [
+    for (_, typ, claims) in [
         ("access token", Some("at+jwt"), with(&user, json!({ "client_id": "c" }))),
         ("access token", None, user.clone()),
         ("ID token", Some("JWT"), with(&user, json!({ "nonce": "n", "auth_time": at }))),
@@ -309,7 +309,6 @@ async fn no_other_token_is_a_set_and_a_set_is_no_other_token() {
         ("logout token", Some("secevent+jwt"), with(&user, logout_events)),
     ] {
         is_refused(&push(gate.address, &sign(typ, &claims), &[]).await, "invalid_request");
-        let _ = what;
     }
     let set = transmitter.claims(
         "j",
@@ -440,13 +439,12 @@ async fn what_means_nothing_here_is_taken() {
         &push(gate.address, &transmitter.sign(&transmitter.claims("last", &revoked, complex, json!({}))), &[]).await,
     );
     gate.expect(&world.token("auth0|a", json!({})), "logged_out").await;
-    let _ = base64url("");
 }
 
 #[tokio::test]
 async fn settings_say_what_events_do() {
     let (world, transmitter) = (World::embedded().await, Transmitter::start().await);
-    let lines = "ignored_members = [\"tenant\"]\n[sources.partner.events]\n\"risk-level-change\" = \"logout\"\n\
+    let lines = "ignored_members = [\"tenant\"]\nsubject_issuers = [\"https://idp.partner.example\"]\n[sources.partner.events]\n\"risk-level-change\" = \"logout\"\n\
                  \"account-disabled\" = \"ignore\"\n\"https://partner.example/breach\" = \"block\"\n";
     transmitter.set(|knobs| knobs.critical = vec!["tenant"]);
     let gate = start(&world, &transmitter, lines).await;
@@ -463,6 +461,9 @@ async fn settings_say_what_events_do() {
     let complex = json!({ "format": "complex", "user": iss_sub(&world, "auth0|b"), "tenant": tenant });
     send("3", &format!("{CAEP}risk-level-change"), complex).await;
     gate.expect(&world.token("auth0|b", json!({})), "logged_out").await;
+    let named = json!({ "format": "iss_sub", "iss": "https://idp.partner.example", "sub": "auth0|c" });
+    send("4", &format!("{CAEP}session-revoked"), named).await;
+    gate.expect(&world.token("auth0|c", json!({})), "logged_out").await;
     let known = gate.change(Method::GET, &subject_path("auth0|b", ""), Value::Null).await;
     assert_eq!(known["logout"]["reason"], "risk-level-change");
 }
