@@ -234,7 +234,7 @@ async fn each_fault_has_its_code() {
         ("a.b.c".to_owned(), "invalid_request"),
         (good.to_string(), "invalid_request"),
         (transmitter.key().compact(header("secevent+jwt", "RS256", "set-key"), b"\xff\xfe"), "invalid_request"),
-        (include_str!("../../../fixtures/rfc8935/set.jwt.txt").to_owned(), "invalid_request"),
+        (include_str!("../../../fixtures/rfc8935/set.jwt.txt").to_owned(), "invalid_issuer"),
     ] {
         is_refused(&push(gate.address, &token, &[]).await, err);
     }
