@@ -12,6 +12,7 @@ pub mod events;
 pub mod framing;
 pub mod log_stream;
 pub mod logs;
+mod loose;
 pub mod record;
 pub mod tenant;
 pub mod user_event;

@@ -1,13 +1,13 @@
 //! Shared Signals: security event tokens (RFC 8417) of CAEP 1.0 and RISC 1.0, pushed (RFC 8935) or polled (RFC 8936).
 //!
-//! - [`set`](self), `keys`: whether a token is good. `about`: whom it is about. [`mapping`]: what it comes to.
+//! - [`set`], `keys`, [`fault`]: whether a token is good, and what is wrong with it. `about`: whom it is about. [`mapping`]: what it comes to.
 //! - `intake`: the way of a token, however it came. `push`, `poll`: the two ways in.
 //! - `transmitter`, `stream`, `notes`: the stream at the transmitter, where the gate looks after it.
 //!
 //! Every gateway of a fleet takes what is pushed to it, and knows the transmitter's keys. One of them polls and looks after the stream.
 
 mod about;
-mod fault;
+pub mod fault;
 mod intake;
 mod keys;
 pub mod mapping;
@@ -15,7 +15,7 @@ mod notes;
 mod poll;
 mod push;
 mod retry;
-mod set;
+pub mod set;
 mod stream;
 mod transmitter;
 

@@ -34,6 +34,8 @@ use crate::{clock::Clock, http_client::HttpClient};
 mod forward;
 mod payload;
 
+pub(crate) use payload::{ClaimReader, check_audience};
+
 /// What holds for the tokens of all issuers.
 #[derive(Clone, Debug)]
 pub struct VerifierOptions {
@@ -271,6 +273,34 @@ impl Verifier {
     #[must_use]
     pub fn issuer_by_identifier(&self, identifier: &str) -> Option<&IssuerName> {
         self.by_identifier.get(identifier).map(|index| &self.issuers[*index].settings.name)
+    }
+
+    /// Does `verify`; where the keys of `issuer` at hand do not suffice for it, asks for newer ones and does it once more.
+    ///
+    /// # Errors
+    /// [`Unverified`]. It is [`KeysUnavailable`](Unverified::KeysUnavailable), too, while newer keys cannot be had: the token may be good.
+    ///
+    /// # Cancel safety
+    /// Dropping the future has no effect on others.
+    pub async fn with_newer_keys<R>(
+        &self,
+        issuer: &IssuerName,
+        verify: impl Fn(&Self) -> Result<R, Unverified>,
+    ) -> Result<R, Unverified> {
+        match verify(self) {
+            Err(Unverified::KeysUnavailable) => {}
+            Err(Unverified::UnknownKey { issuer: whose }) if whose == *issuer => {}
+            result => return result,
+        }
+        self.refetch_for(issuer).await;
+        let verified = verify(self);
+        let is_behind = |issuer: &IssuerName| {
+            self.status().iter().any(|(name, status)| name == issuer && status.last_error.is_some())
+        };
+        match verified {
+            Err(Unverified::UnknownKey { issuer: whose }) if is_behind(&whose) => Err(Unverified::KeysUnavailable),
+            result => result,
+        }
     }
 
     /// How the key set of each issuer is.

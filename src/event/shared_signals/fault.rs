@@ -9,7 +9,7 @@ use crate::{
 
 /// The code of an error (RFC 8935 §2.4, Shared Signals Framework 1.0 for the last).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Code {
+pub enum Code {
     /// It cannot be read, or an event is not as its type defines.
     InvalidRequest,
     /// The key that signed it is not one of the transmitter's.
@@ -25,7 +25,9 @@ pub(super) enum Code {
 }
 
 impl Code {
-    pub(super) const fn as_str(self) -> &'static str {
+    /// Its name in errors.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
         match self {
             Self::InvalidRequest => "invalid_request",
             Self::InvalidKey => "invalid_key",
@@ -39,9 +41,11 @@ impl Code {
 
 /// What is wrong with a SET. Sending it again is of no use.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct SetFault {
-    pub(super) code: Code,
-    pub(super) description: &'static str,
+pub struct SetFault {
+    /// Its kind.
+    pub code: Code,
+    /// More about it, for people.
+    pub description: &'static str,
 }
 
 impl SetFault {

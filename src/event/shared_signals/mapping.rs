@@ -58,8 +58,15 @@ pub const EVENTS: [(&str, &str, Action); 22] = [
 ];
 
 /// What events do, as the settings have it.
-#[derive(Clone, PartialEq, Eq, Default, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Actions(BTreeMap<Box<str>, Action>);
+
+/// Those of [`EVENTS`].
+impl Default for Actions {
+    fn default() -> Self {
+        Self::new([])
+    }
+}
 
 impl Actions {
     /// Those of [`EVENTS`], but for these: by the ends of their URIs, or by whole URIs for events of others.
@@ -112,7 +119,8 @@ impl Actions {
 
 /// What an event is to the gate.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Meaning {
+pub enum Meaning {
+    /// It does this.
     Action(Action),
     /// A sign of life of the stream.
     Verification,
@@ -124,7 +132,7 @@ pub(super) enum Meaning {
     IdentifierRecycled,
     /// Not known here.
     Unknown,
-    /// Not as its type defines.
+    /// Not as its type defines, for this reason.
     Malformed(&'static str),
 }
 

@@ -8,9 +8,12 @@
 //!
 //! What an event needs beyond that is judged where it is used. Members that are not known are passed over.
 
+use std::fmt;
+
 use super::{
     about::About,
     fault::{Code, SetFault},
+    mapping::{Actions, Meaning},
 };
 use crate::{
     clock::{Moment, Timestamp},
@@ -30,9 +33,9 @@ const LAST_SECOND: f64 = 253_402_300_799.0;
 /// From here on, `event_timestamp` counts milliseconds, as early drafts had it.
 const FIRST_MILLIS: f64 = 1e11;
 
-/// A SET whose signature is verified.
+/// A SET whose signature is verified. `Debug` shows nobody's address.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct SecurityEventToken {
+pub struct SecurityEventToken {
     pub(super) jti: Box<str>,
     /// When it was issued.
     pub(super) issued_at: Moment,
@@ -43,8 +46,8 @@ pub(super) struct SecurityEventToken {
     pub(super) events: Vec<Event>,
 }
 
-/// One member of `events`.
-#[derive(Clone, PartialEq, Eq, Debug)]
+/// One member of `events`. `Debug` shows its type only.
+#[derive(Clone, PartialEq, Eq)]
 pub(super) struct Event {
     /// Its type.
     pub(super) uri: Box<str>,
@@ -54,6 +57,12 @@ pub(super) struct Event {
     pub(super) about: Option<Result<About, InvalidSubject>>,
     /// The texts that mean something to the gate, by their names.
     texts: Vec<(&'static str, Box<str>)>,
+}
+
+impl fmt::Debug for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Event").field("uri", &self.uri).finish_non_exhaustive()
+    }
 }
 
 impl Event {
@@ -76,8 +85,11 @@ impl Event {
 }
 
 impl SecurityEventToken {
-    /// Reads a verified payload.
-    pub(super) fn read(payload: &Object<'_>, audiences: &[Box<str>]) -> Result<Self, SetFault> {
+    /// Reads a verified payload, which must be for one of these.
+    ///
+    /// # Errors
+    /// [`SetFault`].
+    pub fn read(payload: &Object<'_>, audiences: &[Box<str>]) -> Result<Self, SetFault> {
         const INVALID: fn(&'static str) -> SetFault = |why| SetFault::new(Code::InvalidRequest, why);
         if payload.get("sub").is_some() || payload.get("exp").is_some() {
             return Err(INVALID("`sub` and `exp` must not be in a SET"));
@@ -102,6 +114,12 @@ impl SecurityEventToken {
             about: payload.get("sub_id").map(About::parse),
             events,
         })
+    }
+
+    /// What each of its events is to the gate.
+    #[must_use]
+    pub fn meanings(&self, actions: &Actions) -> Vec<Meaning> {
+        self.events.iter().map(|event| actions.meaning(event)).collect()
     }
 }
 
