@@ -60,3 +60,64 @@ fn legacy_simple(object: &Object<'_>) -> Result<SubjectIdentifier, InvalidSubjec
     let format = if format == "ip-addresses" { format.to_owned() } else { format.replace('-', "_") };
     SubjectIdentifier::of_format(&format, object, member, true)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(json: &str, parse: impl Fn(&Value<'_>) -> Result<About, InvalidSubject>) -> Result<About, InvalidSubject> {
+        let text = format!("{{\"s\":{json}}}");
+        parse(Object::parse(text.as_bytes()).unwrap().get("s").unwrap())
+    }
+
+    fn opaque(id: &str) -> SubjectIdentifier {
+        SubjectIdentifier::Opaque(id.into())
+    }
+
+    #[test]
+    fn complex_subjects_have_members_that_are_simple_ones() {
+        let complex = About::Complex(vec![("session".into(), opaque("s")), ("vendor".into(), opaque("v"))]);
+        assert_eq!(
+            parse(
+                r#"{"format":"complex","session":{"format":"opaque","id":"s"},"vendor":{"format":"opaque","id":"v"}}"#,
+                About::parse
+            ),
+            Ok(complex)
+        );
+        assert_eq!(parse(r#"{"format":"opaque","id":"s"}"#, About::parse), Ok(About::Simple(opaque("s"))));
+        for not in [
+            r#""s""#,
+            "null",
+            r#"{"id":"s"}"#,
+            r#"{"format":"complex"}"#,
+            r#"{"format":"complex","user":"u"}"#,
+            r#"{"format":"complex","user":{"format":"opaque"}}"#,
+            r#"{"format":"complex","user":{"format":"complex","user":{"format":"opaque","id":"s"}}}"#,
+        ] {
+            let parsed = parse(not, About::parse);
+            // A complex subject within one is of no known format.
+            let is_opaque = matches!(&parsed, Ok(About::Complex(members)) if members[0].1.format() == "complex");
+            assert!(parsed == Err(InvalidSubject) || is_opaque, "{not}: {parsed:?}");
+        }
+    }
+
+    #[test]
+    fn subjects_of_drafts_are_read() {
+        let iss_sub = SubjectIdentifier::IssSub { iss: "i".into(), sub: "s".into() };
+        for json in [
+            r#"{"subject_type":"iss-sub","iss":"i","sub":"s"}"#,
+            r#"{"subject_type":"iss_sub","iss":"i","sub":"s"}"#,
+            r#"{"format":"iss_sub","iss":"i","sub":"s"}"#,
+        ] {
+            assert_eq!(parse(json, About::parse_legacy), Ok(About::Simple(iss_sub.clone())), "{json}");
+        }
+        let complex = About::Complex(vec![("user".into(), iss_sub)]);
+        assert_eq!(
+            parse(r#"{"user":{"subject_type":"iss-sub","iss":"i","sub":"s"}}"#, About::parse_legacy),
+            Ok(complex)
+        );
+        for not in ["{}", r#"{"subject_type":"iss-sub","iss":"i"}"#, r#"{"subject_type":"","iss":"i"}"#, "[]"] {
+            assert_eq!(parse(not, About::parse_legacy), Err(InvalidSubject), "{not}");
+        }
+    }
+}

@@ -157,3 +157,52 @@ impl Action {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{event::shared_signals::set::SecurityEventToken, token::json::Object};
+
+    fn meaning(actions: &Actions, uri: &str, payload: &str) -> Meaning {
+        let claims = format!(r#"{{"jti":"j","iat":1,"aud":"us","events":{{"{uri}":{payload}}}}}"#);
+        let set = SecurityEventToken::read(&Object::parse(claims.as_bytes()).unwrap(), &["us".into()]).unwrap();
+        set.meanings(actions)[0]
+    }
+
+    #[test]
+    fn events_do_what_they_are_said_to() {
+        let actions = Actions::default();
+        for (base, name, payload, expected) in [
+            (CAEP, "session-revoked", "{}", Meaning::Action(Action::Logout)),
+            (CAEP, "session-presented", "{}", Meaning::Action(Action::Active)),
+            (CAEP, "credential-change", r#"{"change_type":"create"}"#, Meaning::Action(Action::Ignore)),
+            (CAEP, "credential-change", r#"{"change_type":"update"}"#, Meaning::Action(Action::Logout)),
+            (CAEP, "credential-change", r#"{"change_type":"revoke"}"#, Meaning::Action(Action::Logout)),
+            (CAEP, "credential-change", r#"{"change_type":"delete"}"#, Meaning::Action(Action::Logout)),
+            (CAEP, "credential-change", r#"{"change_type":"rotate"}"#, Meaning::Unknown),
+            (RISC, "account-purged", "{}", Meaning::Action(Action::Delete)),
+            (RISC, "identifier-changed", "{}", Meaning::IdentifierChanged),
+            (RISC, "opt-in", "{}", Meaning::Action(Action::Ignore)),
+            (SSF, "verification", "{}", Meaning::Verification),
+            (SSE, "stream-updated", "{}", Meaning::StreamUpdated),
+            (SSF, "session-revoked", "{}", Meaning::Unknown),
+            (RISC, "session-revoked", "{}", Meaning::Unknown),
+            ("", "session-revoked", "{}", Meaning::Unknown),
+        ] {
+            assert_eq!(meaning(&actions, &format!("{base}{name}"), payload), expected, "{base}{name} {payload}");
+        }
+        let credential_change = format!("{CAEP}credential-change");
+        assert!(matches!(meaning(&actions, &credential_change, "{}"), Meaning::Malformed(_)));
+        let changed = Actions::new([
+            ("risk-level-change".into(), Action::Logout),
+            ("session-revoked".into(), Action::Ignore),
+            ("https://else.example/x".into(), Action::Block),
+        ]);
+        assert_eq!(meaning(&changed, &format!("{CAEP}risk-level-change"), "{}"), Meaning::Action(Action::Logout));
+        assert_eq!(meaning(&changed, &format!("{CAEP}session-revoked"), "{}"), Meaning::Action(Action::Ignore));
+        assert_eq!(meaning(&changed, "https://else.example/x", "{}"), Meaning::Action(Action::Block));
+        let wanted: Vec<_> = changed.wanted().collect();
+        assert!(wanted.contains(&"https://else.example/x") && wanted.contains(&&*format!("{RISC}identifier-recycled")));
+        assert!(!wanted.contains(&&*format!("{CAEP}session-revoked")));
+    }
+}
