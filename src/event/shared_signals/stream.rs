@@ -12,6 +12,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use http::{Method, StatusCode, Uri};
+use secrecy::{ExposeSecret as _, SecretString};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::{
@@ -49,7 +50,7 @@ pub(super) struct StreamSettings {
     /// Where SETs are to be pushed; `None`: they are polled.
     pub(super) push_to: Option<Uri>,
     /// What the transmitter is to send as `Authorization` with them.
-    pub(super) authorization: Option<secrecy::SecretString>,
+    pub(super) authorization: Option<SecretString>,
     /// How often the stream is tried.
     pub(super) verify_every: Duration,
     pub(super) audiences: Box<[Box<str>]>,
@@ -120,6 +121,8 @@ struct Delivery {
     #[serde(default)]
     method: String,
     endpoint_url: Option<String>,
+    /// Some transmitters keep it to themselves.
+    authorization_header: Option<SecretString>,
 }
 
 #[derive(Clone, Deserialize, Debug)]
@@ -244,9 +247,14 @@ impl Manager {
                 let answer = transmitter.call(Method::POST, endpoint, Some(&body)).await?;
                 parse(endpoint, &answer, "a stream")?
             }
-            Some(stream) if wanted.is_subset(&stream.events_requested) => stream,
+            Some(stream) if wanted.is_subset(&stream.events_requested) && self.is_authorized(&stream) => stream,
             Some(stream) => {
-                let body = json!({ "stream_id": stream.id, "events_requested": wanted });
+                let mut body = self.request(&wanted);
+                body["stream_id"] = json!(stream.id);
+                if self.settings.push_to.is_none() {
+                    // Where to poll is the transmitter's to say.
+                    body.as_object_mut().map(|body| body.remove("delivery"));
+                }
                 let answer = transmitter.call(Method::PATCH, endpoint, Some(&body)).await?;
                 if answer.status() == StatusCode::ACCEPTED { stream } else { parse(endpoint, &answer, "a stream")? }
             }
@@ -271,14 +279,19 @@ impl Manager {
         delivers && stream.delivery.method == self.method() && self.is_for_us(stream)
     }
 
+    /// Whether SETs come with what the settings say, as far as the transmitter tells.
+    fn is_authorized(&self, stream: &Stream) -> bool {
+        let theirs = stream.delivery.authorization_header.as_ref().map(SecretString::expose_secret);
+        let ours = self.settings.authorization.as_ref().map(SecretString::expose_secret);
+        ours.is_none() || ours == theirs
+    }
+
     fn is_for_us(&self, stream: &Stream) -> bool {
         stream.aud.all().iter().any(|aud| self.settings.audiences.iter().any(|ours| **ours == **aud))
     }
 
     /// What a stream is asked for with.
     fn request(&self, wanted: &BTreeSet<String>) -> Value {
-        use secrecy::ExposeSecret as _;
-
         let mut delivery = json!({ "method": self.method() });
         if let Some(url) = &self.settings.push_to {
             delivery["endpoint_url"] = json!(url.to_string());

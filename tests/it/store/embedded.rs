@@ -159,9 +159,8 @@ async fn nothing_that_is_asked_of_notes_takes_a_scan() {
     let directory = tempfile::tempdir().unwrap();
     let _store = open(directory.path()).unwrap();
     for query in [
-        "SELECT 1 FROM seen WHERE source = 'a' AND event = x'00'",
         "SELECT coalesce(max(place), 0) FROM seen WHERE source = 'a'",
-        "DELETE FROM seen WHERE source = 'a' AND place <= 5",
+        "DELETE FROM seen WHERE source = 'a' AND place <= 5 RETURNING event",
         "SELECT id, value FROM jobs WHERE queue = 'a' ORDER BY id LIMIT 1 OFFSET 1",
         "SELECT name FROM sets WHERE until <= 5 LIMIT 10",
         "SELECT member FROM members JOIN sets USING (name) WHERE name = 'a' AND until > 5",

@@ -90,7 +90,7 @@ async fn jobs_are_waited_for_as_markers_are() {
     assert!(matches!(refused, StoreError::NotReplicated { wanted: 1, reached: 0, .. }), "{refused}");
     store.remember("logs", &[[1; 16]], 10).await.unwrap();
     let replica = replica_of(&primary).await;
-    store.put_jobs("revoke", &jobs).await.unwrap();
+    eventually("it is acknowledged", async || store.put_jobs("revoke", &jobs).await.is_ok()).await;
     assert_eq!(replica.ask::<String>(&["HGET", "portcullis:n:jobs:revoke", "a"]).unwrap(), "1");
 }
 

@@ -283,10 +283,7 @@ impl Shared {
 
     async fn deliver(self: Arc<Self>, claims: Value) {
         let token = self.sign(&claims);
-        let (gate, stream) = {
-            let state = self.state.lock().unwrap();
-            (state.gate, state.streams.first().cloned())
-        };
+        let stream = self.state.lock().unwrap().streams.first().cloned();
         let delivery = stream.map(|stream| stream["delivery"].clone()).unwrap_or_default();
         if delivery["method"] == "urn:ietf:rfc:8936" {
             let jti = claims["jti"].as_str().unwrap().to_owned();
@@ -295,8 +292,12 @@ impl Shared {
             return;
         }
         let authorization = delivery["authorization_header"].as_str().unwrap_or("none").to_owned();
-        let Some(gate) = gate else { return };
-        for _ in 0..50 {
+        for _ in 0..100 {
+            let Some(gate) = self.state.lock().unwrap().gate else {
+                // Nobody is there yet.
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            };
             let answer = push(gate, &token, &[("authorization", &authorization)]).await;
             let status = answer.status.as_u16();
             self.state.lock().unwrap().pushed.push(status);

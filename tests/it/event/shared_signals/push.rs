@@ -263,6 +263,21 @@ async fn a_new_key_is_fetched_and_an_unreachable_one_is_no_fault_of_the_sender()
     gate.expect(&world.token("auth0|a", json!({})), "user_blocked").await;
 }
 
+#[tokio::test]
+async fn before_the_transmitter_has_answered_nothing_is_known() {
+    let (world, transmitter) = (World::embedded().await, Transmitter::start().await);
+    transmitter.set(|knobs| knobs.down = true);
+    let gate = super::launch(&world, &transmitter, "").await;
+    eventually("it says so", async || source(&gate).await["state"] == "retrying").await;
+    let claims = transmitter.claims("j", &format!("{RISC}account-disabled"), iss_sub(&world, "auth0|a"), json!({}));
+    let token = transmitter.sign(&claims);
+    push(gate.address, &token, &[]).await.is(503, "keys_unavailable");
+    transmitter.set(|knobs| knobs.down = false);
+    eventually("it is taken", async || push(gate.address, &token, &[]).await.status == 202).await;
+    gate.expect(&world.token("auth0|a", json!({})), "user_blocked").await;
+    eventually("it listens", async || source(&gate).await["state"] == "listening").await;
+}
+
 /// RFC 8725 §3.11: no kind of token passes for another, whoever signed it.
 #[tokio::test]
 async fn no_other_token_is_a_set_and_a_set_is_no_other_token() {

@@ -16,9 +16,7 @@ async fn manages(world: &World, transmitter: &Transmitter, lines: &str) -> Gate 
     );
     let gate = world.gate().with("SOURCES_PARTNER_TOKEN", TOKEN).route(&source);
     let gate = if lines.contains("poll") { gate } else { gate.with("SOURCES_PARTNER_AUTHORIZATION", "Bearer set") };
-    let gate = gate.start().await;
-    transmitter.lead_to(gate.address);
-    gate
+    gate.start().await
 }
 
 async fn is(gate: &Gate, state: &str) {
@@ -29,6 +27,7 @@ async fn is(gate: &Gate, state: &str) {
 async fn a_stream_is_made_tried_and_found_again() {
     on_both(async |world: World, transmitter: Transmitter| {
         let gate = manages(&world, &transmitter, &managed()).await;
+        transmitter.lead_to(gate.address);
         is(&gate, "connected").await;
         eventually("the verification event was taken", async || transmitter.pushed().contains(&202)).await;
         let streams = transmitter.streams();
@@ -55,6 +54,7 @@ async fn a_stream_is_made_tried_and_found_again() {
 
         gate.instance.stop().await;
         let gate = manages(&world, &transmitter, &managed()).await;
+        transmitter.lead_to(gate.address);
         is(&gate, "connected").await;
         eventually("it is tried again", async || transmitter.requests("POST verification") == 2).await;
         assert_eq!((transmitter.requests("POST stream"), transmitter.requests("PATCH stream")), (1, 0));
@@ -66,6 +66,7 @@ async fn a_stream_is_made_tried_and_found_again() {
 async fn only_states_that_were_asked_for_are_good() {
     on_both(async |world: World, transmitter: Transmitter| {
         let gate = manages(&world, &transmitter, &managed()).await;
+        transmitter.lead_to(gate.address);
         eventually("the verification event was taken", async || transmitter.pushed().contains(&202)).await;
         let verification = |jti: &str, payload: Value| {
             let subject = json!({ "format": "opaque", "id": "stream/1" });
@@ -83,6 +84,7 @@ async fn only_states_that_were_asked_for_are_good() {
 async fn a_stream_that_stands_still_is_called_so() {
     let (world, transmitter) = (World::embedded().await, Transmitter::start().await);
     let gate = manages(&world, &transmitter, &managed()).await;
+    transmitter.lead_to(gate.address);
     is(&gate, "connected").await;
     let updated = |jti: &str, payload: Value| {
         let subject = json!({ "format": "opaque", "id": "stream/1" });
@@ -100,12 +102,36 @@ async fn a_stream_that_stands_still_is_called_so() {
     assert_eq!(answer.json()["err"], "invalid_request");
 }
 
+/// A load balancer gives what is pushed to any of them.
+#[tokio::test]
+async fn one_gateway_of_a_fleet_looks_after_the_stream_and_any_is_told_of_it() {
+    let Some(world) = World::redis().await else { return };
+    let transmitter = Transmitter::start().await;
+    let one = manages(&world, &transmitter, &managed()).await;
+    is(&one, "connected").await;
+    let other = manages(&world, &transmitter, &managed()).await;
+    is(&other, "standby").await;
+    eventually("a verification event was asked for", async || transmitter.requests("POST verification") == 1).await;
+    transmitter.lead_to(other.address);
+    eventually("the verification event was taken", async || transmitter.pushed() == [202]).await;
+    assert_eq!(super::count(&other, "test").await, 1);
+    let subject = json!({ "format": "opaque", "id": "stream/1" });
+    let paused = transmitter.claims("1", &format!("{SSF}stream-updated"), subject, json!({ "status": "paused" }));
+    let credential = [("authorization", "Bearer set")];
+    assert_eq!(push(other.address, &transmitter.sign(&paused), &credential).await.status, 202);
+    is(&one, "stopped").await;
+    is(&other, "standby").await;
+    assert_eq!(transmitter.streams().len(), 1);
+    assert!(source(&one).await["failures"] == 0 && source(&other).await["failures"] == 0);
+}
+
 /// The status is asked for, too: the event may have been lost.
 #[tokio::test]
 async fn a_stream_that_was_stopped_unheard_is_noticed() {
     let (world, transmitter) = (World::embedded().await, Transmitter::start().await);
     transmitter.set(|knobs| knobs.inactivity_timeout = Some(2));
     let gate = manages(&world, &transmitter, &managed()).await;
+    transmitter.lead_to(gate.address);
     is(&gate, "connected").await;
     transmitter.set(|knobs| knobs.status = "disabled");
     is(&gate, "stopped").await;
@@ -119,17 +145,20 @@ async fn a_stream_that_is_not_as_it_should_be_is_changed_or_complained_of() {
     let (world, transmitter) = (World::embedded().await, Transmitter::start().await);
     transmitter.add_stream(json!({
         "stream_id": "theirs", "iss": transmitter.issuer(), "aud": AUDIENCE,
-        "delivery": { "method": "urn:ietf:rfc:8935", "endpoint_url": ENDPOINT },
+        "delivery": { "method": "urn:ietf:rfc:8935", "endpoint_url": ENDPOINT, "authorization_header": "Bearer old" },
         "events_requested": [format!("{CAEP}session-revoked")], "events_delivered": [format!("{CAEP}session-revoked")],
     }));
     let gate = manages(&world, &transmitter, &managed()).await;
+    transmitter.lead_to(gate.address);
     is(&gate, "connected").await;
     assert_eq!((transmitter.requests("PATCH stream"), transmitter.requests("POST stream")), (1, 0));
     assert!(transmitter.streams()[0]["events_requested"].as_array().unwrap().len() > 5);
+    assert_eq!(transmitter.streams()[0]["delivery"]["authorization_header"], "Bearer set");
 
     let (world, transmitter) = (World::embedded().await, Transmitter::start().await);
     transmitter.set(|knobs| knobs.audience = "https://assigned.example");
     let gate = manages(&world, &transmitter, &managed()).await;
+    transmitter.lead_to(gate.address);
     is(&gate, "stopped").await;
     let why = source(&gate).await["last_error"].as_str().unwrap().to_owned();
     assert!(why.contains("`https://assigned.example`") && why.contains("`audiences`"), "{why}");
@@ -176,9 +205,11 @@ async fn verification_is_asked_for_no_more_often_than_is_allowed() {
     let (world, transmitter) = (World::embedded().await, Transmitter::start().await);
     transmitter.set(|knobs| knobs.min_verification_interval = Some(2));
     let gate = manages(&world, &transmitter, &managed()).await;
+    transmitter.lead_to(gate.address);
     eventually("the verification event was taken", async || transmitter.pushed().contains(&202)).await;
     gate.instance.stop().await;
     let gate = manages(&world, &transmitter, &managed()).await;
+    transmitter.lead_to(gate.address);
     eventually("a second verification event was taken", async || {
         transmitter.pushed().iter().filter(|status| **status == 202).count() == 2
     })
