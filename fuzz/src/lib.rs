@@ -34,4 +34,5 @@ targets!(
     log_stream,
     user_event,
     sse,
+    security_event,
 );
