@@ -24,11 +24,13 @@ use crate::{
         judge::Parts,
         policy::{Authentication, Mode},
     },
+    http_client::HttpClient,
+    logout::{IssuerLogouts, NoEndpoint},
     server::{
         ListenerSettings,
         gateway::{Gateway, GatewayOptions},
         listener,
-        own::OwnEndpoints,
+        own::{OwnEndpoints, last_logout::LastLogoutEndpoint, logout::LogoutEndpoint},
     },
     store::{
         Notes, Store, Watcher,
@@ -58,6 +60,12 @@ pub enum StartError {
     /// A source of events cannot be set up.
     #[error("source of events cannot be set up")]
     Source(#[from] SourceError),
+    /// The logout of an issuer is nowhere.
+    #[error("logout settings are not valid")]
+    Logout(#[from] NoEndpoint),
+    /// TLS cannot be set up.
+    #[error("TLS cannot be set up")]
+    Tls(#[from] rustls::Error),
     /// An address cannot be listened on.
     #[error("cannot listen on {address}")]
     Listen {
@@ -157,7 +165,7 @@ impl Instance {
         let metrics = ServerMetrics::new();
         let reserved = ReservedNames::new(&config.identity_fields);
         let gates = Gateway::gates(&config.routes, &reserved, &judge);
-        let own = OwnEndpoints::new(judge.clone(), own_policy(&config), Arc::clone(sources.receivers()), clock);
+        let own = own_endpoints(&config, &judge, &sources, &clock)?;
         let options = GatewayOptions { max_headers: config.listener.max_headers, access_log: config.log.access };
         let gateway = Gateway::new(&config.routes, &gates, &reserved, own, Arc::clone(&metrics), options);
         let gateway = Arc::new(gateway);
@@ -234,6 +242,20 @@ impl Instance {
         self.engine.stop().await;
         ended
     }
+}
+
+fn own_endpoints(config: &Config, judge: &Judge, sources: &Sources, clock: &Clock) -> Result<OwnEndpoints, StartError> {
+    let logouts = match &config.logouts[..] {
+        [] => IssuerLogouts::default(),
+        logouts => IssuerLogouts::start(logouts.to_vec(), &HttpClient::new()?)?,
+    };
+    let issuers = || config.issuers.iter().map(|issuer| issuer.name.clone()).collect();
+    let last_logout = |settings| LastLogoutEndpoint::new(settings, issuers(), judge.clone(), clock.clone());
+    Ok(OwnEndpoints {
+        logout: LogoutEndpoint::new(judge.clone(), own_policy(config), logouts, clock.clone()),
+        last_logout: config.last_logout.clone().map(last_logout),
+        receivers: Arc::clone(sources.receivers()),
+    })
 }
 
 /// A name that no other gateway has, for leases.

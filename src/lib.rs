@@ -39,6 +39,9 @@ pub mod upstream;
 #[cfg(feature = "server")]
 pub mod event;
 
+#[cfg(feature = "server")]
+pub mod logout;
+
 #[cfg(feature = "gate")]
 pub mod store;
 

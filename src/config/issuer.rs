@@ -7,6 +7,7 @@ use secrecy::ExposeSecret as _;
 
 use super::{
     gateway::{self, Limits},
+    logout,
     problem::Fault,
     reader::{At, Section},
     secret,
@@ -15,6 +16,7 @@ use super::{
 };
 use crate::{
     activity::ActivitySettings,
+    logout::LogoutSettings,
     marker::Retention,
     token::{
         claims::IssuerName,
@@ -27,6 +29,7 @@ use crate::{
 pub(super) struct Issuer {
     pub(super) settings: IssuerSettings,
     pub(super) limits: Limits,
+    pub(super) logout: Option<LogoutSettings>,
     pub(super) cookie: Option<(CookieName, At)>,
     pub(super) header: Option<(FieldName, At)>,
 }
@@ -95,6 +98,13 @@ fn read(
     gateway::check_limits(&session, &limits);
     let cookie = section.get("cookie").placed();
     let header = section.get("header").placed();
+    let basis = logout::Basis {
+        name: short_name.as_ref().ok(),
+        identifier: issuer.as_ref().map(|(identifier, _)| identifier.as_str()),
+        refresh_interval,
+        fetch_timeout,
+    };
+    let logout = logout::read(&section.section("logout"), &basis);
     let settings = IssuerSettings {
         name: short_name.ok()?,
         identifiers: own.into_iter().map(|(identifier, _)| identifier.into()).collect(),
@@ -108,7 +118,7 @@ fn read(
         refetch_interval,
         fetch_timeout,
     };
-    Some(Issuer { settings, limits, cookie, header })
+    Some(Issuer { settings, limits, logout, cookie, header })
 }
 
 /// Auth0 puts a slash at the end of `iss`; without it no token would ever match.

@@ -116,6 +116,7 @@ refresh_interval = "15m"
 refetch_interval = "16s"
 fetch_timeout = "17s"
 session = { idle_limit = "50m" }
+logout = { kind = "oidc", client_id = "app", return_urls = ["https://*.acme.test/out"], default_return_url = "https://app.acme.test/out", federated = true, origins = ["https://app.acme.test"], endpoint = "https://login.acme.test/end", cookie_domain = "acme.test" }
 [issuers.other]
 issuer = "http://localhost:9000/"
 audiences = ["api"]
