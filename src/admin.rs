@@ -13,6 +13,7 @@ mod explain;
 mod health;
 mod look_up;
 mod names;
+mod sources;
 #[cfg(test)]
 mod tests;
 
@@ -128,6 +129,8 @@ fn guarded() -> Vec<(&'static str, MethodRouter<Admin>)> {
         ("/v1/clients/{issuer}/{client}/not-before", get(look_up::client).post(change::client_not_before)),
         ("/v1/issuers/{issuer}/not-before", get(look_up::issuer).post(change::issuer_not_before)),
         ("/v1/explain", post(explain::explain)),
+        ("/v1/sources", get(sources::list)),
+        ("/v1/sources/{source}/events", post(sources::take).layer(DefaultBodyLimit::max(sources::MAX_BODY))),
     ]
 }
 

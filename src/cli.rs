@@ -2,14 +2,16 @@
 //!
 //! Data goes to standard output, everything else to standard error. Exit codes: 0 done, 1 failed, 2 the command line or the
 //! configuration is wrong, 3 the answer is no (`check` found a problem, `explain` a refusal, `status` a gate that is not
-//! ready).
+//! ready, `sources` one that needs somebody to look at it).
 
 mod admin;
 mod check;
 mod client;
 mod demo;
 mod print;
+mod replay;
 mod serve;
+mod sources;
 
 use std::{io, path::PathBuf, process::ExitCode};
 
@@ -18,6 +20,7 @@ use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 use self::{
     admin::{Explain, Remote, Target},
     demo::Demo,
+    replay::Replay,
 };
 use crate::config::{Config, ConfigErrors, environment};
 
@@ -25,7 +28,8 @@ const EXIT_CODES: &str = "Exit codes:
   0  done
   1  failed
   2  the command line or the configuration is wrong
-  3  the answer is no: `check` found a problem, `explain` a refusal, `status` a gate that is not ready";
+  3  the answer is no: `check` found a problem, `explain` a refusal, `status` a gate that is not ready,
+     `sources` a source that somebody should look at";
 
 /// A gate in front of APIs: a JWT is good until its session ends, not until it expires.
 #[derive(Parser, Debug)]
@@ -124,6 +128,14 @@ enum Command {
     /// Shows why a token would be admitted or refused, step by step
     #[command(after_help = "Examples:\n  portcullis explain \"$TOKEN\" --route api\n  pbpaste | portcullis explain -")]
     Explain(Explain),
+    /// Shows how the sources of events are
+    #[command(after_help = "Examples:\n  portcullis sources\n  portcullis sources --output json")]
+    Sources {
+        #[command(flatten)]
+        remote: Remote,
+    },
+    /// Takes exported records of a source again; first says what would come of it
+    Replay(Replay),
     /// Prints a completion script for a shell
     #[command(after_help = "Example:\n  portcullis completions bash > /etc/bash_completion.d/portcullis")]
     Completions {
@@ -168,6 +180,8 @@ impl Cli {
                 admin::status(&config, user.as_deref(), issuer.as_deref(), &remote, output)
             }
             Command::Explain(explain) => explain.run(&config, output),
+            Command::Sources { remote } => sources::run(&config, &remote, output),
+            Command::Replay(replay) => replay.run(&config, output),
             Command::Completions { shell } => {
                 // Not to standard output at once: it panics where a pipe is closed.
                 let mut script = Vec::new();

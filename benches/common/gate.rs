@@ -26,12 +26,14 @@ pub(crate) struct Settings<'a> {
     /// The file with the issuer's keys.
     pub(crate) jwks: &'a Path,
     pub(crate) upstream: SocketAddr,
+    /// What is configured besides.
+    pub(crate) more: &'a str,
 }
 
 /// One issuer, one route that wants its tokens, one that wants none; all else as by default.
 pub(crate) fn configuration(settings: &Settings<'_>) -> String {
     let quoted = |text: &str| toml::Value::from(text).to_string();
-    let Settings { address, admin, upstream, .. } = settings;
+    let Settings { address, admin, upstream, more, .. } = settings;
     let (store, jwks) = (quoted(settings.store), quoted(&settings.jwks.display().to_string()));
     format!(
         r#"
@@ -63,7 +65,7 @@ name = "api"
 path = "/api"
 upstream = "http://{upstream}"
 identity = {{ "X-Forwarded-User" = "sub" }}
-"#
+{more}"#
     )
 }
 

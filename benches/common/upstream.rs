@@ -5,6 +5,7 @@ use std::{
     net::{Ipv4Addr, SocketAddr},
 };
 
+use anyhow::Context as _;
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, header};
 use http_body_util::Full;
@@ -32,6 +33,20 @@ pub(crate) async fn start() -> anyhow::Result<SocketAddr> {
         }
     });
     Ok(address)
+}
+
+/// Starts it in a thread of its own, which ends with the process.
+#[allow(dead_code, reason = "the load bench has one thread for everything")]
+pub(crate) fn start_apart() -> anyhow::Result<SocketAddr> {
+    let (sender, address) = std::sync::mpsc::sync_channel(1);
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(async {
+            let _ = sender.send(start().await?);
+            std::future::pending::<anyhow::Result<()>>().await
+        })
+    });
+    address.recv().context("the upstream does not start")
 }
 
 async fn answer(_: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {

@@ -5,6 +5,7 @@
 #![allow(clippy::cast_precision_loss, reason = "figures for people")]
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a report on standard output, progress beside it")]
 
+#[path = "../common/background.rs"]
 mod background;
 #[path = "../common/client.rs"]
 mod client;
@@ -12,9 +13,11 @@ mod cold;
 mod failover;
 #[path = "../common/gate.rs"]
 mod gate;
+#[path = "../common/gateway.rs"]
 mod gateway;
 mod machine;
 mod plan;
+#[path = "../common/probe.rs"]
 mod probe;
 #[path = "../common/process.rs"]
 mod process;

@@ -1,6 +1,6 @@
 //! Store by store: a new fleet, and at each rate marker after marker.
 
-use std::{fs, net::SocketAddr, sync::Arc, thread, time::Duration};
+use std::{fs, net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::{Context, ensure};
 use futures_util::future::try_join_all;
@@ -48,7 +48,7 @@ pub(crate) struct Bench<'a> {
 pub(crate) async fn run(plan: &Plan) -> anyhow::Result<()> {
     let issuer = Arc::new(Issuer::new()?);
     let tokens = issuer.sign(plan.tokens()).await?.into();
-    let bench = Bench { plan, upstream: start_upstream()?, issuer, tokens };
+    let bench = Bench { plan, upstream: upstream::start_apart()?, issuer, tokens };
     println!("{} gateways\n", plan.gateways);
     for scenario in plan.scenarios() {
         bench.run(scenario).await.with_context(|| format!("{scenario:?}"))?;
@@ -72,7 +72,7 @@ impl Bench<'_> {
     async fn start(&self, store: Store) -> anyhow::Result<Fleet> {
         let directory = tempfile::tempdir()?;
         fs::write(directory.path().join("jwks.json"), self.issuer.jwks().to_string())?;
-        let start = |_| Gateway::start(directory.path(), &store.url, self.upstream, self.plan.workers);
+        let start = |_| Gateway::start(directory.path(), &store.url, self.upstream, self.plan.workers, "");
         let gateways = try_join_all((0..self.plan.gateways).map(start)).await?;
         Ok(Fleet { gateways, store, _directory: directory })
     }
@@ -154,17 +154,4 @@ impl Bench<'_> {
         let each = used.as_secs_f64() * 1e6 / f64::from(writes);
         Ok([each, each / fleet.gateways.len() as f64])
     }
-}
-
-/// In a thread of its own, which ends with the process.
-fn start_upstream() -> anyhow::Result<SocketAddr> {
-    let (sender, address) = std::sync::mpsc::sync_channel(1);
-    thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        runtime.block_on(async {
-            let _ = sender.send(upstream::start().await?);
-            std::future::pending::<anyhow::Result<()>>().await
-        })
-    });
-    address.recv().context("the upstream does not start")
 }

@@ -89,6 +89,7 @@ impl Proxy {
                 store: &format!("embedded:{}", directory.join("store").display()),
                 jwks: &setup.directory.join("jwks.json"),
                 upstream: setup.upstream,
+                more: "",
             }),
         };
         fs::write(&configuration, text)?;

@@ -52,7 +52,7 @@ pub(super) struct Explain {
 }
 
 /// A gate to ask.
-struct Gate {
+pub(super) struct Gate {
     base: Uri,
     token: Option<SecretString>,
 }
@@ -86,7 +86,7 @@ pub(super) fn status(
     let gate = remote.gate(config)?;
     let answer = runtime()?.block_on(async {
         match user {
-            None => gate.ask_any(Method::GET, "/readyz", None).await,
+            None => gate.ask_any(Method::GET, "/readyz").await,
             Some(user) => {
                 let issuer = gate.issuer(issuer).await?;
                 gate.ask(Method::GET, &subject_path(&issuer, user), None).await
@@ -147,7 +147,7 @@ fn change(
 
 impl Remote {
     /// The gate that the command line, the environment or the configuration name, in this order.
-    fn gate(&self, config: &Path) -> anyhow::Result<Gate> {
+    pub(super) fn gate(&self, config: &Path) -> anyhow::Result<Gate> {
         let configured = if self.admin.is_some() { None } else { Some(load(config)?.admin) };
         let base = match (&self.admin, &configured) {
             (Some(url), _) => url.clone(),
@@ -182,7 +182,13 @@ fn reachable(mut address: std::net::SocketAddr) -> String {
 
 impl Gate {
     /// Asks, and takes anything but success for an error.
-    async fn ask(&self, method: Method, path: &str, body: Option<&Value>) -> anyhow::Result<Value> {
+    pub(super) async fn ask(&self, method: Method, path: &str, body: Option<&Value>) -> anyhow::Result<Value> {
+        let body = body.map(serde_json::to_vec).transpose()?.unwrap_or_default();
+        self.send(method, path, body).await
+    }
+
+    /// Likewise, with a body that is JSON already.
+    pub(super) async fn send(&self, method: Method, path: &str, body: Vec<u8>) -> anyhow::Result<Value> {
         let answer = self.exchange(method, path, body).await?;
         if answer.status.is_success() {
             return answer.json();
@@ -198,15 +204,15 @@ impl Gate {
     }
 
     /// Asks, and takes every answer.
-    async fn ask_any(&self, method: Method, path: &str, body: Option<&Value>) -> anyhow::Result<Value> {
-        self.exchange(method, path, body).await?.json()
+    async fn ask_any(&self, method: Method, path: &str) -> anyhow::Result<Value> {
+        self.exchange(method, path, Vec::new()).await?.json()
     }
 
-    async fn exchange(&self, method: Method, path: &str, body: Option<&Value>) -> anyhow::Result<client::Answer> {
+    async fn exchange(&self, method: Method, path: &str, body: Vec<u8>) -> anyhow::Result<client::Answer> {
         let base = self.base.to_string();
         let url: Uri = format!("{}{path}", base.trim_end_matches('/')).parse().context("admin URL is not valid")?;
         let token = self.token.as_ref().map(ExposeSecret::expose_secret);
-        client::send(method, &url, token, body)
+        client::send_bytes(method, &url, token, body)
             .await
             .with_context(|| format!("no gate answers at {base} (is it running? `portcullis serve` starts it)"))
     }
@@ -216,7 +222,7 @@ impl Gate {
         if let Some(given) = given {
             return Ok(given.to_owned());
         }
-        let health = self.ask_any(Method::GET, "/readyz", None).await?;
+        let health = self.ask_any(Method::GET, "/readyz").await?;
         let names: Vec<&String> = health["issuers"].as_object().map(|all| all.keys().collect()).unwrap_or_default();
         match names[..] {
             [only] => Ok(only.clone()),

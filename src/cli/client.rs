@@ -25,25 +25,31 @@ impl Answer {
     }
 }
 
-/// Sends one request.
+/// Sends one request, with a body of JSON if there is one.
 pub(super) async fn send(
     method: Method,
     url: &Uri,
     token: Option<&str>,
     body: Option<&Value>,
 ) -> anyhow::Result<Answer> {
+    send_bytes(method, url, token, body.map(serde_json::to_vec).transpose()?.unwrap_or_default()).await
+}
+
+/// Likewise, with a body that is JSON already; empty: none.
+pub(super) async fn send_bytes(
+    method: Method,
+    url: &Uri,
+    token: Option<&str>,
+    body: Vec<u8>,
+) -> anyhow::Result<Answer> {
     let mut request = Request::builder().method(method).uri(url);
     if let Some(token) = token {
         request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
     }
-    let bytes = match body {
-        Some(body) => {
-            request = request.header(header::CONTENT_TYPE, "application/json");
-            serde_json::to_vec(body)?
-        }
-        None => Vec::new(),
-    };
-    let request = request.body(Full::new(Bytes::from(bytes)))?;
+    if !body.is_empty() {
+        request = request.header(header::CONTENT_TYPE, "application/json");
+    }
+    let request = request.body(Full::new(Bytes::from(body)))?;
     let exchange = async {
         let response = Client::builder(TokioExecutor::new()).build_http().request(request).await?;
         let (parts, body) = response.into_parts();

@@ -5,13 +5,16 @@
 //! - [`log_stream`], [`logs`]: streamed to the gate; asked for by it.
 //! - [`user_event`]: what an event of an event stream means.
 //! - [`event_stream`], [`events`]: sent to the gate; asked for by it.
-//! - [`tenant`]: the Management API.
+//! - [`sse`]: how they come then.
+//! - [`tenant`], [`pace`]: the Management API; how fast it may be asked.
 
 pub mod event_stream;
 pub mod events;
 pub mod framing;
 pub mod log_stream;
 pub mod logs;
+pub mod pace;
 pub mod record;
+pub mod sse;
 pub mod tenant;
 pub mod user_event;

@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use futures_util::{StreamExt as _, stream};
+use futures_util::{FutureExt as _, StreamExt as _, stream};
 
 use super::{
     health::{Health, Outcome},
@@ -23,7 +23,7 @@ use super::{
 use crate::{
     clock::{Clock, Timestamp},
     marker::{Block, Logout, Marker, MarkerClock, MarkerKey, MarkerRecord, Source, ledger::Ledger},
-    store::{Notes, StoreError},
+    store::{Merged, Notes, StoreError},
     telemetry::audit::{self, Actor},
     token::claims::Subject,
 };
@@ -222,9 +222,13 @@ impl Pipeline {
     fn plan<'a>(&self, origin: &Origin, events: &[&'a SessionEvent], now: Timestamp) -> Plan<'a> {
         let mut plan = Plan::default();
         for event in events {
-            let at = if event.at > now.plus(MAX_AHEAD) { now } else { event.at };
+            let (at, clock) = if event.at > now.plus(MAX_AHEAD) {
+                (now, MarkerClock::Gateway)
+            } else {
+                (event.at, origin.source.clock())
+            };
             for happening in &event.happenings {
-                let (what, key, marker) = match happening {
+                let (key, marker) = match happening {
                     Happening::Active(subject) => {
                         keep_latest(&mut plan.active, subject, at.min(now));
                         continue;
@@ -232,23 +236,20 @@ impl Pipeline {
                     Happening::Deleted(subject) => {
                         keep_latest(&mut plan.deleted, subject, at);
                         let until = Some(at.plus(self.ledger.retention().tokens()));
-                        ("delete", MarkerKey::block(subject), Marker::Block(Block { blocked: true, at, until }))
+                        (MarkerKey::block(subject), Marker::Block(Block { blocked: true, at, until }))
                     }
                     Happening::Blocked(subject) => {
-                        ("block", MarkerKey::block(subject), Marker::Block(Block { blocked: true, at, until: None }))
+                        (MarkerKey::block(subject), Marker::Block(Block { blocked: true, at, until: None }))
                     }
                     Happening::Unblocked(subject) => {
-                        ("unblock", MarkerKey::block(subject), Marker::Block(Block { blocked: false, at, until: None }))
+                        (MarkerKey::block(subject), Marker::Block(Block { blocked: false, at, until: None }))
                     }
-                    Happening::LoggedOut(subject) => {
-                        let logout = Logout { at, clock: MarkerClock::Issuer };
-                        ("logout", MarkerKey::logout(subject), Marker::Logout(logout))
-                    }
+                    Happening::LoggedOut(subject) => (MarkerKey::logout(subject), Marker::Logout(Logout { at, clock })),
                     Happening::SessionEnded { issuer, session } => {
-                        ("session_end", MarkerKey::session(issuer, session), Marker::SessionEnd(at))
+                        (MarkerKey::session(issuer, session), Marker::SessionEnd(at))
                     }
                     Happening::TokenRevoked { issuer, token } => {
-                        ("token_revoke", MarkerKey::token(issuer, token), Marker::TokenRevoked(at))
+                        (MarkerKey::token(issuer, token), Marker::TokenRevoked(at))
                     }
                 };
                 if self.ledger.retention().is_outlived(&marker, now) {
@@ -260,7 +261,7 @@ impl Pipeline {
                     reason: Some(event.kind.to_string()),
                     ..MarkerRecord::new(marker).written_by(origin.source)
                 };
-                plan.merge(key, Change { record, event, what });
+                plan.merge(key, Change { record, event, what: happening.as_str() });
             }
         }
         plan
@@ -272,12 +273,12 @@ impl Pipeline {
         origin: &Origin,
         changes: HashMap<MarkerKey, Change<'_>, ahash::RandomState>,
     ) -> Result<(usize, usize), StoreError> {
-        let writes = stream::iter(changes).map(async |(key, change)| {
-            let result = self.ledger.write(&key, &change.record).await;
-            (key, change, result)
-        });
-        let mut writes = std::pin::pin!(writes.buffer_unordered(WRITES));
-        let (mut changed, mut as_they_were, mut failure) = (0, 0, None);
+        let (mut news, mut repetitions, mut failure) = (0, 0, None);
+        let mut writes = Vec::with_capacity(changes.len());
+        for (key, change) in changes {
+            writes.push(self.write_one(key, change).boxed());
+        }
+        let mut writes = stream::iter(writes).buffer_unordered(WRITES);
         while let Some((key, Change { record, event, what }, result)) = writes.next().await {
             let actor = Actor {
                 who: origin.name.to_string(),
@@ -287,14 +288,23 @@ impl Pipeline {
             audit::record(&actor, what, &key, &record.marker, &result);
             match result {
                 Ok(merged) if merged.changed => {
-                    changed += 1;
+                    news += 1;
                     origin.health.observe_lag(self.clock.now().since(event.at));
                 }
-                Ok(_) => as_they_were += 1,
+                Ok(_) => repetitions += 1,
                 Err(error) => failure = failure.or(Some(error)),
             }
         }
-        failure.map_or(Ok((changed, as_they_were)), Err)
+        failure.map_or(Ok((news, repetitions)), Err)
+    }
+
+    async fn write_one<'a>(
+        &self,
+        key: MarkerKey,
+        change: Change<'a>,
+    ) -> (MarkerKey, Change<'a>, Result<Merged, StoreError>) {
+        let result = self.ledger.write(&key, &change.record).await;
+        (key, change, result)
     }
 }
 

@@ -56,7 +56,7 @@ impl fmt::Debug for EventId {
 pub struct SessionEvent {
     /// Its id at the source: the same event has the same whenever it comes again. `None`: the source gives none.
     pub id: Option<EventId>,
-    /// When it happened, by the issuer's clock.
+    /// When it happened, by the issuer's clock, unless [`Source::clock`](crate::marker::Source::clock) says otherwise.
     pub at: Timestamp,
     /// What the source calls it, such as `slo` or `session-revoked`; for people.
     pub kind: Box<str>,
@@ -94,6 +94,20 @@ pub enum Happening {
 }
 
 impl Happening {
+    /// What it is called in the audit trail, in settings and in summaries.
+    #[must_use]
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::SessionEnded { .. } => "session_end",
+            Self::LoggedOut(_) => "logout",
+            Self::Blocked(_) => "block",
+            Self::Unblocked(_) => "unblock",
+            Self::Deleted(_) => "delete",
+            Self::TokenRevoked { .. } => "token_revoke",
+            Self::Active(_) => "activity",
+        }
+    }
+
     /// Whether it ends or restores something, and is not only a sign of life.
     #[must_use]
     pub const fn is_change(&self) -> bool {

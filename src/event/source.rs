@@ -15,6 +15,7 @@ use super::{
     lead::{Lead, TERM},
     pipeline::{Origin, Pipeline},
     receiver::{Receiver, Receivers},
+    session_event::Batch,
     shared_signals::SharedSignalsSettings,
     token_revocation::TokenRevocationSettings,
 };
@@ -107,6 +108,12 @@ impl SourceKind {
             Self::TokenRevocation(_) => Source::TokenRevocation,
         }
     }
+
+    /// What reads its records, where they need no signature to be believed: so that exported ones can be taken again.
+    #[must_use]
+    pub fn reader(&self) -> Option<Arc<dyn BatchReader>> {
+        None
+    }
 }
 
 /// What a source works with.
@@ -120,6 +127,8 @@ pub struct Context {
     pub verifier: Arc<Verifier>,
     /// Who this gateway is in the fleet.
     pub owner: Arc<str>,
+    /// What reads exported records.
+    pub reader: Option<Arc<dyn BatchReader>>,
 }
 
 impl Context {
@@ -139,6 +148,12 @@ impl Context {
         let standby = || health.set(Activity::Standby);
         self.lead().run(&**self.pipeline.notes(), stop, standby, work).await;
     }
+}
+
+/// Reads what a source is sent, or what was exported of it.
+pub trait BatchReader: Send + Sync + fmt::Debug {
+    /// All records of a body: those that cannot be read too.
+    fn read(&self, body: &[u8]) -> Batch;
 }
 
 /// Settings that no source can be made of.
@@ -196,6 +211,7 @@ impl Sources {
                 origin: Arc::new(Origin::new(label, source, health)),
                 verifier: Arc::clone(verifier),
                 owner: Arc::clone(owner),
+                reader: kind.reader(),
             };
             let running = run(kind, context.clone(), stop.clone());
             let running = running.map_err(|source| SourceError { name: name.clone(), source })?;

@@ -150,6 +150,21 @@ impl Source {
             Self::TokenRevocation => "token_revocation",
         }
     }
+
+    /// Whose clock its logouts are timed by.
+    #[must_use]
+    pub const fn clock(self) -> MarkerClock {
+        match self {
+            // Most have no time of their own: what is out when they come is over. A transmitter of signals has one, and need not be
+            // the issuer.
+            Self::Admin | Self::Logout | Self::TokenRevocation | Self::SharedSignals => MarkerClock::Gateway,
+            Self::Auth0LogStream
+            | Self::Auth0Logs
+            | Self::Auth0EventStream
+            | Self::Auth0Events
+            | Self::BackchannelLogout => MarkerClock::Issuer,
+        }
+    }
 }
 
 /// A stored value that is not a marker of its kind. It refuses what its key covers until it is mended.

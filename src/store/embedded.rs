@@ -1,12 +1,14 @@
 //! The store inside the process: SQLite in a directory of its own, on a local disk.
 //!
 //! One thread writes, one reads; both have bounded queues. Marker writes that wait together are committed together and
-//! acknowledged when they are on disk (`synchronous=FULL`). Activity is written without waiting for the disk: a power
-//! cut may lose the last moments of it, never a marker.
+//! acknowledged when they are on disk (`synchronous=FULL`). Activity and most notes are written without waiting for the disk: a
+//! power cut may lose the last moments of them, never a marker.
 //!
 //! The values are those of the public format, see `docs/markers.md`.
 
+mod change;
 mod database;
+mod leases;
 mod notes;
 mod presence;
 mod queue;
@@ -27,7 +29,9 @@ use prometheus_client::registry::Registry;
 use tokio::sync::oneshot;
 
 use self::{
+    change::Change,
     database::{Database, open_fault},
+    leases::Leases,
     presence::Presence,
     queue::{Queue, queue},
     reader::Read,
@@ -117,6 +121,7 @@ pub struct EmbeddedStore {
     writes: Queue<Write>,
     reads: Queue<Read>,
     presence: Arc<Presence>,
+    leases: Leases,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -135,7 +140,7 @@ impl EmbeddedStore {
         let file = directory.join(DATABASE_FILE);
         let durable = Database::open(&file, clock.clone())?;
         let relaxed = Database::open_relaxed(&file, clock.clone())?;
-        let reader = Database::open_read_only(&file, clock)?;
+        let reader = Database::open_read_only(&file, clock.clone())?;
         let name: Arc<str> = directory.display().to_string().into();
         let presence = Arc::new(Presence::new());
         reader.each_marker(|key| presence.add(key)).map_err(|error| open_fault(&file, error))?;
@@ -148,7 +153,8 @@ impl EmbeddedStore {
             spawn(directory, "portcullis-store-read", move || reader::run(&name, &inbox, &reader))?
         };
         // The reader ends first: the last connection to close tidies up the files.
-        Ok(Arc::new(Self { name, writes, reads, presence, threads: Mutex::new(vec![read_thread, write_thread]) }))
+        let threads = Mutex::new(vec![read_thread, write_thread]);
+        Ok(Arc::new(Self { name, writes, reads, presence, leases: Leases::new(clock), threads }))
     }
 
     async fn write<T>(&self, job: impl FnOnce(Answer<T>) -> Write) -> Result<T, StoreError> {
@@ -249,8 +255,11 @@ impl Store for EmbeddedStore {
         self.query(|answer| Read::Activity { subject: subject.clone(), answer }).await
     }
 
-    async fn forget_activity(&self, _: &[(Subject, Timestamp)]) -> Result<(), StoreError> {
-        Err(StoreError::timed_out(&self.name))
+    async fn forget_activity(&self, batch: &[(Subject, Timestamp)]) -> Result<(), StoreError> {
+        for chunk in batch.chunks(notes::CHUNK) {
+            self.change(Change::ForgetActivity { batch: chunk.to_vec() }).await?;
+        }
+        Ok(())
     }
 
     async fn report(&self) -> Result<StoreReport, StoreError> {

@@ -3,6 +3,8 @@
 //!
 //! No gateway is told of changes of it, and none of it is asked for while a request waits.
 
+#[cfg(any(feature = "embedded", feature = "redis"))]
+use std::sync::Arc;
 use std::{fmt, time::Duration};
 
 use async_trait::async_trait;
@@ -12,7 +14,17 @@ use super::StoreError;
 /// What stands for an event's id: see `EventId::digest`.
 pub type NoteDigest = [u8; 16];
 
-/// Notes. Names are up to 200 bytes without control characters; values up to 64 KiB.
+/// The longest name, in bytes.
+pub const MAX_NAME_LENGTH: usize = 200;
+
+/// The longest value, in bytes.
+pub const MAX_NOTE_LENGTH: usize = 64 * 1024;
+
+/// The most members of a set.
+pub const MAX_MEMBERS: usize = 100;
+
+/// Notes. Names (of sources, notes, leases, queues, jobs and sets) are 1 to [`MAX_NAME_LENGTH`] bytes without control characters; values
+/// (of notes and jobs, owners, members) up to [`MAX_NOTE_LENGTH`]. Others are refused.
 #[async_trait]
 pub trait Notes: Send + Sync + fmt::Debug + 'static {
     /// Which of these events of a source are remembered, in their order.
@@ -94,4 +106,24 @@ pub trait Notes: Send + Sync + fmt::Debug + 'static {
     /// # Errors
     /// [`StoreError`].
     async fn remove_set(&self, set: &str) -> Result<(), StoreError>;
+}
+
+/// Refuses a name that is too long, or that people could not read.
+#[cfg(any(feature = "embedded", feature = "redis"))]
+pub(super) fn check_name(store: &Arc<str>, name: &str) -> Result<(), StoreError> {
+    if (1..=MAX_NAME_LENGTH).contains(&name.len()) && !name.contains(char::is_control) {
+        return Ok(());
+    }
+    let message = format!("the name of a note must be 1 to {MAX_NAME_LENGTH} bytes without control characters");
+    Err(StoreError::Refused { store: Arc::clone(store), message })
+}
+
+/// Refuses a value that is too long.
+#[cfg(any(feature = "embedded", feature = "redis"))]
+pub(super) fn check_value(store: &Arc<str>, value: &str) -> Result<(), StoreError> {
+    if value.len() <= MAX_NOTE_LENGTH {
+        return Ok(());
+    }
+    let message = format!("the value of a note must be within {MAX_NOTE_LENGTH} bytes, this one has {}", value.len());
+    Err(StoreError::Refused { store: Arc::clone(store), message })
 }

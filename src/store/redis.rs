@@ -5,7 +5,7 @@
 //! - the link: RESP3 with `CLIENT TRACKING ON BCAST` on the markers' prefix. It carries the server's invalidations, all
 //!   reads of markers and a heartbeat, so that an answer to the heartbeat proves that invalidations arrive too (`link`);
 //! - the writes of markers, which may wait for replicas (`merge`, `replicas`);
-//! - the rest: activity, and questions about the server.
+//! - the rest: activity, notes, and questions about the server.
 //!
 //! Who is a primary is known from the settings, from sentinels (`sentinel`), or from the Cluster's nodes (`cluster`); the store
 //! counts as heard only when all have been whom that takes (`hearing`). The names of all markers are kept in memory (`index`).
@@ -26,13 +26,14 @@ mod node;
 mod notes;
 mod replicas;
 mod report;
+mod script;
 mod sentinel;
 mod settings;
 mod topology;
 
 use std::{sync::Arc, time::Duration};
 
-use ::redis::FromRedisValue as _;
+use ::redis::{Cmd, FromRedisValue};
 use async_trait::async_trait;
 use futures_util::future::{join_all, try_join_all};
 use prometheus_client::registry::Registry;
@@ -118,18 +119,26 @@ impl RedisStore {
     }
 
     async fn get(&self, usage: Use, name: &str) -> Result<Option<Vec<u8>>, Failure> {
-        let Reply { value, node, .. } = self.topology.execute(usage, name, ::redis::cmd("GET").arg(name)).await?;
-        Option::from_redis_value(value).map_err(|error| classify(node.name(), &error.into()).into())
+        self.ask(usage, name, ::redis::cmd("GET").arg(name)).await
+    }
+
+    /// What a command about `key` answers.
+    async fn ask<T: FromRedisValue>(&self, usage: Use, key: &str, command: &Cmd) -> Result<T, Failure> {
+        understood(self.topology.execute(usage, key, command).await?)
+    }
+
+    /// Calls a script about `key`.
+    async fn call(&self, usage: Use, key: &str, [known, full]: &[Cmd; 2]) -> Result<Reply, Failure> {
+        match self.topology.execute(usage, key, known).await {
+            Err(Failure::NoScript(_)) => self.topology.execute(usage, key, full).await,
+            reply => reply,
+        }
     }
 
     /// Sets the value if it still is what was found, and waits until enough replicas have it.
     async fn swap(&self, name: &str, found: Option<&[u8]>, value: &str, expiry: Expiry) -> Result<Swap, StoreError> {
-        let [known, full] = merge::compare_and_set(name, found, value, expiry);
-        let reply = match self.topology.execute(Use::Write, name, &known).await {
-            Err(Failure::NoScript(_)) => self.topology.execute(Use::Write, name, &full).await?,
-            reply => reply?,
-        };
-        let Reply { value, node, live } = reply;
+        let call = merge::compare_and_set(name, found, value, expiry);
+        let Reply { value, node, live } = self.call(Use::Write, name, &call).await?;
         let swap = merge::swap(value).map_err(|error| classify(node.name(), &error))?;
         if matches!(swap, Swap::Done) {
             // Takes effect whether replicas have it or not.
@@ -138,6 +147,11 @@ impl RedisStore {
         }
         Ok(swap)
     }
+}
+
+/// What an answer says.
+fn understood<T: FromRedisValue>(Reply { value, node, .. }: Reply) -> Result<T, Failure> {
+    T::from_redis_value(value).map_err(|error| classify(node.name(), &error.into()).into())
 }
 
 #[async_trait]
@@ -206,13 +220,17 @@ impl Store for RedisStore {
         let set = self.keys.activity(subject);
         let mut score = ::redis::cmd("ZSCORE");
         score.arg(&set).arg(subject.id.as_str());
-        let Reply { value, node, .. } = self.topology.execute(Use::Rest, &set, &score).await?;
-        let score = Option::<f64>::from_redis_value(value).map_err(|error| classify(node.name(), &error.into()))?;
+        let score: Option<f64> = self.ask(Use::Rest, &set, &score).await?;
         score.map(|score| keys::time_of(score).ok_or_else(|| self.refused("an activity score is no time"))).transpose()
     }
 
-    async fn forget_activity(&self, _: &[(Subject, Timestamp)]) -> Result<(), StoreError> {
-        Err(StoreError::timed_out(&self.name))
+    async fn forget_activity(&self, batch: &[(Subject, Timestamp)]) -> Result<(), StoreError> {
+        for chunk in batch.chunks(ACTIVITY_CHUNK) {
+            let calls = self.keys.forgetting_calls(chunk);
+            let writes = calls.iter().map(|(set, call)| self.call(Use::Rest, set, call));
+            try_join_all(writes).await?;
+        }
+        Ok(())
     }
 
     async fn report(&self) -> Result<StoreReport, StoreError> {

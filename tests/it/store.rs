@@ -17,7 +17,7 @@ use portcullis::{
     clock::{Clock, Timestamp},
     marker::{Block, Logout, Marker, MarkerClock, MarkerKey, MarkerRecord},
     store::{
-        Store,
+        Notes, Store,
         embedded::{EmbeddedSettings, EmbeddedStore},
         redis::{RedisSettings, RedisStore},
     },
@@ -30,6 +30,7 @@ use crate::support::{eventually, redis::RedisServer, watcher::Recorder};
 /// A store under test, its watcher, and a way past it.
 struct Bench {
     store: Arc<dyn Store>,
+    notes: Arc<dyn Notes>,
     watcher: Arc<Recorder>,
     home: Home,
 }
@@ -44,7 +45,7 @@ impl Bench {
         let directory = tempfile::tempdir().unwrap();
         let watcher = Recorder::new();
         let store = open_embedded(directory.path(), &watcher);
-        Self { store, watcher, home: Home::Directory(directory) }
+        Self { store: store.clone(), notes: store, watcher, home: Home::Directory(directory) }
     }
 
     /// `None`: to be skipped.
@@ -52,7 +53,15 @@ impl Bench {
         let server = RedisServer::start()?;
         let watcher = Recorder::new();
         let store = open_redis(&server.url(), &watcher).await;
-        Some(Self { store, watcher, home: Home::Server(server) })
+        Some(Self { store: store.clone(), notes: store, watcher, home: Home::Server(server) })
+    }
+
+    /// The notes of another gateway, as far as there can be one.
+    async fn another(&self) -> Arc<dyn Notes> {
+        match &self.home {
+            Home::Directory(_) => Arc::clone(&self.notes),
+            Home::Server(server) => open_redis(&server.url(), &Recorder::new()).await,
+        }
     }
 
     /// Writes a value as another program would.

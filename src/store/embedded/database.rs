@@ -1,11 +1,14 @@
 //! The SQLite file and every statement that meets it.
 
+mod notes;
+
 use std::{path::Path, sync::Arc, time::Duration};
 
 use rusqlite::{
     Connection, ErrorCode, OpenFlags, OptionalExtension, Transaction, TransactionBehavior, params, types::ValueRef,
 };
 
+pub(super) use self::notes::NoteTables;
 use super::EmbeddedOpenError;
 use crate::{
     clock::{Clock, Timestamp},
@@ -16,10 +19,14 @@ use crate::{
 /// `PRAGMA application_id` of our files: "Port".
 const APPLICATION_ID: i64 = 0x506f_7274;
 
-/// `PRAGMA user_version` of our files.
-const SCHEMA_VERSION: i64 = 1;
+/// What leads from each version of the schema to the next, from an empty file on. Never changed, only added to.
+const STEPS: [&str; 2] = [MARKERS_AND_ACTIVITY, notes::SCHEMA];
 
-const SCHEMA: &str = "\
+/// `PRAGMA user_version` of our files.
+#[expect(clippy::cast_possible_wrap, reason = "there are not that many")]
+const SCHEMA_VERSION: i64 = STEPS.len() as i64;
+
+const MARKERS_AND_ACTIVITY: &str = "\
 CREATE TABLE markers (key TEXT NOT NULL PRIMARY KEY, value BLOB NOT NULL, expires INTEGER) STRICT, WITHOUT ROWID;
 CREATE INDEX markers_expires ON markers (expires) WHERE expires IS NOT NULL;
 CREATE TABLE activity (issuer TEXT NOT NULL, subject TEXT NOT NULL, seen INTEGER NOT NULL, PRIMARY KEY (issuer, subject))
@@ -84,7 +91,10 @@ impl Database {
             return Err(EmbeddedOpenError::Newer { file: file.to_owned(), found, known });
         }
         self.use_write_ahead_log(file)?;
-        if fresh { self.create().map_err(failed) } else { self.check(file) }
+        if !fresh {
+            self.check(file)?;
+        }
+        self.upgrade(version).map_err(failed)
     }
 
     fn use_write_ahead_log(&self, file: &Path) -> Result<(), EmbeddedOpenError> {
@@ -98,9 +108,14 @@ impl Database {
         self.connection.pragma_update(None, "synchronous", "FULL").map_err(failed)
     }
 
-    fn create(&self) -> rusqlite::Result<()> {
+    /// Makes the schema what it is now: of an older one, or of nothing.
+    fn upgrade(&self, version: i64) -> rusqlite::Result<()> {
+        if version == SCHEMA_VERSION {
+            return Ok(());
+        }
+        let steps = STEPS[usize::try_from(version).unwrap_or_default()..].join("\n");
         self.connection.execute_batch(&format!(
-            "BEGIN IMMEDIATE; {SCHEMA} PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
+            "BEGIN IMMEDIATE; {steps} PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
         ))
     }
 
@@ -118,6 +133,11 @@ impl Database {
     /// The value under a key, unless it has expired.
     pub(super) fn marker(&self, key: &str) -> rusqlite::Result<Option<Vec<u8>>> {
         select_marker(&self.connection, key, self.clock.now())
+    }
+
+    /// The notes, to be read.
+    pub(super) fn notes(&self) -> NoteTables<'_> {
+        NoteTables::new(&self.connection, self.clock.now())
     }
 
     /// Names every stored marker, expired ones too.
@@ -155,6 +175,18 @@ impl Database {
             }
         }
         transaction.commit()
+    }
+
+    /// Does all of `work` on the notes, or nothing, and returns when it is committed.
+    pub(super) fn change_notes<T>(
+        &mut self,
+        work: impl FnOnce(&NoteTables<'_>) -> rusqlite::Result<T>,
+    ) -> rusqlite::Result<T> {
+        let now = self.clock.now();
+        let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let result = work(&NoteTables::new(&transaction, now))?;
+        transaction.commit()?;
+        Ok(result)
     }
 
     /// When the subject was last admitted.

@@ -72,6 +72,11 @@ impl<J> Queue<J> {
         self.sender.try_send(Message::Job(Ticket { job, place })).map_err(|_| Closed)
     }
 
+    /// Whether no more jobs are let in.
+    pub(super) fn is_closed(&self) -> bool {
+        self.places.is_closed()
+    }
+
     /// Lets no more jobs in. Those in the queue are done.
     pub(super) fn close(&self) {
         if !self.places.is_closed() {

@@ -10,7 +10,7 @@ use super::{
 use crate::{
     clock::Timestamp,
     marker::{MarkerKey, MarkerRecord, Reading},
-    store::{StoreReport, reading},
+    store::{StoreReport, notes::NoteDigest, reading},
     token::claims::Subject,
 };
 
@@ -19,7 +19,17 @@ use crate::{
 pub(super) enum Read {
     Marker { key: MarkerKey, answer: Answer<Reading<MarkerRecord>> },
     Activity { subject: Subject, answer: Answer<Option<Timestamp>> },
+    Notes(Question),
     Report { answer: Answer<StoreReport> },
+}
+
+/// What can be asked about notes.
+#[derive(Debug)]
+pub(super) enum Question {
+    Seen { source: String, events: Vec<NoteDigest>, answer: Answer<Vec<bool>> },
+    Note { name: String, answer: Answer<Option<String>> },
+    Jobs { queue: String, limit: usize, answer: Answer<(Vec<(String, String)>, usize)> },
+    Members { set: String, answer: Answer<Vec<String>> },
 }
 
 /// Answers until the queue is closed.
@@ -43,11 +53,31 @@ fn answer(name: &Arc<str>, database: &Database, job: Read) {
         Read::Activity { subject, answer } => {
             let _ = answer.send(database.last_activity(&subject).map_err(|error| fault(name, error)));
         }
+        Read::Notes(question) => answer_about_notes(name, database, question),
         Read::Report { answer } => {
             let description = format!("embedded store in {name}, SQLite {}", rusqlite::version());
             let asked = database.probe().map(|()| StoreReport { description, warnings: Vec::new() });
             let _ = answer.send(asked.map_err(|error| fault(name, error)));
         }
         Read::Marker { .. } => {}
+    }
+}
+
+fn answer_about_notes(name: &Arc<str>, database: &Database, question: Question) {
+    let notes = database.notes();
+    let failed = |error| fault(name, error);
+    match question {
+        Question::Seen { source, events, answer } => {
+            let _ = answer.send(notes.seen(&source, &events).map_err(failed));
+        }
+        Question::Note { name, answer } => {
+            let _ = answer.send(notes.note(&name).map_err(failed));
+        }
+        Question::Jobs { queue, limit, answer } => {
+            let _ = answer.send(notes.jobs(&queue, limit).map_err(failed));
+        }
+        Question::Members { set, answer } => {
+            let _ = answer.send(notes.members(&set).map_err(failed));
+        }
     }
 }

@@ -8,7 +8,9 @@ use std::{
 
 use super::{
     Answer, DirectoryLock,
+    change::Change,
     database::{Database, fault},
+    notes::CHUNK,
     presence::Presence,
     queue::{Inbox, Next, Ticket},
 };
@@ -22,7 +24,7 @@ use crate::{
 /// How often the watcher hears that this thread lives.
 pub(super) const BEAT: Duration = Duration::from_millis(250);
 
-/// How often expired markers are looked for, and how many are removed at a time.
+/// How often expired markers and notes are looked for, and how many of each are removed at a time.
 const PURGE_INTERVAL: Duration = Duration::from_secs(1);
 const PURGE_CHUNK: usize = 200;
 
@@ -37,6 +39,7 @@ const ACTIVITY_CHUNK: usize = 500;
 pub(super) enum Write {
     Merge(Merge, Answer<Merged>),
     Activity(Vec<(Subject, Timestamp)>, Answer<()>),
+    Change(Change, Answer<bool>),
 }
 
 /// A marker to merge.
@@ -65,6 +68,7 @@ pub(super) struct Writer {
     durable: Database,
     relaxed: Database,
     activities: VecDeque<Activity>,
+    changes: VecDeque<Ticket<(Change, Answer<bool>)>>,
     heard: Instant,
     purged: Instant,
     _lock: DirectoryLock,
@@ -91,6 +95,7 @@ impl Writer {
             durable,
             relaxed,
             activities: VecDeque::new(),
+            changes: VecDeque::new(),
             heard: now,
             purged: now,
             _lock: lock,
@@ -100,19 +105,25 @@ impl Writer {
     /// Writes until the queue is closed and empty.
     pub(super) fn run(mut self) {
         let mut open = true;
-        while open || !self.activities.is_empty() {
+        while open || self.is_busy() {
             let merges = self.collect(&mut open);
             self.commit(merges);
             self.record_some_activity();
+            self.change_some_notes();
             self.beat();
             self.purge();
         }
     }
 
+    /// Whether something is left to do.
+    fn is_busy(&self) -> bool {
+        !self.activities.is_empty() || !self.changes.is_empty()
+    }
+
     /// Waits for a job, unless there is other work, and takes what else waits.
     fn collect(&mut self, open: &mut bool) -> Vec<Ticket<(Merge, Answer<Merged>)>> {
         let mut merges = Vec::new();
-        let mut next = if *open && self.activities.is_empty() { self.inbox.wait_for(BEAT) } else { self.inbox.take() };
+        let mut next = if *open && !self.is_busy() { self.inbox.wait_for(BEAT) } else { self.inbox.take() };
         loop {
             match next {
                 Next::Job(ticket) => match ticket.split() {
@@ -120,6 +131,7 @@ impl Writer {
                     (Write::Activity(batch, answer), place) => {
                         self.activities.push_back(Activity { batch, written: 0, answer, _ticket: place });
                     }
+                    (Write::Change(change, answer), place) => self.changes.push_back(place.with((change, answer))),
                 },
                 Next::Nothing => break,
                 Next::Closed => {
@@ -187,6 +199,45 @@ impl Writer {
         }
     }
 
+    /// One transaction for as many as are not too much together, in their order.
+    fn change_some_notes(&mut self) {
+        let tickets = self.some_changes();
+        let Some(first) = tickets.first() else { return };
+        let database = if first.job.0.is_durable() { &mut self.durable } else { &mut self.relaxed };
+        let changed = database.change_notes(|notes| {
+            tickets.iter().map(|ticket| ticket.job.0.apply(notes)).collect::<rusqlite::Result<Vec<_>>>()
+        });
+        match changed {
+            Ok(answers) => {
+                for (ticket, answer) in tickets.into_iter().zip(answers) {
+                    let _ = ticket.job.1.send(Ok(answer));
+                }
+            }
+            Err(error) => {
+                let error = fault(&self.name, error);
+                for ticket in tickets {
+                    let _ = ticket.job.1.send(Err(error.clone()));
+                }
+            }
+        }
+    }
+
+    /// The first ones that wait, of one durability.
+    fn some_changes(&mut self) -> Vec<Ticket<(Change, Answer<bool>)>> {
+        let mut some: Vec<Ticket<(Change, Answer<bool>)>> = Vec::new();
+        let mut size = 0;
+        while let Some(Ticket { job: (change, _), .. }) = self.changes.front() {
+            size += change.size();
+            let fits =
+                size <= CHUNK && some.first().is_none_or(|first| first.job.0.is_durable() == change.is_durable());
+            if !some.is_empty() && !fits {
+                break;
+            }
+            some.extend(self.changes.pop_front());
+        }
+        some
+    }
+
     /// A thread that hangs or is gone falls silent.
     fn beat(&mut self) {
         if self.heard.elapsed() >= BEAT {
@@ -195,7 +246,7 @@ impl Writer {
         }
     }
 
-    /// Failing, it is tried again the next time: expired markers are not read anyway.
+    /// Failing, it is tried again the next time: what has expired is not read anyway.
     fn purge(&mut self) {
         if self.purged.elapsed() < PURGE_INTERVAL {
             return;
@@ -209,6 +260,9 @@ impl Writer {
                 }
             }
             Err(error) => tracing::warn!(store.name = %self.name, %error, "expired markers cannot be removed"),
+        }
+        if let Err(error) = self.relaxed.change_notes(|notes| notes.purge(PURGE_CHUNK)) {
+            tracing::warn!(store.name = %self.name, %error, "expired notes cannot be removed");
         }
     }
 }

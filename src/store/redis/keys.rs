@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use aws_lc_rs::digest::{SHA256, digest};
 
+use super::script;
 use crate::{clock::Timestamp, marker::MarkerKey, token::claims::Subject};
 
 /// Over how many sorted sets the activity of an issuer is spread.
@@ -11,6 +12,41 @@ const SHARDS: u8 = 64;
 
 /// The largest whole number that a score holds exactly.
 const MAX_SCORE: i64 = 1 << 53;
+
+/// KEYS: a sorted set. ARGV: a member and a score, and so on. Removes each member that has that score or a lower one.
+const FORGET: &str = "\
+for at = 1, #ARGV, 2 do
+  local score = redis.call('ZSCORE', KEYS[1], ARGV[at])
+  if score and tonumber(score) <= tonumber(ARGV[at + 1]) then redis.call('ZREM', KEYS[1], ARGV[at]) end
+end
+return 1";
+
+/// What the gateways keep for themselves, besides markers and activity.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Note {
+    /// Events of a source that were taken.
+    Seen,
+    /// A value.
+    Value,
+    /// Who does something.
+    Lease,
+    /// What is to be done.
+    Jobs,
+    /// What belongs together.
+    Set,
+}
+
+impl Note {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Seen => "seen",
+            Self::Value => "note",
+            Self::Lease => "lease",
+            Self::Jobs => "jobs",
+            Self::Set => "set",
+        }
+    }
+}
 
 /// All key names under one prefix.
 #[derive(Clone, Debug)]
@@ -25,7 +61,7 @@ impl Keys {
         usable.then(|| Self { prefix: prefix.into() })
     }
 
-    /// What the names of all markers begin with. Activity is not under it: each change there is pushed to every gateway.
+    /// What the names of all markers begin with. Nothing else is under it: each change there is pushed to every gateway.
     pub(super) fn markers(&self) -> Arc<str> {
         format!("{}m:", self.prefix).into()
     }
@@ -49,6 +85,10 @@ impl Keys {
         format!("{}seen:{}:{shard:02}", self.prefix, subject.issuer)
     }
 
+    pub(super) fn note(&self, note: Note, name: &str) -> String {
+        format!("{}n:{}:{name}", self.prefix, note.as_str())
+    }
+
     /// One `ZADD … GT` per sorted set, with its name: times never go back.
     pub(super) fn activity_commands(&self, batch: &[(Subject, Timestamp)]) -> BTreeMap<String, ::redis::Cmd> {
         let mut sets = BTreeMap::<String, ::redis::Cmd>::new();
@@ -61,6 +101,23 @@ impl Keys {
             command.arg(seen.as_millis().clamp(0, MAX_SCORE)).arg(subject.id.as_str());
         }
         sets
+    }
+
+    /// One call per sorted set, with its name, that removes subjects unless they were seen later.
+    pub(super) fn forgetting_calls(&self, batch: &[(Subject, Timestamp)]) -> BTreeMap<String, [::redis::Cmd; 2]> {
+        let mut sets = BTreeMap::<String, Vec<&(Subject, Timestamp)>>::new();
+        for entry in batch {
+            sets.entry(self.activity(&entry.0)).or_default().push(entry);
+        }
+        let call = |(set, entries): (String, Vec<&(Subject, Timestamp)>)| {
+            let call = script::call(FORGET, &set, |call| {
+                for (subject, seen) in &entries {
+                    call.arg(subject.id.as_str()).arg(seen.as_millis().clamp(0, MAX_SCORE));
+                }
+            });
+            (set, call)
+        };
+        sets.into_iter().map(call).collect()
     }
 }
 
@@ -86,7 +143,10 @@ mod tests {
         assert_eq!(keys.marker(&MarkerKey::logout(&subject("auth0|123"))), "portcullis:m:logout:acme:auth0|123");
         // printf 'auth0|123' | sha256sum begins with 40: 0x40 % 64 = 0
         assert_eq!(keys.activity(&subject("auth0|123")), "portcullis:seen:acme:00");
-        assert!(!keys.activity(&subject("auth0|123")).starts_with(&*keys.markers()));
+        assert_eq!(keys.note(Note::Seen, "logs"), "portcullis:n:seen:logs");
+        for name in [keys.activity(&subject("auth0|123")), keys.note(Note::Value, "m:a")] {
+            assert!(!name.starts_with(&*keys.markers()), "{name} is not to be pushed");
+        }
     }
 
     #[test]

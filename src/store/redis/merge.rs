@@ -1,7 +1,8 @@
 //! The one write of a marker: compare and set. What is to be set is decided in Rust, by the merge rule.
 
-use ::redis::{Cmd, ErrorKind, RedisError, RedisResult, Script, Value};
+use ::redis::{Cmd, ErrorKind, RedisError, RedisResult, Value};
 
+use super::script;
 use crate::clock::Timestamp;
 
 /// KEYS: the marker. ARGV: `1` if it is expected to hold the next argument, `0` if nothing; that value; the new value;
@@ -32,12 +33,9 @@ pub(super) enum Expiry {
     Unchanged,
 }
 
-/// A call that sets `key` to `value` if it still holds `expected`: by the script's hash, and in full for servers that do not
-/// know it.
+/// A call that sets `key` to `value` if it still holds `expected`.
 pub(super) fn compare_and_set(key: &str, expected: Option<&[u8]>, value: &str, expiry: Expiry) -> [Cmd; 2] {
-    let call = |command: &str, script: &str| {
-        let mut call = ::redis::cmd(command);
-        call.arg(script).arg(1).arg(key);
+    script::call(COMPARE_AND_SET, key, |call| {
         call.arg(i32::from(expected.is_some())).arg(expected.unwrap_or_default()).arg(value);
         call.arg(match expiry {
             // A server refuses expiries that are not positive; the first millisecond is as long ago.
@@ -45,9 +43,7 @@ pub(super) fn compare_and_set(key: &str, expected: Option<&[u8]>, value: &str, e
             Expiry::Never => String::new(),
             Expiry::Unchanged => "keep".to_owned(),
         });
-        call
-    };
-    [call("EVALSHA", Script::new(COMPARE_AND_SET).get_hash()), call("EVAL", COMPARE_AND_SET)]
+    })
 }
 
 /// What the answer to such a call means.

@@ -4,8 +4,8 @@ use std::process::Command;
 
 use super::run;
 
-const COMMANDS: [&str; 9] =
-    ["serve", "check", "demo", "logout", "block", "unblock", "status", "explain", "completions"];
+const COMMANDS: [&str; 11] =
+    ["serve", "check", "demo", "logout", "block", "unblock", "status", "explain", "sources", "replay", "completions"];
 
 #[test]
 fn help_of_every_command() {

@@ -64,9 +64,9 @@ async fn the_directory_is_made_and_belongs_to_one_at_a_time() {
 fn a_newer_schema_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     close(&open(directory.path()).unwrap());
-    sqlite(directory.path()).pragma_update(None, "user_version", 2).unwrap();
+    sqlite(directory.path()).pragma_update(None, "user_version", 3).unwrap();
     let error = open(directory.path()).unwrap_err();
-    assert!(matches!(error, EmbeddedOpenError::Newer { found: 2, known: 1, .. }), "{error:?}");
+    assert!(matches!(error, EmbeddedOpenError::Newer { found: 3, known: 2, .. }), "{error:?}");
 }
 
 #[test]

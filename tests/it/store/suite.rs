@@ -38,6 +38,8 @@ macro_rules! suite {
     };
 }
 
+pub(super) mod notes;
+
 suite![
     an_unknown_key_is_absent,
     every_kind_survives_the_round_trip,

@@ -13,7 +13,7 @@ use portcullis::{
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use tempfile::TempDir;
 
-use super::{logout, open_redis, raw_key, subject, time};
+use super::{logout, open_redis, raw_key, subject, suite::notes::notes_work, time};
 use crate::support::{
     cluster::{Cluster, ask_cluster},
     eventually,
@@ -24,7 +24,7 @@ use crate::support::{
 
 /// A user with a password and nothing else, and what `docs/markers.md` lists for one server.
 const USER: [&str; 6] = ["ACL", "SETUSER", "gateway", "reset", "on", ">secret"];
-const FOR_ONE: [&str; 15] = [
+const FOR_ONE: [&str; 17] = [
     "~portcullis:m:*",
     "~portcullis:seen:*",
     "+ping",
@@ -35,11 +35,14 @@ const FOR_ONE: [&str; 15] = [
     "+evalsha",
     "+zadd",
     "+zscore",
+    "+zrem",
     "+role",
     "+scan",
     "+info",
     "+config|get",
     "+time",
+    "(~portcullis:n:* +get +set +del +eval +evalsha +zadd +zmscore +zrange +zremrangebyrank +hset +hdel +hlen +hrandfield \
+     +sadd +scard +smembers +pexpire)",
 ];
 
 /// An authority, and what it has certified: a server on loopback, and a client.
@@ -86,7 +89,7 @@ fn open(settings: &RedisSettings, watcher: &Arc<Recorder>) -> Arc<RedisStore> {
     RedisStore::open(settings, watcher.clone(), Clock::System).unwrap()
 }
 
-/// Writes, reads, pushes and activity work.
+/// Writes, reads, pushes, activity and notes work.
 async fn works(store: &RedisStore, watcher: &Recorder, write: impl Fn(&str)) {
     eventually("the store is connected", async || store.report().await.is_ok()).await;
     let key = MarkerKey::logout(&subject("a"));
@@ -94,6 +97,13 @@ async fn works(store: &RedisStore, watcher: &Recorder, write: impl Fn(&str)) {
     assert_eq!(store.read(&key).await.unwrap(), Reading::Present(logout(time(1))));
     store.record_activity(&[(subject("a"), time(1)), (subject("b"), time(2))]).await.unwrap();
     assert_eq!(store.last_activity(&subject("b")).await.unwrap(), Some(time(2)));
+    store.forget_activity(&[(subject("a"), time(1)), (subject("b"), time(1))]).await.unwrap();
+    let seen = [store.last_activity(&subject("a")).await.unwrap(), store.last_activity(&subject("b")).await.unwrap()];
+    assert_eq!(seen, [None, Some(time(2))]);
+    // In a Cluster, of all nodes.
+    for name in 0..12 {
+        notes_work(store, &name.to_string()).await.unwrap();
+    }
     watcher.forget();
     write(&raw_key(&key));
     eventually("it is pushed", async || watcher.was_told_of(key.as_str())).await;

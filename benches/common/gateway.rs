@@ -23,12 +23,13 @@ pub(crate) struct Gateway {
 }
 
 impl Gateway {
-    /// Starts it and waits until it is ready.
+    /// Starts it, with `more` than the usual configuration, and waits until it is ready.
     pub(crate) async fn start(
         directory: &Path,
         store: &str,
         upstream: SocketAddr,
         workers: usize,
+        more: &str,
     ) -> anyhow::Result<Self> {
         let (address, admin) = (free_address()?, free_address()?);
         let own = directory.join(address.port().to_string());
@@ -37,7 +38,7 @@ impl Gateway {
         let jwks = directory.join("jwks.json");
         fs::write(
             &configuration,
-            gate::configuration(&gate::Settings { address, admin, store, jwks: &jwks, upstream }),
+            gate::configuration(&gate::Settings { address, admin, store, jwks: &jwks, upstream, more }),
         )?;
         let child = Command::new(gate::PROGRAM)
             .args(["serve", "--config"])

@@ -1,0 +1,52 @@
+//! Changes of notes, as jobs for the thread that writes.
+
+use std::time::Duration;
+
+use super::database::NoteTables;
+use crate::{clock::Timestamp, store::notes::NoteDigest, token::claims::Subject};
+
+/// What is to be changed.
+#[derive(Debug)]
+pub(super) enum Change {
+    Remember { source: String, events: Vec<NoteDigest>, capacity: usize },
+    Swap { name: String, expected: Option<String>, value: Option<String> },
+    PutJobs { queue: String, jobs: Vec<(String, String)> },
+    RemoveJobs { queue: String, ids: Vec<String> },
+    AddMembers { sets: Vec<(String, String)>, keep: Duration },
+    RemoveSet { name: String },
+    ForgetActivity { batch: Vec<(Subject, Timestamp)> },
+}
+
+impl Change {
+    /// Whether it has to be on disk when it is acknowledged. Of the others the latest may be lost in a power cut, in their order: then
+    /// something is read, done or said again, which is harmless.
+    pub(super) const fn is_durable(&self) -> bool {
+        matches!(self, Self::PutJobs { .. })
+    }
+
+    /// About how many rows it concerns.
+    pub(super) fn size(&self) -> usize {
+        match self {
+            Self::Remember { events, .. } => events.len(),
+            Self::PutJobs { jobs, .. } => jobs.len(),
+            Self::RemoveJobs { ids, .. } => ids.len(),
+            Self::AddMembers { sets, .. } => sets.len(),
+            Self::ForgetActivity { batch } => batch.len(),
+            Self::Swap { .. } | Self::RemoveSet { .. } => 1,
+        }
+    }
+
+    /// Does it; whether there was what it expected.
+    pub(super) fn apply(&self, notes: &NoteTables<'_>) -> rusqlite::Result<bool> {
+        match self {
+            Self::Remember { source, events, capacity } => notes.remember(source, events, *capacity)?,
+            Self::Swap { name, expected, value } => return notes.swap(name, expected.as_deref(), value.as_deref()),
+            Self::PutJobs { queue, jobs } => notes.put_jobs(queue, jobs)?,
+            Self::RemoveJobs { queue, ids } => notes.remove_jobs(queue, ids)?,
+            Self::AddMembers { sets, keep } => notes.add_members(sets, |now| now.plus(*keep))?,
+            Self::RemoveSet { name } => notes.remove_set(name)?,
+            Self::ForgetActivity { batch } => notes.forget_activity(batch)?,
+        }
+        Ok(true)
+    }
+}
