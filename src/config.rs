@@ -36,6 +36,7 @@ use crate::{
     gate::policy::Mode,
     logout::LogoutSettings,
     marker::{Retention, cache::MarkerSettings},
+    revocation::RevocationSettings,
     route::RouteSettings,
     server::{ListenerSettings, own::last_logout::LastLogoutSettings},
     session::SessionLimits,
@@ -73,6 +74,8 @@ pub struct Config {
     pub sources: Vec<SourceSettings>,
     /// How people are logged out at issuers.
     pub logouts: Vec<LogoutSettings>,
+    /// What is revoked at issuers.
+    pub revocations: Vec<RevocationSettings>,
     /// Who may ask for last logouts; `None`: nobody.
     pub last_logout: Option<LastLogoutSettings>,
     /// What is logged.
@@ -212,7 +215,8 @@ fn read_sections(root: &Section<'_>) -> Config {
         retention: markers.retention,
         tokens,
         activity,
-        logouts: issuers.iter().filter_map(|issuer| issuer.logout.clone()).collect(),
+        logouts: issuers.iter().filter_map(|issuer| issuer.at_issuer.logout.clone()).collect(),
+        revocations: issuers.iter().filter_map(|issuer| issuer.at_issuer.revocation.clone()).collect(),
         last_logout,
         issuers: issuers.into_iter().map(|issuer| issuer.settings).collect(),
         routes: routes.settings,

@@ -26,6 +26,7 @@ use crate::{
     },
     http_client::HttpClient,
     logout::{IssuerLogouts, NoEndpoint},
+    revocation::{Revocations, Revoking},
     server::{
         ListenerSettings,
         gateway::{Gateway, GatewayOptions},
@@ -82,6 +83,7 @@ pub struct Instance {
     address: SocketAddr,
     admin_address: SocketAddr,
     engine: Engine,
+    revoking: Revoking,
     sources: Sources,
     settings: Arc<ListenerSettings>,
     readiness: Arc<Readiness>,
@@ -158,6 +160,8 @@ impl Instance {
         })?;
         let Some(notes) = notes else { unreachable!("the engine opens its store") };
         let judge = engine.judge().clone();
+        let http = HttpClient::new()?;
+        let revocations = Revocations::new(config.revocations.clone(), Arc::clone(&notes), &http, clock.clone());
         let pipeline = Pipeline::new(judge.parts().ledger.clone(), notes, clock.clone());
         let owner = gateway_id();
         let sources = Sources::start(config.sources.clone(), &pipeline, &judge.parts().verifier, &owner)?;
@@ -165,7 +169,20 @@ impl Instance {
         let metrics = ServerMetrics::new();
         let reserved = ReservedNames::new(&config.identity_fields);
         let gates = Gateway::gates(&config.routes, &reserved, &judge);
-        let own = own_endpoints(&config, &judge, &sources, &clock)?;
+        let own = OwnEndpoints {
+            logout: LogoutEndpoint::new(
+                judge.clone(),
+                own_policy(&config),
+                IssuerLogouts::start(config.logouts.clone(), &http)?,
+                revocations.clone(),
+                clock.clone(),
+            ),
+            last_logout: config.last_logout.clone().map(|settings| {
+                let issuers = config.issuers.iter().map(|issuer| issuer.name.clone()).collect();
+                LastLogoutEndpoint::new(settings, issuers, judge.clone(), clock.clone())
+            }),
+            receivers: Arc::clone(sources.receivers()),
+        };
         let options = GatewayOptions { max_headers: config.listener.max_headers, access_log: config.log.access };
         let gateway = Gateway::new(&config.routes, &gates, &reserved, own, Arc::clone(&metrics), options);
         let gateway = Arc::new(gateway);
@@ -174,6 +191,7 @@ impl Instance {
         judge.register(&mut registry);
         metrics.register(&mut registry);
         sources.register(&mut registry);
+        revocations.register(&mut registry);
         let Parts { verifier, ledger, .. } = judge.parts();
         let (cache, store) = (Arc::clone(ledger.cache()), Arc::clone(ledger.store()));
         let readiness = Arc::new(Readiness::new(Arc::clone(verifier), cache, store, sources.watcher()));
@@ -194,6 +212,7 @@ impl Instance {
             address,
             admin_address,
             engine,
+            revoking: revocations.start(&owner),
             sources,
             settings,
             readiness,
@@ -239,23 +258,10 @@ impl Instance {
         // A task that panicked has nothing left to wait for.
         let _ = self.administrating.await;
         self.sources.stop().await;
+        self.revoking.stop().await;
         self.engine.stop().await;
         ended
     }
-}
-
-fn own_endpoints(config: &Config, judge: &Judge, sources: &Sources, clock: &Clock) -> Result<OwnEndpoints, StartError> {
-    let logouts = match &config.logouts[..] {
-        [] => IssuerLogouts::default(),
-        logouts => IssuerLogouts::start(logouts.to_vec(), &HttpClient::new()?)?,
-    };
-    let issuers = || config.issuers.iter().map(|issuer| issuer.name.clone()).collect();
-    let last_logout = |settings| LastLogoutEndpoint::new(settings, issuers(), judge.clone(), clock.clone());
-    Ok(OwnEndpoints {
-        logout: LogoutEndpoint::new(judge.clone(), own_policy(config), logouts, clock.clone()),
-        last_logout: config.last_logout.clone().map(last_logout),
-        receivers: Arc::clone(sources.receivers()),
-    })
 }
 
 /// A name that no other gateway has, for leases.

@@ -42,6 +42,9 @@ pub mod event;
 #[cfg(feature = "server")]
 pub mod logout;
 
+#[cfg(feature = "server")]
+pub mod revocation;
+
 #[cfg(feature = "gate")]
 pub mod store;
 

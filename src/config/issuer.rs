@@ -7,7 +7,7 @@ use secrecy::ExposeSecret as _;
 
 use super::{
     gateway::{self, Limits},
-    logout,
+    logout::{self, AtIssuer},
     problem::Fault,
     reader::{At, Section},
     secret,
@@ -16,7 +16,6 @@ use super::{
 };
 use crate::{
     activity::ActivitySettings,
-    logout::LogoutSettings,
     marker::Retention,
     token::{
         claims::IssuerName,
@@ -29,7 +28,7 @@ use crate::{
 pub(super) struct Issuer {
     pub(super) settings: IssuerSettings,
     pub(super) limits: Limits,
-    pub(super) logout: Option<LogoutSettings>,
+    pub(super) at_issuer: AtIssuer,
     pub(super) cookie: Option<(CookieName, At)>,
     pub(super) header: Option<(FieldName, At)>,
 }
@@ -104,7 +103,7 @@ fn read(
         refresh_interval,
         fetch_timeout,
     };
-    let logout = logout::read(&section.section("logout"), &basis);
+    let at_issuer = logout::read(&section.section("logout"), &section.section("management"), &basis);
     let settings = IssuerSettings {
         name: short_name.ok()?,
         identifiers: own.into_iter().map(|(identifier, _)| identifier.into()).collect(),
@@ -118,7 +117,7 @@ fn read(
         refetch_interval,
         fetch_timeout,
     };
-    Some(Issuer { settings, limits, logout, cookie, header })
+    Some(Issuer { settings, limits, at_issuer, cookie, header })
 }
 
 /// Auth0 puts a slash at the end of `iss`; without it no token would ever match.

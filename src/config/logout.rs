@@ -1,4 +1,4 @@
-//! `[issuers.<name>.logout]` and `[last_logout]`
+//! `[issuers.<name>.logout]`, `[issuers.<name>.management]` and `[last_logout]`
 
 use std::time::Duration;
 
@@ -13,7 +13,9 @@ use super::{
     web,
 };
 use crate::{
+    event::auth0::{pace::RateShare, tenant::TenantSettings},
     logout::{LogoutKind, LogoutSettings, return_url::AllowedUrl},
+    revocation::{Extent, RevocationSettings},
     server::own::last_logout::LastLogoutSettings,
     token::claims::{IssuerName, MAX_ID_LENGTH},
 };
@@ -27,8 +29,22 @@ pub(super) struct Basis<'a> {
     pub(super) fetch_timeout: Duration,
 }
 
-/// The logout of an issuer; `None`: it has none, or one with problems.
-pub(super) fn read(section: &Section<'_>, basis: &Basis<'_>) -> Option<LogoutSettings> {
+/// How people are logged out at an issuer, and what is revoked there; neither if there are problems.
+#[derive(Debug)]
+pub(super) struct AtIssuer {
+    pub(super) logout: Option<LogoutSettings>,
+    pub(super) revocation: Option<RevocationSettings>,
+}
+
+/// `logout` and `management` of an issuer.
+pub(super) fn read(section: &Section<'_>, management: &Section<'_>, basis: &Basis<'_>) -> AtIssuer {
+    let revoke = section.get::<Revoke>("revoke").or(Revoke(None)).0;
+    let logout = logout(section, basis);
+    AtIssuer { logout, revocation: revocation(management, revoke, basis) }
+}
+
+/// `None`: there is none, or one with problems.
+fn logout(section: &Section<'_>, basis: &Basis<'_>) -> Option<LogoutSettings> {
     let kind = section.get::<LogoutKind>("kind");
     let client_id = section.get::<String>("client_id").check(|client_id| {
         if client_id.len() > MAX_ID_LENGTH {
@@ -85,6 +101,59 @@ pub(super) fn read(section: &Section<'_>, basis: &Basis<'_>) -> Option<LogoutSet
     })
 }
 
+/// Who the gate is at the Management API. Without anything to revoke, nothing is needed.
+fn revocation(section: &Section<'_>, extent: Option<Extent>, basis: &Basis<'_>) -> Option<RevocationSettings> {
+    let domain = section.get::<String>("domain").and_then(|domain| tenant(&domain));
+    let client_id = section.get::<String>("client_id");
+    let has_secret = section.has("client_secret") || section.has("client_secret_file");
+    let secret = secret::read_text(section, "client_secret");
+    let rate_share = section.get::<usize>("rate_share").between(1, 100).or(50);
+    section.finish();
+    let Some(extent) = extent else {
+        if domain.is_given() || client_id.is_given() || has_secret {
+            let fault = Fault::new("nothing is revoked at the issuer, so nothing needs this");
+            section.reader().warn(section.at(), fault.hint("set `logout.revoke`"));
+        }
+        return None;
+    };
+    let usual = basis.identifier.and_then(|identifier| identifier.strip_prefix("https://"));
+    let usual = usual.map(|host| host.trim_end_matches('/')).filter(|host| host.ends_with(".auth0.com"));
+    let base = if domain.is_given() {
+        domain.option()
+    } else if let Some(usual) = usual {
+        tenant(usual).ok()
+    } else {
+        domain.required("the tenant's own domain, such as \"acme.eu.auth0.com\"").option()
+    };
+    let client_id = client_id.required("the machine-to-machine application that may revoke").option();
+    if !has_secret {
+        let fault = Fault::new("has no secret").hint("set `management.client_secret_file`");
+        section.reader().report(section.at(), fault);
+    }
+    let base = base?;
+    Some(RevocationSettings {
+        issuer: basis.name?.clone(),
+        extent,
+        tenant: TenantSettings {
+            audience: format!("{}/api/v2/", base.to_string().trim_end_matches('/')).into(),
+            base,
+            client_id: client_id?.into(),
+            client_secret: secret?.0,
+            rate_share: RateShare::percent(u8::try_from(rate_share).unwrap_or(100)),
+        },
+    })
+}
+
+/// A domain; or, for what runs on this machine, a URL.
+fn tenant(domain: &str) -> Result<Uri, Fault> {
+    let text = if domain.contains("://") { domain.to_owned() } else { format!("https://{domain}") };
+    let url = web::trusted_url(&text)?;
+    if url.path() != "/" || url.query().is_some() {
+        return Err(Fault::new("not a domain").hint("such as \"acme.eu.auth0.com\""));
+    }
+    Ok(url)
+}
+
 /// Auth0's own logout where Auth0 can be told by its name.
 fn usual_kind(identifier: &str) -> LogoutKind {
     let host = identifier.parse::<Uri>().ok().and_then(|url| url.host().map(str::to_ascii_lowercase));
@@ -137,6 +206,20 @@ impl Setting for LogoutKind {
 impl Setting for AllowedUrl {
     fn read(raw: Raw<'_>) -> Result<Self, Fault> {
         Self::try_from(raw.text("a URL")?).map_err(|fault| Fault::new(fault.to_string()))
+    }
+}
+
+struct Revoke(Option<Extent>);
+
+impl Setting for Revoke {
+    fn read(raw: Raw<'_>) -> Result<Self, Fault> {
+        let choices = [
+            ("none", None),
+            ("session", Some(Extent::Session)),
+            ("refresh_tokens", Some(Extent::RefreshTokens)),
+            ("all", Some(Extent::All)),
+        ];
+        choose(raw, &choices).map(Self)
     }
 }
 

@@ -171,10 +171,14 @@ impl TryFrom<&str> for AllowedUrl {
     type Error = UrlFault;
 
     fn try_from(text: &str) -> Result<Self, UrlFault> {
-        match Parts::read(text, true)?.fragment {
-            Some(_) => Err(UrlFault::Fragment),
-            None => Ok(Self(text.into())),
+        let parts = Parts::read(text, true)?;
+        if parts.fragment.is_some() {
+            return Err(UrlFault::Fragment);
         }
+        if text.matches('*').count() > parts.host.matches('*').count() {
+            return Err(UrlFault::Wildcard);
+        }
+        Ok(Self(text.into()))
     }
 }
 
@@ -290,6 +294,7 @@ mod tests {
             ("https://a.*.example.com", UrlFault::Wildcard),
             ("https://*.*.example.com", UrlFault::Wildcard),
             ("https://app.example/*", UrlFault::Wildcard),
+            ("https://app.example/?*", UrlFault::Wildcard),
             ("https://app.example/#x", UrlFault::Fragment),
         ];
         for (text, fault) in cases {

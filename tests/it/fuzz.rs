@@ -156,4 +156,4 @@ macro_rules! fuzzed {
         }
     };
 }
-fuzzed!(token, marker_value, config, path, credential, jwks);
+fuzzed!(token, marker_value, config, path, credential, jwks, return_url);

@@ -193,7 +193,10 @@ mod tests {
             ("Data: a\ndata : b\n data: c\ndata: d\n\n", &[event("", "d", None)]),
             ("\u{feff}data: a\n\n", &[event("", "a", None)]),
             ("data: a\n\n\u{feff}data: b\n\n", &[event("", "a", None)]),
-            ("data: a\r\rdata: b\r\n\r\ndata: c\n\n", &[event("", "a", None), event("", "b", None), event("", "c", None)]),
+            (
+                "data: a\r\rdata: b\r\n\r\ndata: c\n\n",
+                &[event("", "a", None), event("", "b", None), event("", "c", None)],
+            ),
             ("data: a\r\n\n", &[event("", "a", None)]),
             ("data: a:b: c\n\n", &[event("", "a:b: c", None)]),
             ("data: a\n", &[]),

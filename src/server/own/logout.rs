@@ -25,6 +25,7 @@ use crate::{
     gate::{Decision, Judge, Judgement, Policy, problem, refusal::Refusals, tokens::KnownToken},
     logout::{IssuerLogout, IssuerLogouts, MAX_STATE, Parting, return_url},
     marker::{Marker, MarkerKey, MarkerRecord, Reading, Source},
+    revocation::Revocations,
     store::StoreError,
     telemetry::audit::{self, Actor},
     token::claims::Claims,
@@ -42,6 +43,7 @@ pub struct LogoutEndpoint {
     policy: Arc<Policy>,
     refusals: Refusals,
     logouts: IssuerLogouts,
+    revocations: Revocations,
     clock: Clock,
 }
 
@@ -59,10 +61,10 @@ struct Onward {
 }
 
 impl LogoutEndpoint {
-    /// An endpoint that takes tokens by `policy`, and leads on to these issuers.
+    /// An endpoint that takes tokens by `policy`, leads on to these issuers, and has sessions revoked there.
     #[must_use]
-    pub fn new(judge: Judge, policy: Policy, logouts: IssuerLogouts, clock: Clock) -> Self {
-        Self { judge, refusals: Refusals::new(&policy), policy: Arc::new(policy), logouts, clock }
+    pub fn new(judge: Judge, policy: Policy, logouts: IssuerLogouts, revocations: Revocations, clock: Clock) -> Self {
+        Self { judge, refusals: Refusals::new(&policy), policy: Arc::new(policy), logouts, revocations, clock }
     }
 
     pub(super) async fn serve(&self, request: Request<Incoming>, downstream: &Downstream) -> Response<Body> {
@@ -167,6 +169,7 @@ impl LogoutEndpoint {
 
     async fn write(&self, known: &KnownToken, everywhere: bool, downstream: &Downstream) -> Result<(), Unended> {
         let claims = &known.token.claims;
+        self.revocations.put(claims, everywhere).await?;
         let now = self.clock.now();
         let (what, key, marker) = match &claims.session {
             Some(session) if !everywhere => {

@@ -10,6 +10,7 @@ use jsonwebtoken::Algorithm;
 use portcullis::{
     config::Config,
     credential::{Credential, CredentialSources, Source},
+    logout::return_url::{AllowedUrl, Matching},
     marker::{Kind, MarkerRecord, record::MAX_VALUE_LENGTH},
     route::path,
     token::{
@@ -28,13 +29,14 @@ pub(crate) struct Target {
 }
 
 /// All of them.
-pub(crate) const TARGETS: [Target; 6] = [
+pub(crate) const TARGETS: [Target; 7] = [
     Target { name: "token", run: token, seeds: TOKENS },
     Target { name: "marker_value", run: marker_value, seeds: MARKER_VALUES },
     Target { name: "config", run: config, seeds: CONFIGS },
     Target { name: "path", run: canonical_path, seeds: PATHS },
     Target { name: "credential", run: credential, seeds: CREDENTIALS },
     Target { name: "jwks", run: jwks, seeds: KEY_SETS },
+    Target { name: "return_url", run: return_url, seeds: RETURN_URLS },
 ];
 
 const ISSUER: &str = "https://issuer.example/";
@@ -230,5 +232,44 @@ pub(crate) fn jwks(data: &[u8]) {
     for algorithm in PUBLISHED {
         let _ = select(&keys, Some("1"), algorithm);
         let _ = select(&keys, None, algorithm);
+    }
+}
+
+const RETURN_URLS: &[&[u8]] = &[
+    b"https://app.example/out",
+    b"HTTPS://APP.example:443/out?x=1#y",
+    b"https://a.preview.example/?next=https://evil.example",
+    b"https://app.example@evil.example/out",
+    b"https://evil.example\\.preview.example/",
+    b"https://app.example/a/%2e%2e/out",
+    b"//app.example/out",
+    b"https://*.preview.example/",
+];
+
+/// What people may be sent back to.
+static ALLOWED: LazyLock<Vec<AllowedUrl>> = LazyLock::new(|| {
+    let urls = ["https://app.example/out", "https://*.preview.example/"];
+    urls.map(|url| AllowedUrl::try_from(url).expect("a URL")).into()
+});
+
+/// Whatever is allowed leads a browser to where it may lead; and whatever can be allowed allows itself, or those it stands for.
+pub(crate) fn return_url(data: &[u8]) {
+    let Ok(text) = str::from_utf8(data) else { return };
+    for matching in [Matching::Exact, Matching::WithoutQuery] {
+        if ALLOWED.iter().any(|allowed| allowed.matches(text, matching)) {
+            let url = url::Url::parse(text).expect("what is allowed is a URL");
+            let host = url.host_str().expect("what is allowed has a host");
+            match host.strip_suffix(".preview.example") {
+                Some(label) => assert!(!label.is_empty() && !label.contains('.') && url.path() == "/", "{text}"),
+                None => assert!(host == "app.example" && url.path() == "/out", "{text}"),
+            }
+            assert!(url.scheme() == "https" && url.port_or_known_default() == Some(443), "{text}");
+            assert!(url.username().is_empty() && url.password().is_none(), "{text}");
+            assert!(matching == Matching::WithoutQuery || url.fragment().is_none(), "{text}");
+        }
+        if let Ok(allowed) = AllowedUrl::try_from(text) {
+            let example = text.replacen('*', "a", 1);
+            assert!(allowed.matches(&example, matching), "{text} is not {example}");
+        }
     }
 }

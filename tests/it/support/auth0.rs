@@ -259,7 +259,9 @@ impl Auth0 {
 
     /// The same with an id that was given out before.
     pub(crate) fn log_as(&self, id: &str, mut record: Value) {
-        for (name, value) in [("date", json!(Clock::System.now().to_string())), ("log_id", json!(id)), ("_id", json!(id))] {
+        for (name, value) in
+            [("date", json!(Clock::System.now().to_string())), ("log_id", json!(id)), ("_id", json!(id))]
+        {
             record.as_object_mut().unwrap().entry(name).or_insert(value);
         }
         self.state().logs.insert(id.to_owned(), record);
@@ -453,7 +455,10 @@ fn query(head: &Parts) -> Vec<(String, String)> {
 fn pairs(text: &str) -> Vec<(String, String)> {
     let decoded = |text: &str| percent_decode_str(&text.replace('+', " ")).decode_utf8().unwrap().into_owned();
     let pairs = text.split('&').filter(|pair| !pair.is_empty());
-    pairs.map(|pair| pair.split_once('=').unwrap_or((pair, ""))).map(|(name, value)| (decoded(name), decoded(value))).collect()
+    pairs
+        .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
+        .map(|(name, value)| (decoded(name), decoded(value)))
+        .collect()
 }
 
 fn value<'a>(pairs: &'a [(String, String)], name: &str) -> Option<&'a str> {
@@ -580,7 +585,8 @@ impl Shared {
     }
 
     fn decide(&self, path: &str, head: &Parts, body: &Bytes) -> Response<Body> {
-        let bearer = head.headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
+        let bearer =
+            head.headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
         if !bearer.is_some_and(|token| self.state.lock().unwrap().tokens.contains(token)) {
             return error(401, "invalid_token", "Invalid token");
         }
@@ -610,7 +616,8 @@ impl Shared {
             return error(400, "invalid_uri", "Object didn't pass validation for format user-id");
         }
         if !body.is_empty() {
-            let kind = head.headers.get(header::CONTENT_TYPE).map(|kind| kind.as_bytes().starts_with(b"application/json"));
+            let kind =
+                head.headers.get(header::CONTENT_TYPE).map(|kind| kind.as_bytes().starts_with(b"application/json"));
             if kind != Some(true) || serde_json::from_slice::<Value>(body).is_err() {
                 return error(400, "invalid_body", "Payload validation error");
             }
@@ -679,7 +686,8 @@ impl Shared {
         let since: Timestamp = since;
         let state = self.state.lock().unwrap();
         let date = |record: &Value| record["date"].as_str().and_then(|date| date.parse::<Timestamp>().ok());
-        let mut found: Vec<&Value> = state.logs.values().filter(|record| date(record).is_some_and(|at| at >= since)).collect();
+        let mut found: Vec<&Value> =
+            state.logs.values().filter(|record| date(record).is_some_and(|at| at >= since)).collect();
         found.sort_by_key(|record| date(record));
         json_answer(200, &json!(found.into_iter().skip(page * per_page).take(per_page).collect::<Vec<_>>()))
     }
@@ -698,12 +706,14 @@ impl Shared {
             _ => None,
         };
         let kinds: Vec<String> =
-            query.into_iter().filter(|(name, _)| name == "event_type").map(|(_, kind)| kind).collect();
+            query.iter().filter(|(name, _)| name == "event_type").map(|(_, kind)| kind.clone()).collect();
         let (sender, receiver) = mpsc::channel(64);
         let mut state = self.state.lock().unwrap();
         let after = match from.map(number) {
             Some(None) => return error(400, "invalid_query_string", "Invalid offset"),
-            Some(Some(number)) if number + 1 < state.kept_from => return error(410, "offset_expired", "Offset expired"),
+            Some(Some(number)) if number + 1 < state.kept_from => {
+                return error(410, "offset_expired", "Offset expired");
+            }
             Some(Some(number)) => number,
             None if since.is_some() => state.kept_from.saturating_sub(1),
             None => state.next_event - 1,
@@ -789,7 +799,8 @@ impl EventStream {
             {
                 let state = shared.state.lock().unwrap();
                 let is_wanted = |kind: &Value| kinds.is_empty() || kinds.iter().any(|wanted| kind == wanted);
-                for (number, at, event) in state.events.iter().filter(|(number, ..)| *number > *after) {
+                let seen = *after;
+                for (number, at, event) in state.events.iter().filter(|(number, ..)| *number > seen) {
                     *after = *number;
                     if is_wanted(&event["type"]) && since.is_none_or(|since| *at >= since) {
                         return Piece::text(frame(&offset(*number), event));
