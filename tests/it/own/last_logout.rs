@@ -186,8 +186,8 @@ async fn what_cannot_be_read_refuses_here_too() {
     let Some(world) = World::redis().await else { return };
     let gate = gate(&world).start().await;
     let before = now().as_millis();
-    let _: () = world.command(&["SET", "portcullis:logout:acme:auth0|alice", "nonsense"]);
-    let _: () = world.command(&["SET", "portcullis:block:acme:auth0|bob", "nonsense"]);
+    let _: () = world.command(&["SET", "portcullis:m:logout:acme:auth0|alice", "nonsense"]);
+    let _: () = world.command(&["SET", "portcullis:m:block:acme:auth0|bob", "nonsense"]);
     assert!(told(&gate, "auth0|alice").await["last_logout"].as_i64().unwrap() >= before);
     assert_eq!(told(&gate, "auth0|bob").await["blocked"], true);
 }
