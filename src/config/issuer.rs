@@ -28,7 +28,7 @@ use crate::{
 pub(super) struct Issuer {
     pub(super) settings: IssuerSettings,
     pub(super) limits: Limits,
-    pub(super) at_issuer: AtIssuer,
+    pub(super) ends: AtIssuer,
     pub(super) cookie: Option<(CookieName, At)>,
     pub(super) header: Option<(FieldName, At)>,
 }
@@ -103,7 +103,7 @@ fn read(
         refresh_interval,
         fetch_timeout,
     };
-    let at_issuer = logout::read(&section.section("logout"), &section.section("management"), &basis);
+    let ends = logout::read(&section.section("logout"), &section.section("management"), &basis);
     let settings = IssuerSettings {
         name: short_name.ok()?,
         identifiers: own.into_iter().map(|(identifier, _)| identifier.into()).collect(),
@@ -117,7 +117,7 @@ fn read(
         refetch_interval,
         fetch_timeout,
     };
-    Some(Issuer { settings, limits, at_issuer, cookie, header })
+    Some(Issuer { settings, limits, ends, cookie, header })
 }
 
 /// Auth0 puts a slash at the end of `iss`; without it no token would ever match.

@@ -28,7 +28,7 @@ use crate::{
     revocation::Revocations,
     store::StoreError,
     telemetry::audit::{self, Actor},
-    token::claims::Claims,
+    token::claims::{Claims, ClientId, SessionId},
     upstream::{Body, fields::Downstream},
     verdict::Reason,
 };
@@ -300,8 +300,8 @@ fn lead_on(
 ) -> Response<Body> {
     let url = logout.and_then(|logout| {
         logout.url(&Parting {
-            client: claims.and_then(|claims| claims.client.as_ref()).map(|client| client.as_str()),
-            session: claims.and_then(|claims| claims.session.as_ref()).map(|session| session.as_str()),
+            client: claims.and_then(|claims| claims.client.as_ref()).map(ClientId::as_str),
+            session: claims.and_then(|claims| claims.session.as_ref()).map(SessionId::as_str),
             return_url: onward.return_url.as_deref(),
             state: onward.state.as_deref(),
         })
