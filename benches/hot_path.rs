@@ -309,6 +309,7 @@ impl Bench {
             recorder: Arc::new(Recorder::new(settings, Clock::System)),
             clock: Clock::System,
             verdicts: VerdictMetrics::default(),
+            observer: None,
         })
     }
 

@@ -9,6 +9,7 @@
 //! - [`pipeline`], [`health`]: the one way, and how each source is.
 //! - [`receiver`]: senders that call the gate, under `/.portcullis/events/<name>`.
 //! - [`lead`]: sources that the gate asks; one gateway of a fleet does at a time.
+//! - [`subject`], [`identifier_index`]: whom events are about.
 //! - [`source`]: all sources of a gateway.
 //! - [`auth0`], [`backchannel_logout`], [`shared_signals`], [`token_revocation`]: the senders.
 //!
@@ -18,12 +19,14 @@
 pub mod auth0;
 pub mod backchannel_logout;
 pub mod health;
+pub mod identifier_index;
 pub mod lead;
 pub mod pipeline;
 pub mod receiver;
 pub mod session_event;
 pub mod shared_signals;
 pub mod source;
+pub mod subject;
 pub mod token_revocation;
 
 pub use self::{
@@ -31,4 +34,5 @@ pub use self::{
     pipeline::Pipeline,
     session_event::{Batch, EventId, Gap, GapReason, Happening, SessionEvent},
     source::{SourceName, SourceSettings, Sources},
+    subject::{Resolver, SubjectIdentifier},
 };

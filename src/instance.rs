@@ -17,11 +17,11 @@ use crate::{
     clock::Clock,
     config::{Config, StoreSettings},
     credential::CredentialSources,
-    event::{Pipeline, Sources, source::SourceError},
+    event::{Pipeline, Sources, identifier_index::IdentifierIndex, source::SourceError},
     gate::{
         Engine, EngineSettings, Judge, Policy,
         identity::ReservedNames,
-        judge::Parts,
+        judge::{Parts, TokenObserver},
         policy::{Authentication, Mode},
     },
     http_client::HttpClient,
@@ -39,7 +39,10 @@ use crate::{
         redis::{InvalidRedisSettings, RedisStore},
     },
     telemetry::metrics::ServerMetrics,
-    token::verify::{Verifier, VerifierError, VerifierOptions},
+    token::{
+        issuer::IssuerSettings,
+        verify::{Verifier, VerifierError, VerifierOptions},
+    },
     verdict::{OutagePolicy, Settings},
 };
 
@@ -87,6 +90,7 @@ pub struct Instance {
     sources: Sources,
     settings: Arc<ListenerSettings>,
     readiness: Arc<Readiness>,
+    indexing: Option<AbortOnDropHandle<()>>,
     stop_listening: DropGuard,
     stop_rest: DropGuard,
     listening: AbortOnDropHandle<bool>,
@@ -144,6 +148,8 @@ impl Instance {
         let address = local_address(&listener, config.listener.address)?;
         let admin_address = local_address(&admin_listener, config.admin.address)?;
 
+        let contacts = |issuer: &IssuerSettings| issuer.claims.email.is_some() || issuer.claims.phone.is_some();
+        let index = config.issuers.iter().any(contacts).then(|| Arc::new(IdentifierIndex::default()));
         let settings = EngineSettings {
             issuers: config.issuers.clone(),
             tokens: verifier_options(&config, clock.clone()),
@@ -151,6 +157,7 @@ impl Instance {
             markers: config.markers,
             retention: config.retention,
             activity: config.activity,
+            observer: index.clone().map(|index| index as Arc<dyn TokenObserver>),
         };
         let mut notes = None;
         let engine = Engine::start(settings, |watcher, clock| {
@@ -162,7 +169,7 @@ impl Instance {
         let judge = engine.judge().clone();
         let http = HttpClient::new()?;
         let revocations = Revocations::new(config.revocations.clone(), Arc::clone(&notes), &http, clock.clone());
-        let pipeline = Pipeline::new(judge.parts().ledger.clone(), notes, clock.clone());
+        let pipeline = Pipeline::new(judge.parts().ledger.clone(), Arc::clone(&notes), clock.clone());
         let owner = gateway_id();
         let sources = Sources::start(config.sources.clone(), &pipeline, &judge.parts().verifier, &owner)?;
 
@@ -205,6 +212,10 @@ impl Instance {
         let serving = listener::run(listener, Arc::clone(&gateway), Arc::clone(&settings), stop_listening.clone());
         let listening = AbortOnDropHandle::new(tokio::spawn(serving));
         tokio::spawn(maintain(gateway, stop_rest.clone()));
+        let indexing = index.map(|index| {
+            let run = index.run(notes, config.retention.session, stop_rest.clone());
+            AbortOnDropHandle::new(tokio::spawn(run))
+        });
         tokio::spawn(Arc::clone(&readiness).watch(stop_rest.clone()));
         let administrating = tokio::spawn(admin::serve(admin_listener, admin, stop_rest.clone()));
         let administrating = AbortOnDropHandle::new(administrating);
@@ -216,6 +227,7 @@ impl Instance {
             sources,
             settings,
             readiness,
+            indexing,
             stop_listening: stop_listening.drop_guard(),
             stop_rest: stop_rest.drop_guard(),
             listening,
@@ -257,6 +269,9 @@ impl Instance {
         self.stop_rest.disarm().cancel();
         // A task that panicked has nothing left to wait for.
         let _ = self.administrating.await;
+        if let Some(indexing) = self.indexing {
+            let _ = indexing.await;
+        }
         self.sources.stop().await;
         self.revoking.stop().await;
         self.engine.stop().await;

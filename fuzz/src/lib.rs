@@ -22,4 +22,4 @@ macro_rules! targets {
         )*
     };
 }
-targets!(token, marker_value, config, canonical_path, credential, jwks, return_url);
+targets!(token, marker_value, config, canonical_path, credential, jwks, logout_token, revocation, return_url);

@@ -36,7 +36,7 @@ pub(super) async fn take(
         let detail = "records of this source are signed for one delivery, and cannot be taken again";
         return Err(Refusal::new(StatusCode::CONFLICT, "not_replayable", detail));
     };
-    let batch = reader.read(&body);
+    let batch = reader.read_all(&body);
     let taken = context.pipeline.take(&context.origin, &batch).await;
     let taken = taken.map_err(|error| Refusal::not_written(&error))?;
     let mut gaps = BTreeMap::<_, usize>::new();

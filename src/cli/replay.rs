@@ -140,7 +140,7 @@ impl Replay {
 
 impl Summary {
     fn add(&mut self, reader: &dyn BatchReader, body: &[u8]) {
-        let batch = reader.read(body);
+        let batch = reader.read_all(body);
         self.records += batch.len();
         for event in &batch.events {
             let (from, to) = self.times.unwrap_or((event.at, event.at));

@@ -131,7 +131,7 @@ fn check_identifier(section: &Section<'_>, identifier: &str, at: &At) {
 }
 
 /// The keys are fetched from there, so it must be a place that can be trusted.
-fn check_discovery(section: &Section<'_>, identifier: &str, at: &At) {
+pub(super) fn check_discovery(section: &Section<'_>, identifier: &str, at: &At) {
     let checked = web::trusted_url(identifier).and_then(|url| match url.query() {
         Some(_) => Err(Fault::new("has a query")),
         None => Ok(()),
@@ -164,7 +164,7 @@ fn algorithms(section: &Section<'_>) -> Option<Vec<Algorithm>> {
     }
 }
 
-fn is_shared(algorithm: Algorithm) -> bool {
+pub(super) fn is_shared(algorithm: Algorithm) -> bool {
     AlgorithmFamily::Hmac.algorithms().contains(&algorithm)
 }
 
@@ -244,6 +244,8 @@ fn claims(section: &Section<'_>) -> ClaimNames {
         session: name("session", defaults.session),
         session_start: name("session_start", defaults.session_start),
         last_logout: name("last_logout", defaults.last_logout),
+        email: section.get::<String>("email").option().map(Into::into),
+        phone: section.get::<String>("phone").option().map(Into::into),
     };
     section.finish();
     claims

@@ -53,7 +53,7 @@ enum Origin {
 }
 
 impl At {
-    fn under(&self, key: &str) -> Self {
+    pub(super) fn under(&self, key: &str) -> Self {
         let key = if self.key.is_empty() { key.to_owned() } else { format!("{}.{key}", self.key) };
         Self { key, origin: self.origin.clone(), is_given: false }
     }

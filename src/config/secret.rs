@@ -59,6 +59,16 @@ pub(super) fn read_bearer(section: &Section<'_>, key: &str) -> Option<(SecretStr
     Some((token, at))
 }
 
+/// The same where there has to be one.
+pub(super) fn required_text(section: &Section<'_>, key: &str) -> Option<SecretString> {
+    let file_key = format!("{key}_file");
+    if !section.has(key) && !section.has(&file_key) {
+        let fault = Fault::new("is missing").hint(format!("a file of its own: `{file_key} = \"…\"`"));
+        section.reader().report(&section.at().under(key), fault);
+    }
+    Some(read_text(section, key)?.0)
+}
+
 fn read_file(reader: &Reader<'_>, at: &At, path: &Path) -> Result<SecretSlice<u8>, Fault> {
     let unreadable =
         |error: &std::io::Error| Fault::new(format!("secret file {} cannot be read: {error}", path.display()));

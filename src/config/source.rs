@@ -41,7 +41,8 @@ fn read(name: &str, section: &Section<'_>, basis: &Basis<'_>) -> Option<SourceSe
     }
     let kind = section.get::<Type>("type").required("what the source is, such as \"auth0_log_stream\"").option();
     let expect_every = section.get("expect_every").between(MINUTE, 30 * DAY).option();
-    let max_body = section.get("max_body").between(ByteSize::kib(1), ByteSize::mib(64)).or(ByteSize::mib(4)).as_usize();
+    let usual = kind.as_ref().map_or(ByteSize::mib(4), |kind| usual_body(kind.0));
+    let max_body = section.get("max_body").between(ByteSize::kib(1), ByteSize::mib(64)).or(usual).as_usize();
     let kind = match kind?.0 {
         Source::Auth0LogStream => SourceKind::Auth0LogStream(auth0::log_stream(section, basis)?),
         Source::Auth0Logs => SourceKind::Auth0Logs(auth0::logs(section, basis)?),
@@ -53,6 +54,14 @@ fn read(name: &str, section: &Section<'_>, basis: &Basis<'_>) -> Option<SourceSe
         Source::Admin | Source::Logout => return None,
     };
     Some(SourceSettings { name: source_name.ok()?, expect_every, max_body, kind })
+}
+
+/// The most that one delivery may hold, where nothing is set: less where a delivery is one event, and its sender not known before it is read.
+const fn usual_body(kind: Source) -> ByteSize {
+    match kind {
+        Source::BackchannelLogout | Source::TokenRevocation => ByteSize::kib(64),
+        _ => ByteSize::mib(4),
+    }
 }
 
 /// The issuer whose users a source tells about: the one that is named, or the only one.

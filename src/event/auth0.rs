@@ -13,6 +13,7 @@ pub mod events;
 pub mod framing;
 pub mod log_stream;
 pub mod logs;
+mod loose;
 pub mod pace;
 pub mod record;
 pub mod sse;

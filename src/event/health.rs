@@ -317,6 +317,14 @@ impl Health {
         self.state().last_error = Some((now, text));
     }
 
+    /// A delivery was turned away for what is in it. That is no sign of life: anyone may have sent it.
+    pub fn turned_away(&self, now: Timestamp, why: &(dyn std::error::Error + 'static)) {
+        self.count(Outcome::Gap(GapReason::Malformed), 1);
+        if let Some(others) = self.since_logged("turned away", now) {
+            tracing::warn!(source.name = %self.name, error = with_causes(why), others, "delivery turned away");
+        }
+    }
+
     /// From now on it does this.
     pub fn set(&self, activity: Activity) {
         let mut state = self.state();

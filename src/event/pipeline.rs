@@ -333,3 +333,6 @@ fn keep_latest<'a>(times: &mut Times<'a>, subject: &'a Subject, at: Timestamp) {
     let latest = times.entry(subject).or_insert(at);
     *latest = at.max(*latest);
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     auth0::{
         event_stream::EventStreamSettings, events::EventsSettings, log_stream::LogStreamSettings, logs::LogsSettings,
+        record::RecordReader, user_event::UserEventReader,
     },
     backchannel_logout::BackchannelLogoutSettings,
     health::{Activity, Health, SourceMetrics, SourceReport},
@@ -112,7 +113,16 @@ impl SourceKind {
     /// What reads its records, where they need no signature to be believed: so that exported ones can be taken again.
     #[must_use]
     pub fn reader(&self) -> Option<Arc<dyn BatchReader>> {
-        None
+        match self {
+            Self::Auth0LogStream(LogStreamSettings { issuer, codes, .. }) => {
+                Some(Arc::new(RecordReader::new(issuer.clone(), codes.clone())))
+            }
+            Self::Auth0EventStream(EventStreamSettings { issuer, .. })
+            | Self::Auth0Events(EventsSettings { issuer, .. }) => {
+                Some(Arc::new(UserEventReader { issuer: issuer.clone() }))
+            }
+            Self::Auth0Logs(_) | Self::BackchannelLogout(_) | Self::SharedSignals(_) | Self::TokenRevocation(_) => None,
+        }
     }
 }
 
@@ -153,7 +163,7 @@ impl Context {
 /// Reads what a source is sent, or what was exported of it.
 pub trait BatchReader: Send + Sync + fmt::Debug {
     /// All records of a body: those that cannot be read too.
-    fn read(&self, body: &[u8]) -> Batch;
+    fn read_all(&self, body: &[u8]) -> Batch;
 }
 
 /// Settings that no source can be made of.

@@ -11,7 +11,12 @@ use tokio::{
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::{GateLayer, Judge, Policy, judge::Parts, tokens::TokenCache, verdicts::VerdictMetrics};
+use super::{
+    GateLayer, Judge, Policy,
+    judge::{Parts, TokenObserver},
+    tokens::TokenCache,
+    verdicts::VerdictMetrics,
+};
 use crate::{
     activity::{ActivitySettings, Recorder},
     clock::Clock,
@@ -45,6 +50,8 @@ pub struct EngineSettings {
     pub retention: Retention,
     /// How activity is recorded.
     pub activity: ActivitySettings,
+    /// Wants to know of verified tokens. Default none.
+    pub observer: Option<Arc<dyn TokenObserver>>,
 }
 
 impl EngineSettings {
@@ -58,6 +65,7 @@ impl EngineSettings {
             markers: MarkerSettings::default(),
             retention: Retention::default(),
             activity: ActivitySettings::default(),
+            observer: None,
         }
     }
 }
@@ -98,6 +106,7 @@ impl Engine {
             recorder: Arc::clone(&recorder),
             clock,
             verdicts: VerdictMetrics::default(),
+            observer: settings.observer,
         });
         let stop = CancellationToken::new();
         let recording = tokio::spawn(recorder.run(store, stop.clone()));

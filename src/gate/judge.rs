@@ -18,7 +18,7 @@ use crate::{
     token::{
         TokenFault,
         claims::IssuerName,
-        verify::{Unverified, Verifier},
+        verify::{Unverified, VerifiedToken, Verifier},
     },
     verdict::{self, Case, Knowledge, Presented, Reason, Step, Verdict},
 };
@@ -26,6 +26,12 @@ use crate::{
 /// Everything that is needed to judge. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Judge(Arc<Parts>);
+
+/// Is told of each token when it is verified, which is once as long as it is remembered.
+pub trait TokenObserver: Send + Sync + std::fmt::Debug {
+    /// A token was verified; it may have expired. A request waits for this to return.
+    fn verified(&self, token: &VerifiedToken, now: Timestamp);
+}
 
 /// What a [`Judge`] is made of.
 #[derive(Debug)]
@@ -42,6 +48,8 @@ pub struct Parts {
     pub clock: Clock,
     /// Counts verdicts.
     pub verdicts: VerdictMetrics,
+    /// Wants to know of verified tokens.
+    pub observer: Option<Arc<dyn TokenObserver>>,
 }
 
 /// What a request came to.
@@ -200,7 +208,12 @@ impl Judge {
         self.0.verifier.verify_or_refetch(token).await.map(|verified| self.keep(token, verified))
     }
 
-    fn keep(&self, token: &str, verified: crate::token::verify::VerifiedToken) -> Arc<KnownToken> {
+    fn keep(&self, token: &str, mut verified: VerifiedToken) -> Arc<KnownToken> {
+        if let Some(observer) = &self.0.observer {
+            observer.verified(&verified, self.0.clock.now());
+            // They are of no more use, and there may be many tokens.
+            (verified.email, verified.phone) = (None, None);
+        }
         let marks = self.0.ledger.cache().marks(&verified.claims);
         let known = Arc::new(KnownToken { token: verified, marks, trace: crate::activity::Trace::default() });
         self.0.tokens.insert(token, &known);

@@ -13,6 +13,7 @@ mod notes;
 mod presence;
 mod queue;
 mod reader;
+mod remembered;
 mod writer;
 
 use std::{
@@ -35,6 +36,7 @@ use self::{
     presence::Presence,
     queue::{Queue, queue},
     reader::Read,
+    remembered::Remembered,
     writer::{Write, Writer},
 };
 use super::{Merged, Store, StoreError, StoreReport, Watcher, check_readable, register_names};
@@ -120,7 +122,7 @@ pub struct EmbeddedStore {
     name: Arc<str>,
     writes: Queue<Write>,
     reads: Queue<Read>,
-    presence: Arc<Presence>,
+    memory: Arc<Memory>,
     leases: Leases,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
@@ -142,10 +144,9 @@ impl EmbeddedStore {
         let relaxed = Database::open_relaxed(&file, clock.clone())?;
         let reader = Database::open_read_only(&file, clock.clone())?;
         let name: Arc<str> = directory.display().to_string().into();
-        let presence = Arc::new(Presence::new());
-        reader.each_marker(|key| presence.add(key)).map_err(|error| open_fault(&file, error))?;
+        let memory = Arc::new(Memory::load(&reader).map_err(|error| open_fault(&file, error))?);
         let (writes, inbox) = queue(QUEUE);
-        let work = Writer::new(Arc::clone(&name), inbox, watcher, Arc::clone(&presence), durable, relaxed, lock);
+        let work = Writer::new(Arc::clone(&name), inbox, watcher, Arc::clone(&memory), durable, relaxed, lock);
         let write_thread = spawn(directory, "portcullis-store-write", move || work.run())?;
         let (reads, inbox) = queue(QUEUE);
         let read_thread = {
@@ -154,7 +155,7 @@ impl EmbeddedStore {
         };
         // The reader ends first: the last connection to close tidies up the files.
         let threads = Mutex::new(vec![read_thread, write_thread]);
-        Ok(Arc::new(Self { name, writes, reads, presence, leases: Leases::new(clock), threads }))
+        Ok(Arc::new(Self { name, writes, reads, memory, leases: Leases::new(clock), threads }))
     }
 
     async fn write<T>(&self, job: impl FnOnce(Answer<T>) -> Write) -> Result<T, StoreError> {
@@ -178,6 +179,22 @@ impl EmbeddedStore {
 
     fn stopped(&self) -> StoreError {
         StoreError::unavailable(&self.name, io::Error::other("the store is closed"))
+    }
+}
+
+/// What of the file is in memory too, so that nobody waits for the disk to learn it.
+#[derive(Debug)]
+struct Memory {
+    presence: Presence,
+    remembered: Remembered,
+}
+
+impl Memory {
+    fn load(file: &Database) -> rusqlite::Result<Self> {
+        let memory = Self { presence: Presence::new(), remembered: Remembered::default() };
+        file.each_marker(|key| memory.presence.add(key))?;
+        file.notes().each_seen(|source, event| memory.remembered.update(source, vec![event], &[]))?;
+        Ok(memory)
     }
 }
 
@@ -224,12 +241,12 @@ fn spawn(
 #[async_trait]
 impl Store for EmbeddedStore {
     fn register(&self, registry: &mut Registry) {
-        let presence = Arc::clone(&self.presence);
-        register_names(registry, move || Some(presence.len()));
+        let memory = Arc::clone(&self.memory);
+        register_names(registry, move || Some(memory.presence.len()));
     }
 
     fn lacks(&self, key: &MarkerKey) -> bool {
-        self.presence.lacks(key.as_str())
+        self.memory.presence.lacks(key.as_str())
     }
 
     async fn read(&self, key: &MarkerKey) -> Result<Reading<MarkerRecord>, StoreError> {

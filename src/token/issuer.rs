@@ -89,10 +89,20 @@ pub struct ClaimNames {
     pub session_start: Box<str>,
     /// The latest logout that the issuer knew of, in the same forms.
     pub last_logout: Box<str>,
+    /// An e-mail address that events may know the subject by; `None`: no token tells.
+    pub email: Option<Box<str>>,
+    /// A phone number likewise.
+    pub phone: Option<Box<str>>,
 }
 
 impl Default for ClaimNames {
     fn default() -> Self {
-        Self { session: "sid".into(), session_start: "auth_time".into(), last_logout: "last_logout".into() }
+        Self {
+            session: "sid".into(),
+            session_start: "auth_time".into(),
+            last_logout: "last_logout".into(),
+            email: None,
+            phone: None,
+        }
     }
 }

@@ -34,6 +34,8 @@ use crate::{clock::Clock, http_client::HttpClient};
 mod forward;
 mod payload;
 
+pub(crate) use payload::{ClaimReader, check_audience};
+
 /// What holds for the tokens of all issuers.
 #[derive(Clone, Debug)]
 pub struct VerifierOptions {
@@ -125,6 +127,10 @@ pub struct VerifiedToken {
     pub key: Arc<Key>,
     /// The claims to forward, in the order of [`VerifierOptions::forwarded_claims`]; none for what it does not say.
     pub forwarded: Box<[Option<HeaderValue>]>,
+    /// The e-mail address, if the settings name its claim and the token does not call it unverified.
+    pub email: Option<Box<str>>,
+    /// The phone number likewise.
+    pub phone: Option<Box<str>>,
 }
 
 impl fmt::Debug for VerifiedToken {
@@ -263,6 +269,40 @@ impl Verifier {
             .map_err(|stopped| stopped.why)
     }
 
+    /// The issuer that has this `iss`.
+    #[must_use]
+    pub fn issuer_by_identifier(&self, identifier: &str) -> Option<&IssuerName> {
+        self.by_identifier.get(identifier).map(|index| &self.issuers[*index].settings.name)
+    }
+
+    /// Does `verify`; where the keys of `issuer` at hand do not suffice for it, asks for newer ones and does it once more.
+    ///
+    /// # Errors
+    /// [`Unverified`]. It is [`KeysUnavailable`](Unverified::KeysUnavailable), too, while newer keys cannot be had: the token may be good.
+    ///
+    /// # Cancel safety
+    /// Dropping the future has no effect on others.
+    pub async fn with_newer_keys<R>(
+        &self,
+        issuer: &IssuerName,
+        verify: impl Fn(&Self) -> Result<R, Unverified>,
+    ) -> Result<R, Unverified> {
+        match verify(self) {
+            Err(Unverified::KeysUnavailable) => {}
+            Err(Unverified::UnknownKey { issuer: whose }) if whose == *issuer => {}
+            result => return result,
+        }
+        self.refetch_for(issuer).await;
+        let verified = verify(self);
+        let is_behind = |issuer: &IssuerName| {
+            self.status().iter().any(|(name, status)| name == issuer && status.last_error.is_some())
+        };
+        match verified {
+            Err(Unverified::UnknownKey { issuer: whose }) if is_behind(&whose) => Err(Unverified::KeysUnavailable),
+            result => result,
+        }
+    }
+
     /// How the key set of each issuer is.
     #[must_use]
     pub fn status(&self) -> Vec<(IssuerName, KeySetStatus)> {
@@ -282,7 +322,10 @@ impl Verifier {
             |settings, payload, key| {
                 let claims = payload::read(settings, payload)?;
                 let forwarded = self.forwarded_claims.iter().map(|name| forward::field_value(payload.get(name)?));
-                Ok(VerifiedToken { claims, key, forwarded: forwarded.collect() })
+                let forwarded = forwarded.collect();
+                let named = |name: &Option<Box<str>>| name.as_deref().and_then(|name| payload::contact(payload, name));
+                let (email, phone) = (named(&settings.claims.email), named(&settings.claims.phone));
+                Ok(VerifiedToken { claims, key, forwarded, email, phone })
             },
         )
     }

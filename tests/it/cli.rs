@@ -14,27 +14,27 @@ use serde_json::Value;
 use crate::support::program::{Gate, program};
 
 /// What a command printed, and how it ended.
-struct Ran {
-    code: i32,
-    out: String,
-    err: String,
+pub(crate) struct Ran {
+    pub(crate) code: i32,
+    pub(crate) out: String,
+    pub(crate) err: String,
 }
 
 impl Ran {
     #[track_caller]
-    fn ends_with(&self, code: i32) -> &Self {
+    pub(crate) fn ends_with(&self, code: i32) -> &Self {
         assert_eq!(self.code, code, "out: {}\nerr: {}", self.out, self.err);
         self
     }
 
     #[track_caller]
-    fn says(&self, words: &str) -> &Self {
+    pub(crate) fn says(&self, words: &str) -> &Self {
         assert!(self.out.contains(words), "`{words}` is not in out: {}\nerr: {}", self.out, self.err);
         self
     }
 
     #[track_caller]
-    fn complains(&self, words: &str) -> &Self {
+    pub(crate) fn complains(&self, words: &str) -> &Self {
         assert!(self.err.contains(words), "`{words}` is not in err: {}\nout: {}", self.err, self.out);
         self
     }
@@ -53,7 +53,7 @@ impl From<Output> for Ran {
 }
 
 /// Runs a command without a configuration.
-fn run(arguments: &[&str]) -> Ran {
+pub(crate) fn run(arguments: &[&str]) -> Ran {
     program().args(arguments).stdin(Stdio::null()).output().unwrap().into()
 }
 

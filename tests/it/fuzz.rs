@@ -156,4 +156,4 @@ macro_rules! fuzzed {
         }
     };
 }
-fuzzed!(token, marker_value, config, path, credential, jwks, return_url);
+fuzzed!(token, marker_value, config, path, credential, jwks, logout_token, revocation, return_url);

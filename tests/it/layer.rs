@@ -142,6 +142,7 @@ impl Court {
             recorder: Arc::new(Recorder::new(activity, Clock::System)),
             clock: Clock::System,
             verdicts: VerdictMetrics::default(),
+            observer: None,
         });
         Self { issuer, store, cache, judge, keys }
     }

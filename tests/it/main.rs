@@ -7,6 +7,7 @@ mod admin;
 mod cli;
 mod config;
 mod deploy;
+mod event;
 mod fuzz;
 mod gate;
 mod layer;

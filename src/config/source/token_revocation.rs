@@ -1,9 +1,98 @@
 //! Global Token Revocation.
 
-use super::{super::reader::Section, Basis, issuer};
-use crate::event::token_revocation::TokenRevocationSettings;
+use jsonwebtoken::Algorithm;
+
+use super::{
+    super::{
+        issuer::{check_discovery, is_shared},
+        problem::Fault,
+        reader::Section,
+        secret, web,
+    },
+    Basis, issuer,
+};
+use crate::{
+    event::token_revocation::{Assertions, Signer, TokenRevocationSettings},
+    token::issuer::KeySource,
+};
 
 /// `type = "token_revocation"`
 pub(super) fn read(section: &Section<'_>, basis: &Basis<'_>) -> Option<TokenRevocationSettings> {
-    Some(TokenRevocationSettings { issuer: issuer(section, basis)? })
+    let reader = section.reader();
+    let issuer = issuer(section, basis);
+    let has_token = section.has("token") || section.has("token_file");
+    let token = secret::read_text(section, "token").map(|(token, _)| token);
+    let audiences = section.list::<String>("audiences").check(|audiences| {
+        if audiences.is_empty() {
+            return Err(Fault::new("names no audience").hint("the URL of this source, as the sender has it"));
+        }
+        Ok(())
+    });
+    let signs = audiences.is_given();
+    if !signs {
+        if !has_token {
+            let fault = Fault::new("does not tell how the sender is known: anyone could log users out");
+            let hint = "set `audiences` to the URL of this source for a sender that signs (Okta does), `token_file` for others";
+            reader.report(section.at(), fault.hint(hint));
+        }
+        for key in ["clients", "signer", "jwks_url", "algorithms"] {
+            if section.has(key) {
+                let fault = Fault::new(format!("`{key}` is about a sender that signs, and needs `audiences`"));
+                reader.report(section.at(), fault);
+            }
+        }
+    }
+    let clients = texts(section, "clients");
+    let signer = signer(section);
+    let subject_issuers = texts(section, "subject_issuers");
+    let assertions = match audiences.option() {
+        Some(audiences) => {
+            let audiences = audiences.into_iter().map(|(audience, _)| audience.into()).collect();
+            Some(Assertions { audiences, clients, signer: signer? })
+        }
+        None => None,
+    };
+    if token.is_none() && assertions.is_none() {
+        return None;
+    }
+    Some(TokenRevocationSettings { issuer: issuer?, token, assertions, subject_issuers })
+}
+
+/// `None`: reported.
+fn signer(section: &Section<'_>) -> Option<Option<Signer>> {
+    let identifier = section.get::<String>("signer");
+    let url = section.get::<String>("jwks_url").and_then(|text| web::trusted_url(&text));
+    let algorithms = section.list::<Algorithm>("algorithms").check(|algorithms| {
+        if algorithms.is_empty() || algorithms.iter().any(|(algorithm, _)| is_shared(*algorithm)) {
+            let fault = Fault::new("must be algorithms with public keys");
+            return Err(fault.hint("[\"RS256\"] is what most sign with"));
+        }
+        Ok(())
+    });
+    if !identifier.is_given() {
+        for (is_given, at) in [(url.is_given(), url.at()), (algorithms.is_given(), algorithms.at())] {
+            if is_given {
+                let fault = Fault::new("is about a signer of its own, and there is none");
+                section.reader().report(at, fault.hint("name it: `signer = \"https://…\"`"));
+            }
+        }
+        return Some(None);
+    }
+    let algorithms = if algorithms.is_given() { algorithms.option() } else { Some(Vec::new()) };
+    let (identifier, at) = identifier.placed()?;
+    let keys = if url.is_given() {
+        KeySource::Url(url.option()?)
+    } else {
+        check_discovery(section, &identifier, &at);
+        KeySource::Discovery
+    };
+    let mut algorithms: Vec<_> = algorithms?.into_iter().map(|(algorithm, _)| algorithm).collect();
+    if algorithms.is_empty() {
+        algorithms.push(Algorithm::RS256);
+    }
+    Some(Some(Signer { identifier: identifier.into(), keys, algorithms: algorithms.into() }))
+}
+
+fn texts(section: &Section<'_>, key: &str) -> Box<[Box<str>]> {
+    section.list::<String>(key).or(Vec::new()).into_iter().map(|(text, _)| text.into()).collect()
 }

@@ -1,7 +1,25 @@
-//! The stream of an Auth0 tenant's log
+//! The stream of an Auth0 tenant's log, as a webhook receives it (`type: "http"`).
+//!
+//! 1. The `Authorization` of a delivery is, character for character, what the stream was given. There is no signature; so that,
+//!    TLS, and the addresses that Auth0 sends from are all there is to go by.
+//! 2. Whatever a delivery holds, it is answered with a success once it is stored: Auth0 sends a delivery again until it is taken,
+//!    and pauses a stream that fails for days.
 
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use http::{HeaderValue, StatusCode, header, request::Parts};
+use secrecy::{ExposeSecret as _, SecretString};
+use serde::Serialize;
+
+use super::record::{Codes, RecordReader};
 use crate::{
-    event::source::{Context, Running},
+    event::{
+        pipeline::Taken,
+        receiver::{self, Answer, Receiver, Rejection},
+        source::{BatchReader as _, Context, Running},
+    },
     token::claims::IssuerName,
 };
 
@@ -10,11 +28,61 @@ use crate::{
 pub struct LogStreamSettings {
     /// The issuer whose users it tells about.
     pub issuer: IssuerName,
+    /// The `Authorization` of deliveries, as a whole.
+    pub authorization: SecretString,
+    /// What is done about each code.
+    pub codes: Codes,
 }
 
 impl LogStreamSettings {
+    #[expect(clippy::unnecessary_wraps, reason = "as for other sources")]
     pub(crate) fn start(self, context: Context) -> Result<Running, Box<dyn std::error::Error + Send + Sync>> {
-        let _ = (self, context);
-        Err("not built yet".into())
+        let Self { issuer, authorization, codes } = self;
+        let reader = RecordReader::new(issuer, codes);
+        Ok(Running::Receives(Arc::new(LogStream { context, authorization, reader })))
     }
+}
+
+#[derive(Debug)]
+struct LogStream {
+    context: Context,
+    authorization: SecretString,
+    reader: RecordReader,
+}
+
+/// What became of a delivery, for whoever tries it out.
+#[derive(Serialize)]
+struct Summary {
+    changed: usize,
+    unchanged: usize,
+    duplicates: usize,
+    active: usize,
+    left_out: usize,
+}
+
+#[async_trait]
+impl Receiver for LogStream {
+    fn admit(&self, head: &Parts) -> Result<(), Box<Answer>> {
+        let expected = self.authorization.expose_secret().as_bytes();
+        if receiver::is_authorized(head, expected) { Ok(()) } else { Err(receiver::unauthorized()) }
+    }
+
+    async fn receive(&self, _: Parts, body: Bytes) -> Answer {
+        let batch = self.reader.read_all(&body);
+        match self.context.pipeline.take(&self.context.origin, &batch).await {
+            Ok(taken) => summary(&taken),
+            Err(error) => self.reject(Rejection::from(error)),
+        }
+    }
+}
+
+fn summary(taken: &Taken) -> Answer {
+    let Taken { changed, unchanged, duplicates, active, gaps: left_out } = *taken;
+    let summary = Summary { changed, unchanged, duplicates, active, left_out };
+    let mut response = receiver::answer(StatusCode::OK);
+    if let Ok(body) = serde_json::to_vec(&summary) {
+        *response.body_mut() = Bytes::from(body).into();
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    }
+    response
 }

@@ -3,12 +3,11 @@
 use std::time::Duration;
 
 use super::database::NoteTables;
-use crate::{clock::Timestamp, store::notes::NoteDigest, token::claims::Subject};
+use crate::{clock::Timestamp, token::claims::Subject};
 
 /// What is to be changed.
 #[derive(Debug)]
 pub(super) enum Change {
-    Remember { source: String, events: Vec<NoteDigest>, capacity: usize },
     Swap { name: String, expected: Option<String>, value: Option<String> },
     PutJobs { queue: String, jobs: Vec<(String, String)> },
     RemoveJobs { queue: String, ids: Vec<String> },
@@ -27,7 +26,6 @@ impl Change {
     /// About how many rows it concerns.
     pub(super) fn size(&self) -> usize {
         match self {
-            Self::Remember { events, .. } => events.len(),
             Self::PutJobs { jobs, .. } => jobs.len(),
             Self::RemoveJobs { ids, .. } => ids.len(),
             Self::AddMembers { sets, .. } => sets.len(),
@@ -39,7 +37,6 @@ impl Change {
     /// Does it; whether there was what it expected.
     pub(super) fn apply(&self, notes: &NoteTables<'_>) -> rusqlite::Result<bool> {
         match self {
-            Self::Remember { source, events, capacity } => notes.remember(source, events, *capacity)?,
             Self::Swap { name, expected, value } => return notes.swap(name, expected.as_deref(), value.as_deref()),
             Self::PutJobs { queue, jobs } => notes.put_jobs(queue, jobs)?,
             Self::RemoveJobs { queue, ids } => notes.remove_jobs(queue, ids)?,

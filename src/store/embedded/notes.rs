@@ -8,7 +8,7 @@ use super::{
     EmbeddedStore,
     change::Change,
     reader::{Question, Read},
-    writer::Write,
+    writer::{Remember, Write},
 };
 use crate::store::{
     Notes, StoreError,
@@ -32,7 +32,7 @@ impl EmbeddedStore {
         values.into_iter().try_for_each(|value| check_value(&self.name, value))
     }
 
-    /// A lease needs no thread, but ends with the store.
+    /// What is in memory needs no thread, but ends with the store.
     fn check_open(&self) -> Result<(), StoreError> {
         if self.writes.is_closed() { Err(self.stopped()) } else { Ok(()) }
     }
@@ -42,18 +42,15 @@ impl EmbeddedStore {
 impl Notes for EmbeddedStore {
     async fn seen(&self, source: &str, events: &[NoteDigest]) -> Result<Vec<bool>, StoreError> {
         self.check_names([source])?;
-        let mut seen = Vec::with_capacity(events.len());
-        for chunk in events.chunks(CHUNK) {
-            let question = |answer| Question::Seen { source: source.to_owned(), events: chunk.to_vec(), answer };
-            seen.extend(self.query(|answer| Read::Notes(question(answer))).await?);
-        }
-        Ok(seen)
+        self.check_open()?;
+        Ok(self.memory.remembered.has(source, events))
     }
 
     async fn remember(&self, source: &str, events: &[NoteDigest], capacity: usize) -> Result<(), StoreError> {
         self.check_names([source])?;
         for chunk in events.chunks(CHUNK) {
-            self.change(Change::Remember { source: source.to_owned(), events: chunk.to_vec(), capacity }).await?;
+            let remember = Remember { source: source.to_owned(), events: chunk.to_vec(), capacity };
+            self.write(|answer| Write::Remember(remember, answer)).await?;
         }
         Ok(())
     }

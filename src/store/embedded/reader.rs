@@ -10,7 +10,7 @@ use super::{
 use crate::{
     clock::Timestamp,
     marker::{MarkerKey, MarkerRecord, Reading},
-    store::{StoreReport, notes::NoteDigest, reading},
+    store::{StoreReport, reading},
     token::claims::Subject,
 };
 
@@ -26,7 +26,6 @@ pub(super) enum Read {
 /// What can be asked about notes.
 #[derive(Debug)]
 pub(super) enum Question {
-    Seen { source: String, events: Vec<NoteDigest>, answer: Answer<Vec<bool>> },
     Note { name: String, answer: Answer<Option<String>> },
     Jobs { queue: String, limit: usize, answer: Answer<(Vec<(String, String)>, usize)> },
     Members { set: String, answer: Answer<Vec<String>> },
@@ -67,9 +66,6 @@ fn answer_about_notes(name: &Arc<str>, database: &Database, question: Question) 
     let notes = database.notes();
     let failed = |error| fault(name, error);
     match question {
-        Question::Seen { source, events, answer } => {
-            let _ = answer.send(notes.seen(&source, &events).map_err(failed));
-        }
         Question::Note { name, answer } => {
             let _ = answer.send(notes.note(&name).map_err(failed));
         }

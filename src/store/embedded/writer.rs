@@ -7,17 +7,16 @@ use std::{
 };
 
 use super::{
-    Answer, DirectoryLock,
+    Answer, DirectoryLock, Memory,
     change::Change,
     database::{Database, fault},
     notes::CHUNK,
-    presence::Presence,
     queue::{Inbox, Next, Ticket},
 };
 use crate::{
     clock::Timestamp,
     marker::{MarkerKey, MarkerRecord},
-    store::{Merged, StoreError, Watcher, merged},
+    store::{Merged, StoreError, Watcher, merged, notes::NoteDigest},
     token::claims::Subject,
 };
 
@@ -39,6 +38,7 @@ const ACTIVITY_CHUNK: usize = 500;
 pub(super) enum Write {
     Merge(Merge, Answer<Merged>),
     Activity(Vec<(Subject, Timestamp)>, Answer<()>),
+    Remember(Remember, Answer<()>),
     Change(Change, Answer<bool>),
 }
 
@@ -48,6 +48,14 @@ pub(super) struct Merge {
     pub(super) key: MarkerKey,
     pub(super) record: MarkerRecord,
     pub(super) expires: Option<Timestamp>,
+}
+
+/// Events to remember.
+#[derive(Debug)]
+pub(super) struct Remember {
+    pub(super) source: String,
+    pub(super) events: Vec<NoteDigest>,
+    pub(super) capacity: usize,
 }
 
 /// An activity batch of which a part may be written.
@@ -64,10 +72,11 @@ pub(super) struct Writer {
     name: Arc<str>,
     inbox: Inbox<Write>,
     watcher: Arc<dyn Watcher>,
-    presence: Arc<Presence>,
+    memory: Arc<Memory>,
     durable: Database,
     relaxed: Database,
     activities: VecDeque<Activity>,
+    remembers: VecDeque<Ticket<(Remember, Answer<()>)>>,
     changes: VecDeque<Ticket<(Change, Answer<bool>)>>,
     heard: Instant,
     purged: Instant,
@@ -79,7 +88,7 @@ impl Writer {
         name: Arc<str>,
         inbox: Inbox<Write>,
         watcher: Arc<dyn Watcher>,
-        presence: Arc<Presence>,
+        memory: Arc<Memory>,
         durable: Database,
         relaxed: Database,
         lock: DirectoryLock,
@@ -91,10 +100,11 @@ impl Writer {
             name,
             inbox,
             watcher,
-            presence,
+            memory,
             durable,
             relaxed,
             activities: VecDeque::new(),
+            remembers: VecDeque::new(),
             changes: VecDeque::new(),
             heard: now,
             purged: now,
@@ -109,6 +119,7 @@ impl Writer {
             let merges = self.collect(&mut open);
             self.commit(merges);
             self.record_some_activity();
+            self.remember_some_events();
             self.change_some_notes();
             self.beat();
             self.purge();
@@ -117,7 +128,7 @@ impl Writer {
 
     /// Whether something is left to do.
     fn is_busy(&self) -> bool {
-        !self.activities.is_empty() || !self.changes.is_empty()
+        !self.activities.is_empty() || !self.remembers.is_empty() || !self.changes.is_empty()
     }
 
     /// Waits for a job, unless there is other work, and takes what else waits.
@@ -130,6 +141,9 @@ impl Writer {
                     (Write::Merge(merge, answer), place) => merges.push(place.with((merge, answer))),
                     (Write::Activity(batch, answer), place) => {
                         self.activities.push_back(Activity { batch, written: 0, answer, _ticket: place });
+                    }
+                    (Write::Remember(remember, answer), place) => {
+                        self.remembers.push_back(place.with((remember, answer)));
                     }
                     (Write::Change(change, answer), place) => self.changes.push_back(place.with((change, answer))),
                 },
@@ -158,7 +172,7 @@ impl Writer {
                 let held = markers.get(key.as_str())?;
                 let merged = merged(key, held.as_deref(), record);
                 if held.is_none() {
-                    self.presence.add(key.as_str());
+                    self.memory.presence.add(key.as_str());
                 }
                 if merged.changed {
                     markers.put(key.as_str(), &merged.record.encode(), *expires)?;
@@ -197,6 +211,21 @@ impl Writer {
                 let _ = activity.answer.send(result);
             }
         }
+    }
+
+    /// Memory follows the file. Of what a power cut takes from it, events are taken again, which changes nothing.
+    fn remember_some_events(&mut self) {
+        let Some(ticket) = self.remembers.pop_front() else { return };
+        let (Remember { source, events, capacity }, answer) = ticket.job;
+        let fresh = self.memory.remembered.fresh(&source, &events);
+        let result = match self.relaxed.change_notes(|notes| notes.remember(&source, &fresh, capacity)) {
+            Ok(removed) => {
+                self.memory.remembered.update(&source, fresh, &removed);
+                Ok(())
+            }
+            Err(error) => Err(fault(&self.name, error)),
+        };
+        let _ = answer.send(result);
     }
 
     /// One transaction for as many as are not too much together, in their order.
@@ -255,7 +284,7 @@ impl Writer {
         match self.relaxed.purge(PURGE_CHUNK) {
             Ok(keys) => {
                 for key in &keys {
-                    self.presence.remove(key);
+                    self.memory.presence.remove(key);
                     self.watcher.changed(key);
                 }
             }

@@ -19,7 +19,7 @@ const FIRST_MILLIS: f64 = 1e11;
 /// Reads and checks the claims of an access token whose signature is verified.
 pub(super) fn read(settings: &IssuerSettings, payload: &Object<'_>) -> Result<Claims, TokenFault> {
     check_audience(payload, &settings.audiences)?;
-    let claims = Reader { payload };
+    let claims = ClaimReader { payload };
     let client = claims.id("client_id")?;
     let token_id = claims.id("jti")?;
     if settings.profile == TokenProfile::Rfc9068 && (client.is_none() || token_id.is_none()) {
@@ -44,8 +44,16 @@ pub(super) fn read(settings: &IssuerSettings, payload: &Object<'_>) -> Result<Cl
     if payload.get("cnf").is_some() { Err(TokenFault::SenderConstrained) } else { Ok(read) }
 }
 
+/// A claim that tells how a subject can be reached, unless the claim `<name>_verified` beside it is there and not `true` (OpenID
+/// Connect Core §5.1).
+pub(super) fn contact(payload: &Object<'_>, name: &str) -> Option<Box<str>> {
+    let value = payload.get(name)?.as_str()?;
+    let verified = payload.get(&format!("{name}_verified"));
+    verified.is_none_or(|verified| *verified == Value::Bool(true)).then(|| value.into())
+}
+
 /// `aud`: a string, or an array of strings, of which one is ours (RFC 7519 §4.1.3).
-fn check_audience(payload: &Object<'_>, audiences: &[Box<str>]) -> Result<(), TokenFault> {
+pub(crate) fn check_audience(payload: &Object<'_>, audiences: &[Box<str>]) -> Result<(), TokenFault> {
     let is_ours = |audience: &str| !audience.is_empty() && audiences.iter().any(|each| **each == *audience);
     let found = match payload.get("aud") {
         Some(Value::String(audience)) => is_ours(audience),
@@ -58,16 +66,19 @@ fn check_audience(payload: &Object<'_>, audiences: &[Box<str>]) -> Result<(), To
     if found { Ok(()) } else { Err(TokenFault::Audience) }
 }
 
-struct Reader<'r, 'a> {
-    payload: &'r Object<'a>,
+/// Reads claims of a JWT. What is `null` counts as absent.
+pub(crate) struct ClaimReader<'r, 'a> {
+    /// The claims.
+    pub(crate) payload: &'r Object<'a>,
 }
 
-impl<'r, 'a> Reader<'r, 'a> {
+impl<'r, 'a> ClaimReader<'r, 'a> {
     fn present(&self, name: &str) -> Option<&'r Value<'a>> {
         self.payload.get(name).filter(|value| **value != Value::Null)
     }
 
-    fn id<I>(&self, name: &str) -> Result<Option<I>, TokenFault>
+    /// An identifier, if it is there.
+    pub(crate) fn id<I>(&self, name: &str) -> Result<Option<I>, TokenFault>
     where
         I: for<'s> TryFrom<&'s str, Error = InvalidId>,
     {
@@ -76,8 +87,8 @@ impl<'r, 'a> Reader<'r, 'a> {
         I::try_from(text).map(Some).map_err(|_| TokenFault::Claim)
     }
 
-    /// A `NumericDate` (RFC 7519 §2).
-    fn date(&self, name: &str) -> Result<Option<Moment>, TokenFault> {
+    /// A `NumericDate` (RFC 7519 §2), if it is there.
+    pub(crate) fn date(&self, name: &str) -> Result<Option<Moment>, TokenFault> {
         match self.present(name) {
             None => Ok(None),
             Some(Value::Number(text)) => number(text).and_then(from_secs).map(Some).ok_or(TokenFault::Claim),
@@ -149,12 +160,12 @@ mod tests {
 
     fn moment(json: &str) -> Result<Option<Moment>, TokenFault> {
         let text = format!("{{\"t\":{json}}}");
-        Reader { payload: &Object::parse(text.as_bytes()).unwrap() }.moment("t")
+        ClaimReader { payload: &Object::parse(text.as_bytes()).unwrap() }.moment("t")
     }
 
     fn date(json: &str) -> Result<Option<Moment>, TokenFault> {
         let text = format!("{{\"t\":{json}}}");
-        Reader { payload: &Object::parse(text.as_bytes()).unwrap() }.date("t")
+        ClaimReader { payload: &Object::parse(text.as_bytes()).unwrap() }.date("t")
     }
 
     fn exact(millis: i64) -> Moment {

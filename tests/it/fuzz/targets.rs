@@ -8,13 +8,19 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use jsonwebtoken::Algorithm;
 use portcullis::{
+    clock::Timestamp,
     config::Config,
     credential::{Credential, CredentialSources, Source},
+    event::{
+        Happening,
+        backchannel_logout::{self, BackchannelLogoutSettings},
+        token_revocation::{Assertions, RevocationRequest},
+    },
     logout::return_url::{AllowedUrl, Matching},
     marker::{Kind, MarkerRecord, record::MAX_VALUE_LENGTH},
     route::path,
     token::{
-        claims::{ClientId, MAX_ID_LENGTH, SessionId, TokenId},
+        claims::{ClientId, MAX_ID_LENGTH, SessionId, Subject, TokenId},
         issuer::{IssuerSettings, KeySource},
         key::{parse_key_set, select},
         verify::{VerifiedToken, Verifier, VerifierOptions},
@@ -29,13 +35,15 @@ pub(crate) struct Target {
 }
 
 /// All of them.
-pub(crate) const TARGETS: [Target; 7] = [
+pub(crate) const TARGETS: [Target; 9] = [
     Target { name: "token", run: token, seeds: TOKENS },
     Target { name: "marker_value", run: marker_value, seeds: MARKER_VALUES },
     Target { name: "config", run: config, seeds: CONFIGS },
     Target { name: "path", run: canonical_path, seeds: PATHS },
     Target { name: "credential", run: credential, seeds: CREDENTIALS },
     Target { name: "jwks", run: jwks, seeds: KEY_SETS },
+    Target { name: "logout_token", run: logout_token, seeds: LOGOUT_TOKENS },
+    Target { name: "revocation", run: revocation, seeds: REVOCATIONS },
     Target { name: "return_url", run: return_url, seeds: RETURN_URLS },
 ];
 
@@ -65,16 +73,21 @@ static VERIFIER: LazyLock<Verifier> = LazyLock::new(|| {
     Verifier::new(vec![settings], options).expect("valid settings")
 });
 
-/// The bytes as a token; and, as `header.payload`, signed with the right key, so that the claims are reached.
-pub(crate) fn token(data: &[u8]) {
-    if let Ok(text) = str::from_utf8(data) {
-        assert!(VERIFIER.verify(text).is_err(), "verified without the key");
-    }
+/// The bytes as `header.payload`, signed with the right key, so that the claims are reached.
+fn sign(data: &[u8]) -> String {
     let dot = data.iter().position(|&byte| byte == b'.').unwrap_or(data.len());
     let (header, payload) = (&data[..dot], data.get(dot + 1..).unwrap_or_default());
     let message = format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(payload));
     let signature = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, SECRET), message.as_bytes());
-    let signed = format!("{message}.{}", URL_SAFE_NO_PAD.encode(signature));
+    format!("{message}.{}", URL_SAFE_NO_PAD.encode(signature))
+}
+
+/// The bytes as a token, and signed.
+pub(crate) fn token(data: &[u8]) {
+    if let Ok(text) = str::from_utf8(data) {
+        assert!(VERIFIER.verify(text).is_err(), "verified without the key");
+    }
+    let signed = sign(data);
     let Ok(verified) = VERIFIER.verify(&signed) else { return };
     check_claims(&verified, &signed);
     for other in
@@ -232,6 +245,70 @@ pub(crate) fn jwks(data: &[u8]) {
     for algorithm in PUBLISHED {
         let _ = select(&keys, Some("1"), algorithm);
         let _ = select(&keys, None, algorithm);
+    }
+}
+
+const LOGOUT_TOKENS: &[&[u8]] = &[
+    br#"{"alg":"HS256","typ":"logout+jwt"}.{"iss":"https://issuer.example/","aud":"api","sub":"a","sid":"s","iat":1763700000,"exp":1763700120,"jti":"j","events":{"http://schemas.openid.net/event/backchannel-logout":{}}}"#,
+    br#"{"alg":"HS256","typ":"JWT"}.{"iss":"https://issuer.example/","aud":["x","api"],"sub":"a","iat":1763700000.5,"jti":"j","events":{"http://schemas.openid.net/event/backchannel-logout":{"x":[1]}}}"#,
+    br#"{"alg":"HS256","typ":"at+jwt"}.{"iss":"https://issuer.example/","aud":"api","sub":"a","nonce":null,"iat":-1,"exp":1.7637e9,"jti":"j","events":{"http://schemas.openid.net/event/backchannel-logout":{}}}"#,
+    b"state=x&logout%5Ftoken=a.b.c&logout_token=",
+];
+
+const NOW: Timestamp = Timestamp::from_secs(1_763_700_060);
+const SKEW: std::time::Duration = std::time::Duration::from_secs(1);
+
+static LOGOUTS: LazyLock<BackchannelLogoutSettings> = LazyLock::new(|| BackchannelLogoutSettings {
+    issuer: "fuzz".try_into().expect("a name"),
+    audiences: [AUDIENCE.into()].into(),
+    strict_typ: false,
+    max_age: Some(std::time::Duration::from_secs(120)),
+});
+
+/// The bytes as a form, and as a logout token that is signed: it is about one session or one user, and nothing else than a logout token.
+pub(crate) fn logout_token(data: &[u8]) {
+    if let Ok(token) = backchannel_logout::logout_token(data) {
+        let read = LOGOUTS.read(&VERIFIER, &token, NOW, SKEW);
+        assert!(read.is_err() || read.is_ok_and(|read| read.is_err()), "verified without the key");
+    }
+    let signed = sign(data);
+    let Ok(Ok(event)) = LOGOUTS.read(&VERIFIER, &signed, NOW, SKEW) else { return };
+    assert!(event.id.is_some() && event.at < NOW.plus(2 * SKEW));
+    let [Happening::SessionEnded { issuer, .. } | Happening::LoggedOut(Subject { issuer, .. })] = &event.happenings[..]
+    else {
+        panic!("{:?}", event.happenings)
+    };
+    assert_eq!(issuer.as_str(), "fuzz");
+    assert!(VERIFIER.verify(&signed).is_err(), "an access token as well");
+    let strict = BackchannelLogoutSettings { strict_typ: true, max_age: None, ..LOGOUTS.clone() };
+    if let Ok(Ok(again)) = strict.read(&VERIFIER, &signed, NOW, SKEW) {
+        assert_eq!(again, event);
+    }
+    let judged = ASSERTIONS.judge(&VERIFIER, &LOGOUTS.issuer, &signed, NOW, SKEW);
+    assert!(judged.is_ok_and(|judged| judged.is_err()), "the JWT of a revocation as well");
+    let ahead = Timestamp::MAX;
+    assert!(LOGOUTS.read(&VERIFIER, &signed, ahead, SKEW).is_ok_and(|read| read.is_err()), "for ever");
+}
+
+const REVOCATIONS: &[&[u8]] = &[
+    br#"{"sub_id":{"format":"iss_sub","iss":"https://issuer.example/","sub":"a"}}"#,
+    br#"{"subject":{"format":"aliases","identifiers":[{"format":"email","email":"a@b.example"},{"format":"opaque","id":"x"}]}}"#,
+    br#"{"alg":"HS256","typ":"global-token-revocation+jwt"}.{"jti":"j","iss":"https://issuer.example/","sub":"c","aud":"api","exp":1763700360,"nbf":1763699760,"iat":1763700060}"#,
+];
+
+static ASSERTIONS: LazyLock<Assertions> =
+    LazyLock::new(|| Assertions { audiences: [AUDIENCE.into()].into(), clients: ["c".into()].into(), signer: None });
+
+/// The bytes as the body of a revocation request, and as its JWT: whoever it is about, written down again it is the same.
+pub(crate) fn revocation(data: &[u8]) {
+    if let Ok(request) = RevocationRequest::parse(data) {
+        let padded = [b" ", data, b"\n"].concat();
+        assert_eq!(RevocationRequest::parse(&padded), Ok(request));
+    }
+    let signed = sign(data);
+    if let Ok(Ok(assertion)) = ASSERTIONS.judge(&VERIFIER, &LOGOUTS.issuer, &signed, NOW, SKEW) {
+        assert_eq!(ASSERTIONS.judge(&VERIFIER, &LOGOUTS.issuer, &signed, NOW, SKEW), Ok(Ok(assertion)));
+        assert!(VERIFIER.verify(&signed).is_err(), "an access token as well");
     }
 }
 

@@ -19,12 +19,16 @@ use portcullis::{
     clock::{Clock, ManualClock},
     marker::{MarkerKey, Reading},
     store::{
-        Store,
+        Notes, Store,
         embedded::{EmbeddedOpenError, EmbeddedSettings, EmbeddedStore},
     },
 };
 
-use super::{database, logout, open_embedded, sqlite, subject, time};
+use super::{
+    database, logout, open_embedded, sqlite, subject,
+    suite::notes::{keep_notes, kept_notes, notes_work},
+    time,
+};
 use crate::support::{
     eventually,
     watcher::{Recorder, Told},
@@ -67,6 +71,105 @@ fn a_newer_schema_is_refused() {
     sqlite(directory.path()).pragma_update(None, "user_version", 3).unwrap();
     let error = open(directory.path()).unwrap_err();
     assert!(matches!(error, EmbeddedOpenError::Newer { found: 3, known: 2, .. }), "{error:?}");
+}
+
+/// What was in the file when there were markers and activity only.
+const FIRST_SCHEMA: &str = "\
+CREATE TABLE markers (key TEXT NOT NULL PRIMARY KEY, value BLOB NOT NULL, expires INTEGER) STRICT, WITHOUT ROWID;
+CREATE INDEX markers_expires ON markers (expires) WHERE expires IS NOT NULL;
+CREATE TABLE activity (issuer TEXT NOT NULL, subject TEXT NOT NULL, seen INTEGER NOT NULL, PRIMARY KEY (issuer, subject))
+    STRICT, WITHOUT ROWID;
+CREATE INDEX activity_seen ON activity (issuer, seen);
+INSERT INTO markers (key, value) VALUES ('logout:acme:anna', CAST('1763700000123' AS BLOB));
+INSERT INTO activity VALUES ('acme', 'anna', 1763700000002);
+PRAGMA application_id = 0x506f7274; PRAGMA user_version = 1;";
+
+/// The statements that made everything in the file.
+fn schema(directory: &std::path::Path) -> Vec<String> {
+    let connection = sqlite(directory);
+    let mut select = connection.prepare("SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL ORDER BY name").unwrap();
+    select.query_map([], |row| row.get(0)).unwrap().collect::<Result<_, _>>().unwrap()
+}
+
+#[tokio::test]
+async fn a_file_of_the_first_schema_is_taken_on() {
+    let directory = tempfile::tempdir().unwrap();
+    sqlite(directory.path()).execute_batch(FIRST_SCHEMA).unwrap();
+    for name in ["one", "again"] {
+        let store = open(directory.path()).unwrap();
+        let marker = store.read(&MarkerKey::logout(&subject("anna"))).await.unwrap();
+        assert_eq!(marker.present().unwrap().marker.at(), time(123));
+        assert_eq!(store.last_activity(&subject("anna")).await.unwrap(), Some(time(2)));
+        notes_work(&*store, name).await.unwrap();
+        store.close().await;
+    }
+    let version = sqlite(directory.path()).pragma_query_value(None, "user_version", |row| row.get::<_, i64>(0));
+    assert_eq!(version.unwrap(), 2);
+    let fresh = tempfile::tempdir().unwrap();
+    open(fresh.path()).unwrap().close().await;
+    assert_eq!(schema(directory.path()), schema(fresh.path()));
+}
+
+#[test]
+fn a_file_that_cannot_be_taken_on_is_as_it_was() {
+    let directory = tempfile::tempdir().unwrap();
+    sqlite(directory.path()).execute_batch(FIRST_SCHEMA).unwrap();
+    sqlite(directory.path()).execute_batch("CREATE TABLE sets (x)").unwrap();
+    let before = schema(directory.path());
+    let error = open(directory.path()).unwrap_err();
+    assert!(matches!(error, EmbeddedOpenError::Unusable { .. }), "{error:?}");
+    assert_eq!(schema(directory.path()), before, "all of it or nothing");
+}
+
+#[tokio::test]
+async fn notes_are_there_after_a_reopening_but_leases_end_with_the_process() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path()).unwrap();
+    keep_notes(&*store).await;
+    store.close().await;
+    let store = open(directory.path()).unwrap();
+    kept_notes(&*store).await;
+    assert!(store.lease("poll", "other", Duration::from_secs(60)).await.unwrap(), "nobody else is left to have it");
+}
+
+#[tokio::test]
+async fn sets_that_are_over_are_removed_with_their_members() {
+    let directory = tempfile::tempdir().unwrap();
+    let clock = ManualClock::new(time(0));
+    let settings = EmbeddedSettings { directory: directory.path().to_owned() };
+    let store = EmbeddedStore::open(&settings, Recorder::new(), Clock::Manual(clock.clone())).unwrap();
+    let set = |name: &str| [(name.to_owned(), "a".to_owned()), (name.to_owned(), "b".to_owned())];
+    store.add_members(&set("brief"), Duration::from_secs(1)).await.unwrap();
+    store.add_members(&set("long"), Duration::from_secs(2)).await.unwrap();
+    clock.set(time(999));
+    assert_eq!(store.members("brief").await.unwrap().len(), 2);
+    clock.set(time(1000));
+    assert_eq!(store.members("brief").await.unwrap().len(), 0, "even before they are removed");
+    eventually("they are removed", async || {
+        let count = "SELECT (SELECT count(*) FROM sets), (SELECT count(*) FROM members)";
+        let row = |row: &rusqlite::Row<'_>| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?));
+        sqlite(directory.path()).query_row(count, [], row).unwrap() == (1, 2)
+    })
+    .await;
+    assert_eq!(store.members("long").await.unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn nothing_that_is_asked_of_notes_takes_a_scan() {
+    let directory = tempfile::tempdir().unwrap();
+    let _store = open(directory.path()).unwrap();
+    for query in [
+        "SELECT coalesce(max(place), 0) FROM seen WHERE source = 'a'",
+        "DELETE FROM seen WHERE source = 'a' AND place <= 5 RETURNING event",
+        "SELECT id, value FROM jobs WHERE queue = 'a' ORDER BY id LIMIT 1 OFFSET 1",
+        "SELECT name FROM sets WHERE until <= 5 LIMIT 10",
+        "SELECT member FROM members JOIN sets USING (name) WHERE name = 'a' AND until > 5",
+    ] {
+        let connection = sqlite(directory.path());
+        let mut explain = connection.prepare(&format!("EXPLAIN QUERY PLAN {query}")).unwrap();
+        let plan: Vec<String> = explain.query_map([], |row| row.get(3)).unwrap().collect::<Result<_, _>>().unwrap();
+        assert!(!plan.is_empty() && plan.iter().all(|step| step.starts_with("SEARCH")), "{query}: {plan:?}");
+    }
 }
 
 #[test]

@@ -6,13 +6,17 @@ use portcullis::{
     clock::Clock,
     marker::{MarkerKey, Reading},
     store::{
-        Store, StoreError,
+        Notes, Store, StoreError,
         redis::{InvalidRedisSettings, RedisSettings, RedisStore},
     },
 };
 use redis::Connection;
 
-use super::{logout, now, open_redis, raw_key, subject, time};
+use super::{
+    logout, now, open_redis, raw_key, subject,
+    suite::notes::{keep_notes, kept_notes, notes_work},
+    time,
+};
 use crate::support::{
     eventually,
     redis::RedisServer,
@@ -83,12 +87,13 @@ async fn a_flush_resets() {
 }
 
 #[tokio::test]
-async fn activity_is_not_pushed() {
+async fn activity_and_notes_are_not_pushed() {
     let Some(server) = RedisServer::start() else { return };
     let watcher = Recorder::new();
     let store = open_redis(&server.url(), &watcher).await;
     watcher.forget();
     store.record_activity(&[(subject("a"), time(1))]).await.unwrap();
+    notes_work(&*store, "m:logout:acme:a").await.unwrap();
     run(&mut server.client(), &["SET", "other:m:logout:acme:a", "1763700000123"]);
     run(&mut server.client(), &["SET", "portcullis:m:issuer:fence", "1763700000123"]);
     eventually("the fence is told", async || watcher.was_told_of("issuer:fence")).await;
@@ -242,6 +247,54 @@ async fn a_forgotten_script_is_sent_again() {
         run(&mut server.client(), &["SCRIPT", "FLUSH"]);
         assert!(store.merge(&MarkerKey::logout(&subject("a")), &logout(time(round)), None).await.unwrap().changed);
     }
+}
+
+#[tokio::test]
+async fn notes_are_there_after_a_restart() {
+    let options = ["--appendonly", "yes", "--appendfsync", "always"];
+    let Some(mut server) = RedisServer::start_with(&options) else { return };
+    let store = open_redis(&server.url(), &Recorder::new()).await;
+    keep_notes(&*store).await;
+    server.kill();
+    server.restart();
+    eventually("it is back", async || store.report().await.is_ok()).await;
+    kept_notes(&*store).await;
+    assert!(!store.lease("poll", "other", Duration::from_secs(60)).await.unwrap(), "another gateway has it");
+}
+
+#[tokio::test]
+async fn scripts_about_notes_that_were_forgotten_are_sent_again() {
+    let Some(server) = RedisServer::start() else { return };
+    let store = open_redis(&server.url(), &Recorder::new()).await;
+    run(&mut server.client(), &["SCRIPT", "FLUSH"]);
+    store.record_activity(&[(subject("a"), time(1))]).await.unwrap();
+    store.forget_activity(&[(subject("a"), time(1))]).await.unwrap();
+    assert_eq!(store.last_activity(&subject("a")).await.unwrap(), None);
+    notes_work(&*store, "a").await.unwrap();
+}
+
+#[tokio::test]
+async fn a_note_of_another_type_says_what_to_do() {
+    let Some(server) = RedisServer::start() else { return };
+    let store = open_redis(&server.url(), &Recorder::new()).await;
+    for (key, command) in
+        [("seen:a", "SET"), ("jobs:a", "SET"), ("set:a", "SET"), ("note:a", "RPUSH"), ("lease:a", "RPUSH")]
+    {
+        run(&mut server.client(), &[command, &format!("portcullis:n:{key}"), "x"]);
+    }
+    let told = |what: &str, result: Result<(), StoreError>| {
+        let Err(StoreError::Refused { message, .. }) = result else { panic!("{what}: {result:?}") };
+        assert!(message.starts_with("WRONGTYPE") && message.contains("delete it"), "{what}: {message}");
+    };
+    told("seen", store.seen("a", &[[1; 16]]).await.map(drop));
+    told("remember", store.remember("a", &[[1; 16]], 1).await);
+    told("note", store.note("a").await.map(drop));
+    told("swap_note", store.swap_note("a", None, None).await.map(drop));
+    told("lease", store.lease("a", "a", Duration::from_secs(1)).await.map(drop));
+    told("put_jobs", store.put_jobs("a", &[("a".to_owned(), "a".to_owned())]).await);
+    told("jobs", store.jobs("a", 1).await.map(drop));
+    told("add_members", store.add_members(&[("a".to_owned(), "a".to_owned())], Duration::from_secs(1)).await);
+    told("members", store.members("a").await.map(drop));
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use portcullis::{
     clock::{Clock, Timestamp},
     marker::{MarkerKey, Reading},
     store::{
-        Store, StoreError,
+        Notes, Store, StoreError,
         redis::{RedisSettings, RedisStore},
     },
 };
@@ -78,6 +78,20 @@ async fn an_acknowledged_marker_is_on_the_replica() {
         // A replica takes in what it has acknowledged before it answers anything else.
         assert!(replica.ask::<bool>(&["EXISTS", &raw_key(&key)]).unwrap(), "round {round}");
     }
+}
+
+/// What is still to be done must not be lost; of other notes the latest may be.
+#[tokio::test]
+async fn jobs_are_waited_for_as_markers_are() {
+    let Some(primary) = RedisServer::start_with(&options()) else { return };
+    let store = open(&primary).await;
+    let jobs = [("a".to_owned(), "1".to_owned())];
+    let refused = store.put_jobs("revoke", &jobs).await.unwrap_err();
+    assert!(matches!(refused, StoreError::NotReplicated { wanted: 1, reached: 0, .. }), "{refused}");
+    store.remember("logs", &[[1; 16]], 10).await.unwrap();
+    let replica = replica_of(&primary).await;
+    eventually("it is acknowledged", async || store.put_jobs("revoke", &jobs).await.is_ok()).await;
+    assert_eq!(replica.ask::<String>(&["HGET", "portcullis:n:jobs:revoke", "a"]).unwrap(), "1");
 }
 
 /// One `WAIT` serves everyone: many writers at once are told in time, also that they were in vain.

@@ -58,6 +58,7 @@ pub(crate) struct Setup {
     issuer: String,
     keys: Option<String>,
     more: String,
+    secrets: Vec<(String, String)>,
 }
 
 impl Setup {
@@ -105,6 +106,12 @@ impl Setup {
         self
     }
 
+    /// A file beside the configuration.
+    pub(crate) fn secret(mut self, file: &str, text: &str) -> Self {
+        self.secrets.push((file.to_owned(), text.to_owned()));
+        self
+    }
+
     /// Starts it, and waits until it is ready.
     pub(crate) async fn start(self) -> Gate {
         let gate = self.start_unready().await;
@@ -119,6 +126,9 @@ impl Setup {
         upstream.put("/hello", "hello");
         let directory = tempfile::tempdir().unwrap();
         fs::write(directory.path().join("jwks.json"), issuer.jwks().to_string()).unwrap();
+        for (file, text) in &self.secrets {
+            fs::write(directory.path().join(file), text).unwrap();
+        }
         if let Some(token) = &self.admin_token {
             fs::write(directory.path().join("admin.token"), token).unwrap();
         }

@@ -163,6 +163,7 @@ fn claims_are_read_under_their_configured_names() {
         session: "https://api.example/sid".into(),
         session_start: "https://api.example/auth_time".into(),
         last_logout: "https://api.example/last_logout".into(),
+        ..ClaimNames::default()
     };
     let pair = Pair::with(|settings| IssuerSettings { claims: names, ..settings }, VerifierOptions::default());
     let claims = pair

@@ -8,11 +8,11 @@ use crate::{
     token::claims::Subject,
 };
 
-/// The events of a source are numbered without gaps in the order in which they came, so that nobody has to count them.
+/// The events of a source are numbered without gaps in the order in which they came, so that nobody has to count them, and that new
+/// ones and those that go are next to each other.
 pub(super) const SCHEMA: &str = "\
-CREATE TABLE seen (source TEXT NOT NULL, event BLOB NOT NULL, place INTEGER NOT NULL, PRIMARY KEY (source, event))
+CREATE TABLE seen (source TEXT NOT NULL, place INTEGER NOT NULL, event BLOB NOT NULL, PRIMARY KEY (source, place))
     STRICT, WITHOUT ROWID;
-CREATE INDEX seen_place ON seen (source, place);
 CREATE TABLE notes (name TEXT NOT NULL PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
 CREATE TABLE jobs (queue TEXT NOT NULL, id TEXT NOT NULL, value TEXT NOT NULL, PRIMARY KEY (queue, id)) STRICT, WITHOUT ROWID;
 CREATE TABLE sets (name TEXT NOT NULL PRIMARY KEY, until INTEGER NOT NULL) STRICT, WITHOUT ROWID;
@@ -30,30 +30,35 @@ impl<'a> NoteTables<'a> {
         Self { connection, now }
     }
 
-    /// Which of these events are there.
-    pub(in super::super) fn seen(&self, source: &str, events: &[NoteDigest]) -> rusqlite::Result<Vec<bool>> {
-        let mut select = self.connection.prepare_cached("SELECT 1 FROM seen WHERE source = ?1 AND event = ?2")?;
-        events.iter().map(|event| select.exists(params![source, event])).collect()
+    /// Names every event, by source.
+    pub(in super::super) fn each_seen(&self, mut name: impl FnMut(&str, NoteDigest)) -> rusqlite::Result<()> {
+        let mut select = self.connection.prepare("SELECT source, event FROM seen")?;
+        let mut rows = select.query([])?;
+        while let Some(row) = rows.next()? {
+            name(row.get_ref(0)?.as_str()?, row.get(1)?);
+        }
+        Ok(())
     }
 
-    /// Adds events behind the last, and removes the first ones of more than `capacity`.
+    /// Adds events behind the last, and removes the first ones of more than `capacity`, which it names.
     pub(in super::super) fn remember(
         &self,
         source: &str,
         events: &[NoteDigest],
         capacity: usize,
-    ) -> rusqlite::Result<()> {
+    ) -> rusqlite::Result<Vec<NoteDigest>> {
         let mut last = self.connection.prepare_cached("SELECT coalesce(max(place), 0) FROM seen WHERE source = ?1")?;
         let mut place: i64 = last.query_row([source], |row| row.get(0))?;
-        let mut insert = self
-            .connection
-            .prepare_cached("INSERT INTO seen (source, event, place) VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING")?;
+        let mut insert =
+            self.connection.prepare_cached("INSERT INTO seen (source, place, event) VALUES (?1, ?2, ?3)")?;
         for event in events {
-            place += i64::from(insert.execute(params![source, event, place + 1])? > 0);
+            place += 1;
+            insert.execute(params![source, place, event])?;
         }
-        let mut delete = self.connection.prepare_cached("DELETE FROM seen WHERE source = ?1 AND place <= ?2")?;
+        let mut delete =
+            self.connection.prepare_cached("DELETE FROM seen WHERE source = ?1 AND place <= ?2 RETURNING event")?;
         let capacity = i64::try_from(capacity).unwrap_or(i64::MAX);
-        delete.execute(params![source, place.saturating_sub(capacity)]).map(drop)
+        delete.query_map(params![source, place.saturating_sub(capacity)], |row| row.get(0))?.collect()
     }
 
     /// A note.

@@ -1,0 +1,45 @@
+//! Sources of events, end to end: what their senders send goes in, and the very next request is refused.
+
+mod backchannel_logout;
+mod killed;
+mod replay;
+mod token_revocation;
+
+use bytes::Bytes;
+use http::{Method, Request};
+use http_body_util::Full;
+use serde_json::Value;
+
+use crate::support::{
+    client::Reply,
+    full::{Gate, World},
+};
+
+/// A world with each store.
+async fn worlds() -> Vec<World> {
+    [Some(World::embedded().await), World::redis().await].into_iter().flatten().collect()
+}
+
+/// Sends a delivery to the source of this name.
+async fn deliver(gate: &Gate, source: &str, fields: &[(&str, &str)], body: impl Into<Bytes>) -> Reply {
+    let path = format!("/.portcullis/events/{source}");
+    let mut request = Request::builder().method(Method::POST).uri(path).header("host", "api.example");
+    for (name, value) in fields {
+        request = request.header(*name, *value);
+    }
+    gate.send(request.body(Full::new(body.into())).unwrap()).await
+}
+
+/// How many records of this source came to what.
+async fn outcomes(gate: &Gate, source: &str, outcome: &str) -> f64 {
+    gate.metric(&format!("portcullis_source_events_total{{source=\"{source}\",outcome=\"{outcome}\"}}")).await
+}
+
+/// These members instead of those in `claims`; the text `absent` removes one.
+fn with(mut claims: Value, changes: Value) -> Value {
+    for (name, value) in changes.as_object().into_iter().flatten() {
+        claims[name] = value.clone();
+    }
+    claims.as_object_mut().unwrap().retain(|_, value| value != "absent");
+    claims
+}
