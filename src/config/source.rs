@@ -6,6 +6,7 @@ mod shared_signals;
 mod token_revocation;
 
 use super::{
+    issuer::Issuer,
     problem::{Fault, nearest},
     reader::Section,
     value::{ByteSize, DAY, MINUTE, Raw, Setting, choose},
@@ -20,14 +21,15 @@ use crate::{
 pub(super) struct Basis<'a> {
     /// The names of all issuers, those with problems included.
     pub(super) issuer_names: &'a [String],
+    /// Those without problems.
+    pub(super) issuers: &'a [Issuer],
 }
 
 /// All sources.
-pub(super) fn read_all(root: &Section<'_>, issuer_names: &[String]) -> Vec<SourceSettings> {
-    let basis = Basis { issuer_names };
+pub(super) fn read_all(root: &Section<'_>, basis: &Basis<'_>) -> Vec<SourceSettings> {
     let mut sources = Vec::new();
     for (name, section) in root.named_sections("sources") {
-        let source = read(&name, &section, &basis);
+        let source = read(&name, &section, basis);
         section.finish();
         sources.extend(source);
     }

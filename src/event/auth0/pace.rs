@@ -79,9 +79,9 @@ impl Pace {
 
     /// How long to wait after an attempt that was not answered.
     pub(super) fn failed(&mut self) -> Duration {
-        let pause = FIRST.saturating_mul(1 << self.failures.min(6)).min(LONGEST);
+        let pause = backoff(self.failures);
         self.failures = self.failures.saturating_add(1);
-        jittered(pause)
+        pause
     }
 
     fn sparing(&self, fields: &HeaderMap, until_reset: Duration) -> Duration {
@@ -94,6 +94,11 @@ impl Pace {
         }
         if remaining <= 0 { until_reset } else { Duration::ZERO }
     }
+}
+
+/// How long to wait after so many failures in a row and one more: twice as long each time, a minute at most.
+pub(super) fn backoff(failures: u32) -> Duration {
+    jittered(FIRST.saturating_mul(1 << failures.min(6)).min(LONGEST))
 }
 
 /// As long, and up to a tenth more.
