@@ -9,6 +9,7 @@ use super::{
     problem::Fault,
     reader::Section,
     secret,
+    source::tenant_base,
     value::{Raw, Setting, choose},
     web,
 };
@@ -103,13 +104,13 @@ fn logout(section: &Section<'_>, basis: &Basis<'_>) -> Option<LogoutSettings> {
 
 /// Who the gate is at the Management API. Without anything to revoke, nothing is needed.
 fn revocation(section: &Section<'_>, extent: Option<Extent>, basis: &Basis<'_>) -> Option<RevocationSettings> {
-    let domain = section.get::<String>("domain").and_then(|domain| tenant(&domain));
+    let domain = section.get::<String>("domain").and_then(|domain| tenant_base(&domain));
     let client_id = section.get::<String>("client_id");
     let has_secret = section.has("client_secret") || section.has("client_secret_file");
-    let secret = secret::read_text(section, "client_secret");
     let rate_share = section.get::<usize>("rate_share").between(1, 100).or(50);
-    section.finish();
     let Some(extent) = extent else {
+        let _ = secret::read_text(section, "client_secret");
+        section.finish();
         if domain.is_given() || client_id.is_given() || has_secret {
             let fault = Fault::new("nothing is revoked at the issuer, so nothing needs this");
             section.reader().warn(section.at(), fault.hint("set `logout.revoke`"));
@@ -121,37 +122,25 @@ fn revocation(section: &Section<'_>, extent: Option<Extent>, basis: &Basis<'_>) 
     let base = if domain.is_given() {
         domain.option()
     } else if let Some(usual) = usual {
-        tenant(usual).ok()
+        tenant_base(usual).ok()
     } else {
         domain.required("the tenant's own domain, such as \"acme.eu.auth0.com\"").option()
     };
     let client_id = client_id.required("the machine-to-machine application that may revoke").option();
-    if !has_secret {
-        let fault = Fault::new("has no secret").hint("set `management.client_secret_file`");
-        section.reader().report(section.at(), fault);
-    }
+    let secret = secret::required_text(section, "client_secret");
+    section.finish();
     let base = base?;
     Some(RevocationSettings {
         issuer: basis.name?.clone(),
         extent,
         tenant: TenantSettings {
-            audience: format!("{}/api/v2/", base.to_string().trim_end_matches('/')).into(),
+            audience: format!("{base}api/v2/").into(),
             base,
             client_id: client_id?.into(),
-            client_secret: secret?.0,
+            client_secret: secret?,
             rate_share: RateShare::percent(u8::try_from(rate_share).unwrap_or(100)),
         },
     })
-}
-
-/// A domain; or, for what runs on this machine, a URL.
-fn tenant(domain: &str) -> Result<Uri, Fault> {
-    let text = if domain.contains("://") { domain.to_owned() } else { format!("https://{domain}") };
-    let url = web::trusted_url(&text)?;
-    if url.path() != "/" || url.query().is_some() {
-        return Err(Fault::new("not a domain").hint("such as \"acme.eu.auth0.com\""));
-    }
-    Ok(url)
 }
 
 /// Auth0's own logout where Auth0 can be told by its name.

@@ -121,7 +121,7 @@ fn own_domain(basis: &Basis<'_>, issuer: &IssuerName) -> Option<Uri> {
 }
 
 /// The URL of a domain. One that is given as a URL can be on this machine, for those who put something in between.
-fn base(domain: &str) -> Result<Uri, Fault> {
+pub(in crate::config) fn base(domain: &str) -> Result<Uri, Fault> {
     let text = if domain.contains("://") { domain.to_owned() } else { format!("https://{domain}") };
     let url = web::trusted_url(&text)?;
     if url.path() != "/" || url.query().is_some() {
