@@ -158,6 +158,9 @@ impl Revoking {
     }
 }
 
+/// What attempts come to.
+const OUTCOMES: [&str; 4] = ["revoked", "gone", "failed", "given_up"];
+
 /// What becomes of revocations.
 #[derive(Default, Debug)]
 struct RevocationMetrics {
@@ -172,6 +175,10 @@ struct OutcomeLabel {
 
 impl RevocationMetrics {
     fn register(&self, registry: &mut Registry) {
+        for outcome in OUTCOMES {
+            // There from the start, so that the first that is given up is an increase.
+            self.outcomes.get_or_create_owned(&OutcomeLabel { outcome });
+        }
         registry.register(
             "issuer_revocations_waiting",
             "Sessions and users still to be revoked at their issuer, as the gate that works them off sees it",
