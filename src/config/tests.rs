@@ -21,7 +21,10 @@ const PROBLEMS: &str = include_str!("tests/problems.txt");
 const MANUAL: &str = include_str!("../../config/portcullis.toml");
 const SOURCES: &str = include_str!("../../config/sources.toml");
 /// The secrets that the manual of sources names.
-const SOURCE_SECRETS: &[(&str, &str)] = &[];
+const SOURCE_SECRETS: &[(&str, &str)] = &[
+    ("PORTCULLIS_SOURCES_AUTH0_LOG_AUTHORIZATION", "0123456789abcdef"),
+    ("PORTCULLIS_SOURCES_AUTH0_USERS_TOKEN", "0123456789abcdef"),
+];
 const OPEN: &str = "[[routes]]\nauth = \"none\"\nupstream = \"http://127.0.0.1:3000\"\n";
 const GUARDED: &str = r#"
 [issuers.acme]

@@ -274,6 +274,7 @@ impl Pipeline {
         changes: HashMap<MarkerKey, Change<'_>, ahash::RandomState>,
     ) -> Result<(usize, usize), StoreError> {
         let (mut news, mut repetitions, mut failure) = (0, 0, None);
+        // In a list first: an iterator with a closure in this future would keep it from being `Send`.
         let mut writes = Vec::with_capacity(changes.len());
         for (key, change) in changes {
             writes.push(self.write_one(key, change).boxed());

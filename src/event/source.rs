@@ -297,7 +297,7 @@ fn run(kind: SourceKind, context: Context, stop: CancellationToken) -> Result<Ru
         SourceKind::Auth0Logs(settings) => settings.start(context, stop),
         SourceKind::Auth0EventStream(settings) => settings.start(context),
         SourceKind::Auth0Events(settings) => settings.start(context, stop),
-        SourceKind::BackchannelLogout(settings) => settings.start(context),
+        SourceKind::BackchannelLogout(settings) => Ok(settings.start(context)),
         SourceKind::SharedSignals(settings) => settings.start(context, stop),
         SourceKind::TokenRevocation(settings) => settings.start(context),
     }

@@ -158,17 +158,17 @@ impl Assertions {
         now: Timestamp,
         skew: Duration,
     ) -> Result<Result<AssertionId, AssertionFault>, Unverified> {
-        let verified = verifier.verify_signed(
+        let read = verifier.verify_signed(
             token,
             |header| header.is_typ(TYPE),
             |issuer, claims| {
                 Ok(if issuer.name == *signer { self.read(claims, now, skew) } else { Err(AssertionFault::Issuer) })
             },
         );
-        match verified {
+        match read {
             Err(Unverified::Fault(fault)) => Ok(Err(fault.into())),
             Err(Unverified::UnknownKey { issuer }) if issuer != *signer => Ok(Err(AssertionFault::Issuer)),
-            verified => verified,
+            read => read,
         }
     }
 
@@ -217,9 +217,8 @@ impl RevocationRequest {
     /// [`MalformedRequest`].
     pub fn parse(body: &[u8]) -> Result<Self, MalformedRequest> {
         let request = Object::parse(body).map_err(|_| MalformedRequest)?;
-        let subject = match (request.get("sub_id"), request.get("subject")) {
-            (Some(subject), None) | (None, Some(subject)) => subject,
-            (None, None) | (Some(_), Some(_)) => return Err(MalformedRequest),
+        let ((Some(subject), None) | (None, Some(subject))) = (request.get("sub_id"), request.get("subject")) else {
+            return Err(MalformedRequest);
         };
         let identifier = subject.as_object().ok_or(MalformedRequest)?;
         let mut text = String::new();
@@ -366,7 +365,7 @@ impl TokenRevocation {
             Ok(subjects) => subjects,
             Err(Unresolved::Store(error)) => {
                 origin.health.failed(pipeline.now(), &error);
-                return Err(error.into());
+                return Err(Refusal::NotStored);
             }
             Err(Unresolved::Gap { reason, format }) => {
                 pipeline.take(origin, &Batch::gap(Gap { reason, kind: format, id })).await?;
@@ -380,21 +379,24 @@ impl TokenRevocation {
         pipeline.take(origin, &Batch::of(event)).await?;
         if let Some(assertion) = assertion {
             // Not before: whoever has to send it again must be able to.
-            pipeline.notes().remember(&self.used, &[assertion.used().digest()], REMEMBERED).await?;
+            self.watch(pipeline.notes().remember(&self.used, &[assertion.used().digest()], REMEMBERED).await)?;
         }
         Ok(())
     }
 
     async fn is_replayed(&self, assertion: &AssertionId, event: &EventId) -> Result<bool, StoreError> {
         let Context { pipeline, origin, .. } = &self.context;
-        let seen = async |name: &str, id: &EventId| {
-            let seen = pipeline.notes().seen(name, &[id.digest()]).await;
-            if let Err(error) = &seen {
-                origin.health.failed(pipeline.now(), error);
-            }
-            seen.map(|seen| seen.contains(&true))
-        };
-        Ok(seen(&self.used, &assertion.used()).await? && !seen(&origin.name, event).await?)
+        let notes = pipeline.notes();
+        let used = self.watch(notes.seen(&self.used, &[assertion.used().digest()]).await)?;
+        if !used.contains(&true) {
+            return Ok(false);
+        }
+        Ok(!self.watch(notes.seen(&origin.name, &[event.digest()]).await)?.contains(&true))
+    }
+
+    /// Makes a failure of the store visible.
+    fn watch<T>(&self, result: Result<T, StoreError>) -> Result<T, StoreError> {
+        result.inspect_err(|error| self.context.origin.health.failed(self.context.pipeline.now(), error))
     }
 
     /// Whom it is about, of the users of our issuer.

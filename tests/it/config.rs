@@ -11,7 +11,10 @@ const SECRETS: [(&str, &str); 2] =
     [("PORTCULLIS_ADMIN_TOKEN", "0123456789abcdef0123456789abcdef"), ("PORTCULLIS_STORE_PASSWORD", "secret")];
 
 /// The secrets that the manual of sources names.
-const SOURCE_SECRETS: &[(&str, &str)] = &[];
+const SOURCE_SECRETS: &[(&str, &str)] = &[
+    ("PORTCULLIS_SOURCES_AUTH0_LOG_AUTHORIZATION", "0123456789abcdef"),
+    ("PORTCULLIS_SOURCES_AUTH0_USERS_TOKEN", "0123456789abcdef"),
+];
 
 fn shipped(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("config").join(name)

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use http::Uri;
+use secrecy::{ExposeSecret as _, SecretString};
 
 use super::{
     super::{
@@ -33,7 +34,7 @@ const MAX_CODE_LENGTH: usize = 64;
 /// `type = "auth0_log_stream"`
 pub(super) fn log_stream(section: &Section<'_>, basis: &Basis<'_>) -> Option<LogStreamSettings> {
     let issuer = issuer(section, basis);
-    let authorization = secret::required_text(section, "authorization");
+    let authorization = credential(section, "authorization", |byte| (b' '..=b'~').contains(&byte));
     let codes = codes(section);
     Some(LogStreamSettings { issuer: issuer?, authorization: authorization?, codes })
 }
@@ -53,7 +54,7 @@ pub(super) fn logs(section: &Section<'_>, basis: &Basis<'_>) -> Option<LogsSetti
 /// `type = "auth0_event_stream"`
 pub(super) fn event_stream(section: &Section<'_>, basis: &Basis<'_>) -> Option<EventStreamSettings> {
     let issuer = issuer(section, basis);
-    let token = secret::required_text(section, "token");
+    let token = credential(section, "token", |byte| byte.is_ascii_graphic());
     Some(EventStreamSettings { issuer: issuer?, token: token? })
 }
 
@@ -65,6 +66,23 @@ pub(super) fn events(section: &Section<'_>, basis: &Basis<'_>) -> Option<EventsS
     let idle_timeout = section.get("idle_timeout").between(SECOND, HOUR).or(MINUTE);
     let lease = lease(section);
     Some(EventsSettings { issuer: issuer?, tenant: tenant?, start, idle_timeout, lease })
+}
+
+/// What a sender shows, and nobody else shall know.
+fn credential(section: &Section<'_>, key: &str, is_allowed: impl Fn(u8) -> bool) -> Option<SecretString> {
+    const SHORT: usize = 16;
+    let secret = secret::required_text(section, key)?;
+    let (text, at) = (secret.expose_secret(), section.at().under(key));
+    if let Some(other) = text.bytes().find(|byte| !is_allowed(*byte)) {
+        let what = if other == b' ' { "a space" } else { "a character that is not ASCII" };
+        section.reader().report(&at, Fault::new(format!("the secret holds {what}, and could not be sent")));
+        return None;
+    }
+    if text.len() < SHORT {
+        let fault = Fault::new(format!("the secret is shorter than {SHORT} characters and can be guessed"));
+        section.reader().warn(&at, fault.hint("make one with `openssl rand -hex 32`"));
+    }
+    Some(secret)
 }
 
 /// `codes`: what log codes do, where it is not what they do by default.

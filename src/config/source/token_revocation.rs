@@ -48,7 +48,7 @@ pub(super) fn read(section: &Section<'_>, basis: &Basis<'_>) -> Option<TokenRevo
     let assertions = match audiences.option() {
         Some(audiences) => {
             let audiences = audiences.into_iter().map(|(audience, _)| audience.into()).collect();
-            Some(Assertions { audiences, clients, signer: signer? })
+            Some(Assertions { audiences, clients, signer })
         }
         None => None,
     };
@@ -58,8 +58,8 @@ pub(super) fn read(section: &Section<'_>, basis: &Basis<'_>) -> Option<TokenRevo
     Some(TokenRevocationSettings { issuer: issuer?, token, assertions, subject_issuers })
 }
 
-/// `None`: reported.
-fn signer(section: &Section<'_>) -> Option<Option<Signer>> {
+/// `None`: there is none, or what is wrong with it was reported.
+fn signer(section: &Section<'_>) -> Option<Signer> {
     let identifier = section.get::<String>("signer");
     let url = section.get::<String>("jwks_url").and_then(|text| web::trusted_url(&text));
     let algorithms = section.list::<Algorithm>("algorithms").check(|algorithms| {
@@ -76,9 +76,7 @@ fn signer(section: &Section<'_>) -> Option<Option<Signer>> {
                 section.reader().report(at, fault.hint("name it: `signer = \"https://…\"`"));
             }
         }
-        return Some(None);
     }
-    let algorithms = if algorithms.is_given() { algorithms.option() } else { Some(Vec::new()) };
     let (identifier, at) = identifier.placed()?;
     let keys = if url.is_given() {
         KeySource::Url(url.option()?)
@@ -86,11 +84,11 @@ fn signer(section: &Section<'_>) -> Option<Option<Signer>> {
         check_discovery(section, &identifier, &at);
         KeySource::Discovery
     };
-    let mut algorithms: Vec<_> = algorithms?.into_iter().map(|(algorithm, _)| algorithm).collect();
-    if algorithms.is_empty() {
-        algorithms.push(Algorithm::RS256);
-    }
-    Some(Some(Signer { identifier: identifier.into(), keys, algorithms: algorithms.into() }))
+    let algorithms = algorithms.option().map_or_else(
+        || [Algorithm::RS256].into(),
+        |algorithms| algorithms.into_iter().map(|(algorithm, _)| algorithm).collect(),
+    );
+    Some(Signer { identifier: identifier.into(), keys, algorithms })
 }
 
 fn texts(section: &Section<'_>, key: &str) -> Box<[Box<str>]> {

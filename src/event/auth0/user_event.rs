@@ -142,3 +142,109 @@ impl<'a> Members<'a> for User<'a> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::clock::Timestamp;
+
+    fn read(event: &Value) -> Result<SessionEvent, Gap> {
+        UserEventReader { issuer: "acme".try_into().unwrap() }.read(event.to_string().as_bytes())
+    }
+
+    fn event(kind: &str, object: Value, previous: Value) -> Value {
+        let mut event = json!({
+            "specversion": "1.0",
+            "type": kind,
+            "source": "urn:auth0:acme.us.auth0.com",
+            "id": "evt_1",
+            "time": "2026-05-01T12:00:00.000Z",
+            "data": { "object": { "user_id": "auth0|ada" } },
+        });
+        for (name, value) in object.as_object().unwrap() {
+            event["data"]["object"][name] = value.clone();
+        }
+        if previous != json!("absent") {
+            event["data"]["previous_object"] = previous;
+        }
+        event
+    }
+
+    #[test]
+    fn only_a_change_of_blocked_lifts_a_block() {
+        use Happening::{Blocked, Unblocked};
+        let ada = Subject { issuer: "acme".try_into().unwrap(), id: "auth0|ada".try_into().unwrap() };
+        let (yes, no, masked) =
+            (json!({ "blocked": true }), json!({ "blocked": false }), json!({ "blocked": "*****" }));
+        let (none, absent) = (json!({}), json!("absent"));
+        let ignored = Err(GapReason::Ignored);
+        for (object, previous, expected) in [
+            (&yes, &no, Ok(Blocked(ada.clone()))),
+            (&yes, &yes, Ok(Blocked(ada.clone()))),
+            (&yes, &none, Ok(Blocked(ada.clone()))),
+            (&yes, &absent, Ok(Blocked(ada.clone()))),
+            (&no, &yes, Ok(Unblocked(ada.clone()))),
+            (&no, &absent, Ok(Unblocked(ada.clone()))),
+            (&no, &Value::Null, Ok(Unblocked(ada.clone()))),
+            (&no, &no, ignored.clone()),
+            (&no, &none, ignored.clone()),
+            (&no, &masked, ignored.clone()),
+            (&no, &json!("*****"), ignored.clone()),
+            (&none, &yes, ignored.clone()),
+            (&none, &absent, ignored.clone()),
+            (&json!({ "blocked": null }), &yes, ignored),
+            (&masked, &no, Err(GapReason::Malformed)),
+        ] {
+            for kind in ["user.updated", "com.auth0.user.updated"] {
+                let event = event(kind, object.clone(), previous.clone());
+                let read = read(&event).map(|event| event.happenings).map_err(|gap| gap.reason);
+                assert_eq!(read, expected.clone().map(|happening| vec![happening]), "{event}");
+            }
+        }
+    }
+
+    #[test]
+    fn events_of_other_kinds_come_to_nothing() {
+        let yes = json!({ "blocked": true });
+        for (kind, reason) in [
+            ("user.created", GapReason::Ignored),
+            ("organization.member.added", GapReason::Ignored),
+            ("group.created", GapReason::Ignored),
+            ("session.revoked", GapReason::UnknownKind),
+            ("", GapReason::Malformed),
+        ] {
+            assert_eq!(read(&event(kind, yes.clone(), json!("absent"))).unwrap_err().reason, reason, "{kind}");
+        }
+    }
+
+    #[test]
+    fn a_deleted_user_is_no_more_and_a_test_is_none() {
+        let mut event = event("user.deleted", json!({ "deleted_at": "2026-05-01T12:00:01Z" }), json!("absent"));
+        let deleted = read(&event).unwrap();
+        assert!(matches!(deleted.happenings[..], [Happening::Deleted(_)]));
+        assert_eq!((deleted.at, deleted.id), (Timestamp::from_millis(1_777_636_800_000), Some(EventId::new("evt_1"))));
+        event.as_object_mut().unwrap().remove("time");
+        assert_eq!(read(&event).unwrap().at.as_millis(), 1_777_636_801_000);
+        event["a0purpose"] = json!("test");
+        assert_eq!(read(&event).unwrap_err().reason, GapReason::Test);
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_told() {
+        let nobody = event("user.deleted", json!({ "user_id": "" }), json!("absent"));
+        assert_eq!(read(&nobody).unwrap_err().reason, GapReason::NoSubject);
+        let mut timeless = event("user.deleted", json!({}), json!("absent"));
+        timeless["time"] = json!("soon");
+        let gap = read(&timeless).unwrap_err();
+        assert_eq!(
+            (gap.reason, &*gap.kind, gap.id),
+            (GapReason::Malformed, "user.deleted", Some(EventId::new("evt_1")))
+        );
+        for text in ["", "[]", "{}", "{\"type\":\"user.updated\",\"data\":{\"object\":"] {
+            let reader = UserEventReader { issuer: "acme".try_into().unwrap() };
+            assert_eq!(reader.read(text.as_bytes()).unwrap_err().reason, GapReason::Malformed, "{text}");
+        }
+    }
+}

@@ -48,7 +48,7 @@ impl Org {
     /// The claims of the JWT that Okta makes for a request.
     fn claims(&self, jti: &str) -> Value {
         let now = now().as_secs();
-        json!({ "jti": jti, "iss": SIGNER, "sub": CLIENT, "aud": ENDPOINT, "exp": now + 300, "nbf": now - 300, "iat": now })
+        json!({ "jti": jti, "iss": self.signer.identifier, "sub": CLIENT, "aud": ENDPOINT, "exp": now + 300, "nbf": now - 300, "iat": now })
     }
 
     /// The JWT, with these members of header and payload instead.
@@ -174,9 +174,18 @@ async fn subjects_are_named_in_several_ways() {
 #[tokio::test]
 async fn whom_nothing_here_stands_for_is_not_said_to_be_logged_out() {
     let org = Org::embedded().await;
-    let gate = org.gate("").start().await;
+    let second = format!(
+        "issuer = \"acme\"\n[issuers.second]\nissuer = \"https://second.example/\"\naudiences = [\"api\"]\njwks_url = \"{}\"\n",
+        org.world.keys.url(SIGNER_KEYS)
+    );
+    let gate = org.gate(&second).start().await;
     let iss = &org.world.issuer.identifier;
     for (number, (subject, status, code)) in [
+        (
+            json!({ "format": "iss_sub", "iss": "https://second.example/", "sub": "auth0|alice" }),
+            404,
+            "unknown_subject",
+        ),
         (json!({ "format": "iss_sub", "iss": "https://other.example/", "sub": "auth0|alice" }), 404, "unknown_subject"),
         (json!({ "format": "iss_sub", "iss": SIGNER, "sub": "auth0|alice" }), 404, "unknown_subject"),
         (json!({ "format": "email", "email": "alice@company.example" }), 404, "unknown_subject"),
@@ -202,9 +211,12 @@ async fn whom_nothing_here_stands_for_is_not_said_to_be_logged_out() {
         is(&reply, 400, "malformed", &body.to_string());
     }
     gate.expect(&org.token("auth0|alice", json!({})), "admit").await;
-    assert_eq!(gate.look_up("auth0|alice").await["logout"], Value::Null);
+    for issuer in ["acme", "second"] {
+        let path = format!("/v1/subjects/{issuer}/auth0%7Calice");
+        assert_eq!(gate.change(Method::GET, &path, Value::Null).await["logout"], Value::Null, "{issuer}");
+    }
     assert!((outcomes(&gate, SOURCE, "malformed").await - 8.0).abs() < 0.1);
-    assert!(outcomes(&gate, SOURCE, "no_subject").await + outcomes(&gate, SOURCE, "unknown_issuer").await > 5.0);
+    assert!(outcomes(&gate, SOURCE, "no_subject").await + outcomes(&gate, SOURCE, "unknown_issuer").await > 6.0);
 }
 
 #[tokio::test]
