@@ -143,6 +143,14 @@ async fn a_logout_that_cannot_be_passed_on_is_not_acknowledged() {
     let gate = gate(&world, &tenant, "all").with("MARKERS_MAX_STALENESS", "30s").start().await;
     let token = world.token("auth0|alice", json!({}));
     gate.expect(&token, "admit").await;
+    // The store takes markers, but no jobs: then not even the marker is written.
+    let jobs = "portcullis:n:jobs:issuer-revocations";
+    let _: () = world.command(&["SET", jobs, "no queue"]);
+    let reply = gate.log_out(&token, "").await;
+    assert_eq!((reply.status, &*reply.code()), (StatusCode::SERVICE_UNAVAILABLE, "not_stored"));
+    gate.expect(&token, "admit").await;
+    let _: () = world.command(&["DEL", jobs]);
+
     world.server_mut().kill();
     let reply = gate.log_out(&token, "").await;
     assert_eq!((reply.status, &*reply.code()), (StatusCode::SERVICE_UNAVAILABLE, "not_stored"));
