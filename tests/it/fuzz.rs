@@ -169,4 +169,5 @@ fuzzed!(
     user_event,
     sse,
     security_event,
+    return_url,
 );
