@@ -296,7 +296,6 @@ impl RecordReader {
         let subject = || self.subject(record.user_id().ok_or(GapReason::NoSubject)?);
         let session = || record.session_id().and_then(|id| self.session_ended(id).ok());
         let happening = match action {
-            Action::Ignore => return Err(GapReason::Ignored),
             Action::Activity => Happening::Active(subject()?),
             Action::SessionEnd => match session() {
                 Some(ended) => ended,
@@ -309,7 +308,7 @@ impl RecordReader {
             Action::Delete => Happening::Deleted(subject()?),
             Action::Management => return self.management(&record.details),
             Action::Provisioning if record.details.request.body.deactivates() => Happening::LoggedOut(subject()?),
-            Action::Provisioning => return Err(GapReason::Ignored),
+            Action::Ignore | Action::Provisioning => return Err(GapReason::Ignored),
         };
         Ok(vec![happening])
     }
@@ -366,7 +365,8 @@ fn update(
     let is_password_change = asked.password.is_present();
     let blocked = match asked.blocked.bool() {
         // It was set or cleared, and is masked: somebody should look.
-        None if asked.blocked.is_present() => return Err(GapReason::Malformed),
+        None if asked.blocked.is_present() && !is_password_change => return Err(GapReason::Malformed),
+        None if asked.blocked.is_present() => None,
         // A password that is set through the Management API clears a block.
         None if is_password_change && answered.blocked.bool() != Some(true) => Some(false),
         blocked => blocked,
@@ -397,7 +397,8 @@ fn segments(path: &str) -> Vec<&str> {
 fn decoded(segment: &str) -> Option<String> {
     let once = percent_decode_str(segment).decode_utf8().ok()?;
     let is_encoded_still = !once.contains('|') && (once.contains("%7C") || once.contains("%7c"));
-    if is_encoded_still { Some(percent_decode_str(&once).decode_utf8().ok()?.into_owned()) } else { Some(once.into()) }
+    let id = if is_encoded_still { percent_decode_str(&once).decode_utf8().ok()?.into_owned() } else { once.into() };
+    id.bytes().any(|byte| byte != b'*').then_some(id)
 }
 
 /// What a log stream wraps a record in, or the record itself.
@@ -841,6 +842,14 @@ mod tests {
             ("patch", user.into(), blocked.clone(), json!({ "user_id": "*****" }), Ok(vec![Blocked(ada())])),
             ("patch", user.into(), blocked.clone(), json!("*****"), Ok(vec![Blocked(ada())])),
             ("patch", user.into(), masked, blocked.clone(), Err(GapReason::Malformed)),
+            (
+                "patch",
+                user.into(),
+                json!({ "password": "*****", "blocked": "*****" }),
+                none(),
+                Ok(vec![LoggedOut(ada())]),
+            ),
+            ("patch", "/api/v2/users/*****".into(), blocked.clone(), none(), Err(GapReason::NoSubject)),
             ("patch", user.into(), json!({ "app_metadata": {} }), blocked.clone(), ignored()),
             ("patch", user.into(), none(), cleared.clone(), ignored()),
             ("patch", user.into(), json!("*****"), cleared.clone(), ignored()),
