@@ -198,7 +198,10 @@ impl Listener {
         }
         self.health().set(Activity::Retrying);
         match error {
-            EventsError::Tenant(TenantError::RateLimited { until }) => until.since(now).min(SLOWLY),
+            // Another may have the one stream that the tenant allows: that does not end when the limit is filled up.
+            EventsError::Tenant(TenantError::RateLimited { until }) => {
+                until.since(now).min(SLOWLY).max(backoff(failures))
+            }
             EventsError::Tenant(error) if error.is_lasting() || error.is_final() => jittered(SLOWLY),
             _ => backoff(failures),
         }
