@@ -1,7 +1,10 @@
 //! Sources of events, end to end: what their senders send goes in, and the very next request is refused.
 
+mod auth0_event_stream;
 mod auth0_events;
+mod auth0_log_stream;
 mod auth0_logs;
+mod auth0_readers;
 mod backchannel_logout;
 mod killed;
 mod replay;
