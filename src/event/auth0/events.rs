@@ -270,14 +270,12 @@ impl Listener {
     async fn connect(&self, kept: &Kept) -> Result<Response<Incoming>, TenantError> {
         let accept = (header::ACCEPT, HeaderValue::from_static("text/event-stream"));
         let offset = kept.offset.as_deref().and_then(|offset| HeaderValue::from_str(offset).ok());
-        match offset {
-            Some(offset) => self.tenant.open(TARGET, &[accept, (LAST_EVENT_ID, offset)]).await,
-            None => {
-                let since = Timestamp::from_millis(kept.at).to_string();
-                let since = utf8_percent_encode(&since, NON_ALPHANUMERIC);
-                self.tenant.open(&format!("{TARGET}&from_timestamp={since}"), &[accept]).await
-            }
+        if let Some(offset) = offset {
+            return self.tenant.open(TARGET, &[accept, (LAST_EVENT_ID, offset)]).await;
         }
+        let since = Timestamp::from_millis(kept.at).to_string();
+        let since = utf8_percent_encode(&since, NON_ALPHANUMERIC);
+        self.tenant.open(&format!("{TARGET}&from_timestamp={since}"), &[accept]).await
     }
 
     async fn begin_anew(&self, reading: &mut Reading, error: TenantError) -> Result<End, EventsError> {
