@@ -183,7 +183,8 @@ fn read_sections(root: &Section<'_>) -> Config {
         limits: &limits,
     };
     let routes = route::read_all(root, &basis);
-    let sources = source::read_all(root, &issuer_names);
+    let basis = source::Basis { issuer_names: &issuer_names, issuers: &issuers };
+    let sources = source::read_all(root, &basis);
     root.finish();
     root.reader().report_unknown_variables(&SECTIONS);
     Config {

@@ -6,6 +6,7 @@ mod shared_signals;
 mod token_revocation;
 
 use super::{
+    issuer::Issuer,
     problem::{Fault, nearest},
     reader::Section,
     value::{ByteSize, DAY, MINUTE, Raw, Setting, choose},
@@ -20,14 +21,15 @@ use crate::{
 pub(super) struct Basis<'a> {
     /// The names of all issuers, those with problems included.
     pub(super) issuer_names: &'a [String],
+    /// Those without problems.
+    pub(super) issuers: &'a [Issuer],
 }
 
 /// All sources.
-pub(super) fn read_all(root: &Section<'_>, issuer_names: &[String]) -> Vec<SourceSettings> {
-    let basis = Basis { issuer_names };
+pub(super) fn read_all(root: &Section<'_>, basis: &Basis<'_>) -> Vec<SourceSettings> {
     let mut sources = Vec::new();
     for (name, section) in root.named_sections("sources") {
-        let source = read(&name, &section, &basis);
+        let source = read(&name, &section, basis);
         section.finish();
         sources.extend(source);
     }
@@ -42,7 +44,12 @@ fn read(name: &str, section: &Section<'_>, basis: &Basis<'_>) -> Option<SourceSe
     let kind = section.get::<Type>("type").required("what the source is, such as \"auth0_log_stream\"").option();
     let expect_every = section.get("expect_every").between(MINUTE, 30 * DAY).option();
     let usual = kind.as_ref().map_or(ByteSize::mib(4), |kind| usual_body(kind.0));
-    let max_body = section.get("max_body").between(ByteSize::kib(1), ByteSize::mib(64)).or(usual).as_usize();
+    let is_called = kind.as_ref().is_none_or(|kind| !matches!(kind.0, Source::Auth0Logs | Source::Auth0Events));
+    let max_body = if is_called {
+        section.get("max_body").between(ByteSize::kib(1), ByteSize::mib(64)).or(usual).as_usize()
+    } else {
+        usual.as_usize()
+    };
     let kind = match kind?.0 {
         Source::Auth0LogStream => SourceKind::Auth0LogStream(auth0::log_stream(section, basis)?),
         Source::Auth0Logs => SourceKind::Auth0Logs(auth0::logs(section, basis)?),

@@ -5,7 +5,8 @@
 //! - [`log_stream`], [`logs`]: streamed to the gate; asked for by it.
 //! - [`user_event`]: what an event of an event stream means.
 //! - [`event_stream`], [`events`]: sent to the gate; asked for by it.
-//! - [`tenant`]: the Management API.
+//! - [`sse`]: how they come then.
+//! - [`tenant`], [`pace`]: the Management API; how fast it may be asked.
 
 pub mod event_stream;
 pub mod events;
@@ -13,6 +14,8 @@ pub mod framing;
 pub mod log_stream;
 pub mod logs;
 mod loose;
+pub mod pace;
 pub mod record;
+pub mod sse;
 pub mod tenant;
 pub mod user_event;

@@ -114,14 +114,15 @@ impl SourceKind {
     #[must_use]
     pub fn reader(&self) -> Option<Arc<dyn BatchReader>> {
         match self {
-            Self::Auth0LogStream(LogStreamSettings { issuer, codes, .. }) => {
+            Self::Auth0LogStream(LogStreamSettings { issuer, codes, .. })
+            | Self::Auth0Logs(LogsSettings { issuer, codes, .. }) => {
                 Some(Arc::new(RecordReader::new(issuer.clone(), codes.clone())))
             }
             Self::Auth0EventStream(EventStreamSettings { issuer, .. })
             | Self::Auth0Events(EventsSettings { issuer, .. }) => {
                 Some(Arc::new(UserEventReader { issuer: issuer.clone() }))
             }
-            Self::Auth0Logs(_) | Self::BackchannelLogout(_) | Self::SharedSignals(_) | Self::TokenRevocation(_) => None,
+            Self::BackchannelLogout(_) | Self::SharedSignals(_) | Self::TokenRevocation(_) => None,
         }
     }
 }

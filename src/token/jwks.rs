@@ -302,7 +302,7 @@ fn unfinished(slot: &InFlight) -> Option<Fetch> {
 }
 
 /// Up to a tenth sooner or later, so that gateways that started together do not ask together.
-fn jittered(interval: Duration) -> Duration {
+pub(crate) fn jittered(interval: Duration) -> Duration {
     let mut byte = [128];
     // Without randomness there is no jitter, which is no reason to stop.
     let _ = aws_lc_rs::rand::fill(&mut byte);

@@ -1,5 +1,6 @@
 //! What the tests share.
 
+pub(crate) mod auth0;
 pub(crate) mod client;
 #[allow(dead_code, reason = "for the faults alone")]
 pub(crate) mod cluster;

@@ -1,5 +1,8 @@
 //! The sources of Auth0.
 
+use std::time::Duration;
+
+use http::Uri;
 use secrecy::{ExposeSecret as _, SecretString};
 
 use super::{
@@ -7,16 +10,22 @@ use super::{
         problem::Fault,
         reader::Section,
         secret,
-        value::{Raw, Setting, choose},
+        value::{DAY, HOUR, MILLISECOND, MINUTE, Raw, SECOND, Setting, choose},
+        web,
     },
     Basis, issuer,
 };
-use crate::event::auth0::{
-    event_stream::EventStreamSettings,
-    events::EventsSettings,
-    log_stream::LogStreamSettings,
-    logs::LogsSettings,
-    record::{Action, Codes},
+use crate::{
+    event::auth0::{
+        event_stream::EventStreamSettings,
+        events::EventsSettings,
+        log_stream::LogStreamSettings,
+        logs::LogsSettings,
+        pace::RateShare,
+        record::{Action, Codes},
+        tenant::TenantSettings,
+    },
+    token::claims::IssuerName,
 };
 
 /// The longest log code, in bytes; those that there are have half as many.
@@ -32,7 +41,14 @@ pub(super) fn log_stream(section: &Section<'_>, basis: &Basis<'_>) -> Option<Log
 
 /// `type = "auth0_logs"`
 pub(super) fn logs(section: &Section<'_>, basis: &Basis<'_>) -> Option<LogsSettings> {
-    Some(LogsSettings { issuer: issuer(section, basis)? })
+    let issuer = issuer(section, basis);
+    let tenant = tenant(section, basis, issuer.as_ref());
+    let codes = codes(section);
+    let interval = section.get("interval").between(100 * MILLISECOND, HOUR).or(5 * SECOND);
+    let overlap = section.get("overlap").between(Duration::ZERO, HOUR).or(MINUTE);
+    let start = section.get("start").between(SECOND, 30 * DAY).or(HOUR);
+    let lease = lease(section);
+    Some(LogsSettings { issuer: issuer?, tenant: tenant?, codes, interval, overlap, start, lease })
 }
 
 /// `type = "auth0_event_stream"`
@@ -44,7 +60,12 @@ pub(super) fn event_stream(section: &Section<'_>, basis: &Basis<'_>) -> Option<E
 
 /// `type = "auth0_events"`
 pub(super) fn events(section: &Section<'_>, basis: &Basis<'_>) -> Option<EventsSettings> {
-    Some(EventsSettings { issuer: issuer(section, basis)? })
+    let issuer = issuer(section, basis);
+    let tenant = tenant(section, basis, issuer.as_ref());
+    let start = section.get("start").between(SECOND, 30 * DAY).or(HOUR);
+    let idle_timeout = section.get("idle_timeout").between(SECOND, HOUR).or(MINUTE);
+    let lease = lease(section);
+    Some(EventsSettings { issuer: issuer?, tenant: tenant?, start, idle_timeout, lease })
 }
 
 /// What a sender shows, and nobody else shall know.
@@ -82,4 +103,58 @@ impl Setting for Action {
     fn read(raw: Raw<'_>) -> Result<Self, Fault> {
         choose(raw, &Self::ALL.map(|action| (action.as_str(), action)))
     }
+}
+
+/// The tenant that is asked, and by whom.
+fn tenant(section: &Section<'_>, basis: &Basis<'_>, issuer: Option<&IssuerName>) -> Option<TenantSettings> {
+    let own = issuer.and_then(|issuer| own_domain(basis, issuer));
+    let domain = section.get::<String>("domain").and_then(|domain| base(&domain));
+    // Without an issuer there is nothing to conclude it from, and that is told already.
+    let domain = if own.is_some() || issuer.is_none() {
+        domain
+    } else {
+        domain.required("the tenant's own domain, such as \"acme.eu.auth0.com\", not a custom one")
+    };
+    let base = domain.option().or(own);
+    let client_id = section.get::<String>("client_id").required("the tenant's machine-to-machine application").option();
+    let client_secret = secret::required_text(section, "client_secret");
+    let share = section.get::<usize>("rate_share").between(1, 100).or(50);
+    let base = base?;
+    let audience = format!("{base}api/v2/").into();
+    Some(TenantSettings {
+        base,
+        client_id: client_id?.into(),
+        client_secret: client_secret?,
+        audience,
+        rate_share: RateShare::percent(u8::try_from(share).unwrap_or(100)),
+    })
+}
+
+/// The domain that the tenant has among the issuer's identifiers.
+fn own_domain(basis: &Basis<'_>, issuer: &IssuerName) -> Option<Uri> {
+    let issuer = basis.issuers.iter().find(|known| known.settings.name == *issuer)?;
+    let domains = issuer.settings.identifiers.iter().filter_map(|identifier| identifier.strip_prefix("https://"));
+    let mut domains = domains.map(|domain| domain.trim_end_matches('/'));
+    domains.find(|domain| domain.ends_with(".auth0.com") && !domain.contains('/')).and_then(|domain| base(domain).ok())
+}
+
+/// The URL of a domain. One that is given as a URL can be on this machine, for those who put something in between.
+fn base(domain: &str) -> Result<Uri, Fault> {
+    let text = if domain.contains("://") { domain.to_owned() } else { format!("https://{domain}") };
+    let such = "such as \"acme.eu.auth0.com\"";
+    let url = web::url(&text).map_err(|_| Fault::new("not a domain").hint(such))?;
+    let is_here = url.host().and_then(web::address).is_some_and(|address| address.is_loopback());
+    if url.scheme_str() == Some("http") && !is_here {
+        let fault = Fault::new("is plain http: whoever is on the way could read the secret");
+        return Err(fault.hint("use https; http is for this machine only"));
+    }
+    if url.path() != "/" || url.query().is_some() {
+        return Err(Fault::new("is more than a domain").hint(such));
+    }
+    Ok(url)
+}
+
+/// After how long another gateway takes over.
+fn lease(section: &Section<'_>) -> Duration {
+    section.get("lease").between(SECOND, 5 * MINUTE).or(10 * SECOND)
 }
