@@ -1,7 +1,7 @@
 //! The stream at the transmitter: found or made, held to the settings, and tried now and then (Shared Signals Framework 1.0).
 //!
-//! 1. A stream with the gate's delivery and audience is taken as it is; only where there is none is one made. What is not asked for as
-//!    it should be is changed (`PATCH`).
+//! 1. A stream that is pushed to this source, or polled with its audience or description, is taken; only where there is none is one
+//!    made. What is not asked for as it should be is changed (`PATCH`).
 //! 2. `iss` must be the transmitter and `aud` name this gate, or no SET of it would be taken. That is for somebody to mend, and the
 //!    source says so.
 //! 3. A verification event is asked for at the start and every `verify_every`, with a random `state` that must come back; not more often
@@ -109,6 +109,7 @@ struct Stream {
     aud: Audience,
     #[serde(default)]
     delivery: Delivery,
+    description: Option<String>,
     #[serde(default)]
     events_requested: BTreeSet<String>,
     events_delivered: Option<BTreeSet<String>>,
@@ -270,13 +271,18 @@ impl Manager {
         Ok(stream)
     }
 
+    /// Whether it is the one of this source, if only by what it was made with: its audience may be another than the settings say.
     fn is_ours(&self, stream: &Stream) -> bool {
-        let endpoint = stream.delivery.endpoint_url.as_deref();
-        let delivers = match &self.settings.push_to {
-            Some(ours) => endpoint.and_then(|url| url.parse::<Uri>().ok()).is_some_and(|url| url == *ours),
-            None => true,
-        };
-        delivers && stream.delivery.method == self.method() && self.is_for_us(stream)
+        if stream.delivery.method != self.method() {
+            return false;
+        }
+        match &self.settings.push_to {
+            Some(ours) => {
+                let theirs = stream.delivery.endpoint_url.as_deref().and_then(|url| url.parse::<Uri>().ok());
+                theirs.is_some_and(|theirs| theirs == *ours)
+            }
+            None => self.is_for_us(stream) || stream.description.as_ref() == Some(&self.settings.description),
+        }
     }
 
     /// Whether SETs come with what the settings say, as far as the transmitter tells.

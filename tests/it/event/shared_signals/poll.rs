@@ -7,6 +7,7 @@ use crate::support::{
     eventually,
     full::{Gate, World},
     keys::SigningKey,
+    program,
     transmitter::{AUDIENCE, CAEP, RISC, TOKEN, Transmitter},
 };
 
@@ -55,6 +56,44 @@ async fn what_is_polled_is_stored_and_then_acknowledged() {
         transmitter.assert_no_violations();
     })
     .await;
+}
+
+/// Killed at any moment, it has acknowledged nothing that is not stored.
+#[tokio::test]
+async fn a_gate_that_is_killed_loses_nothing_that_it_polled() {
+    let transmitter = Transmitter::start().await;
+    let user = |number: usize| format!("auth0|{number}");
+    for number in 0..400 {
+        let subject = json!({ "format": "iss_sub", "iss": "https://issuer.example/", "sub": user(number) });
+        transmitter.enqueue(&transmitter.claims(
+            &format!("set-{number}"),
+            &format!("{RISC}account-disabled"),
+            subject,
+            json!({}),
+        ));
+    }
+    let source = format!(
+        "[sources.partner]\ntype = \"shared_signals\"\ntransmitter = \"{}\"\naudiences = [\"{AUDIENCE}\"]\n\
+         delivery = \"poll\"\npoll_url = \"{}\"\nmax_events = 20\ntoken_file = \"token\"\n",
+        transmitter.issuer(),
+        transmitter.url("/ssf/poll")
+    );
+    let mut gate = program::Gate::setup().secret("token", TOKEN).and(&source).start().await;
+    eventually("some are acknowledged", async || transmitter.waiting() < 350).await;
+    gate.kill_and_restart().await;
+    for number in (0..400).filter(|number| transmitter.is_acknowledged(&format!("set-{number}"))) {
+        gate.call(&gate.token(json!({ "sub": user(number) }))).await.is(401, "user_blocked");
+    }
+    // The lease of the one that was killed has to run out.
+    let begun = std::time::Instant::now();
+    while transmitter.waiting() > 0 {
+        assert!(begun.elapsed() < 2 * TAKEOVER, "{} are left", transmitter.waiting());
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    for number in [0, 123, 399] {
+        gate.call(&gate.token(json!({ "sub": user(number) }))).await.is(401, "user_blocked");
+    }
+    transmitter.assert_no_violations();
 }
 
 #[tokio::test]

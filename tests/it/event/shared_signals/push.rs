@@ -179,6 +179,50 @@ async fn users_are_found_by_their_address_once_they_were_here() {
 }
 
 #[tokio::test]
+async fn numbers_tokens_and_aliases_are_found_too() {
+    on_both(async |world: World, transmitter: Transmitter| {
+        let source = format!(
+            "[sources.partner]\ntype = \"shared_signals\"\ntransmitter = \"{}\"\naudiences = [\"{AUDIENCE}\"]\nopaque = \"subject\"\n",
+            transmitter.issuer()
+        );
+        let gate = world.gate().with("ISSUERS_ACME_CLAIMS_PHONE", "phone").route(&source).start().await;
+        eventually("the source listens", async || super::source(&gate).await["state"] == "listening").await;
+        let send = async |jti: &str, subject: Value| {
+            let claims = transmitter.claims(jti, &format!("{CAEP}session-revoked"), subject, json!({}));
+            is_taken(&push(gate.address, &transmitter.sign(&claims), &[]).await);
+        };
+        let known = world.token("auth0|phone", json!({ "phone": "+12065550123" }));
+        gate.expect(&known, "admit").await;
+        let mut attempt = 0;
+        eventually("they are found by their number", async || {
+            attempt += 1;
+            let subject = json!({ "format": "phone_number", "phone_number": "+1 (206) 555-0123" });
+            send(&format!("attempt {attempt}"), subject).await;
+            gate.verdict(&known).await == "logged_out"
+        })
+        .await;
+
+        let [one, other] = ["one", "other"].map(|jti| world.token("auth0|t", json!({ "jti": jti })));
+        let iss = &world.issuer.identifier;
+        send("token", json!({ "format": "jwt_id", "iss": iss, "jti": "one" })).await;
+        gate.expect(&one, "revoked").await;
+        gate.expect(&other, "admit").await;
+
+        let aliases = json!({ "format": "aliases", "identifiers": [
+            { "format": "account", "uri": "acct:a@example.com" },
+            { "format": "iss_sub", "iss": "https://else.example/", "sub": "auth0|x" },
+            { "format": "iss_sub", "iss": iss, "sub": "auth0|a" },
+            { "format": "opaque", "id": "auth0|b" },
+        ] });
+        send("aliases", aliases).await;
+        gate.expect(&world.token("auth0|a", json!({})), "logged_out").await;
+        gate.expect(&world.token("auth0|b", json!({})), "logged_out").await;
+        gate.expect(&world.token("auth0|x", json!({})), "admit").await;
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn each_fault_has_its_code() {
     let (world, transmitter) = (World::embedded().await, Transmitter::start().await);
     let gate = start(&world, &transmitter, "").await;

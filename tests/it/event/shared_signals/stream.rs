@@ -162,6 +162,9 @@ async fn a_stream_that_is_not_as_it_should_be_is_changed_or_complained_of() {
     is(&gate, "stopped").await;
     let why = source(&gate).await["last_error"].as_str().unwrap().to_owned();
     assert!(why.contains("`https://assigned.example`") && why.contains("`audiences`"), "{why}");
+    eventually("it was tried again", async || transmitter.requests("GET stream") > 1).await;
+    is(&gate, "stopped").await;
+    assert_eq!(transmitter.requests("POST stream"), 1, "there is one already");
 }
 
 #[tokio::test]
