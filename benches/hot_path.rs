@@ -5,6 +5,7 @@
 use std::{
     convert::Infallible,
     error::Error,
+    fs,
     future::{Ready, ready},
     hint::black_box,
     path::Path,
@@ -20,13 +21,17 @@ use aws_lc_rs::{
 };
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytes::Bytes;
-use criterion::{BatchSize, Bencher, Criterion, criterion_group, criterion_main};
+use criterion::{BatchSize, Bencher, Criterion, Throughput, criterion_group, criterion_main};
 use futures_util::{FutureExt, future::join_all};
 use http::{HeaderValue, Request, Response, StatusCode, header};
 use portcullis::{
     activity::{Recorder, Trace},
     clock::Clock,
     config::{Config, StoreSettings},
+    event::auth0::{
+        framing::records,
+        record::{Codes, RecordReader},
+    },
     gate::{
         GateLayer, Judge, Policy,
         judge::Parts,
@@ -67,7 +72,7 @@ criterion_group! {
         .measurement_time(Duration::from_secs(1))
         .sample_size(50)
         .nresamples(10_000);
-    targets = verify, token_cache, marker_cache, verdict, layer, route
+    targets = verify, token_cache, marker_cache, verdict, layer, route, events
 }
 criterion_main!(benches);
 
@@ -203,6 +208,23 @@ fn route(criterion: &mut Criterion) {
     criterion.bench_function("path/canonicalise_clean", |bencher| {
         bencher.iter(|| canonicalise(black_box("/v1/service-6/orders/4711")));
     });
+}
+
+/// Log records, from a body to events. The package comes without the records.
+fn events(criterion: &mut Criterion) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/auth0/log-stream/batch.jsonl");
+    let (Ok(body), Ok(issuer)) = (fs::read(path), "bench".try_into()) else { return };
+    let reader = RecordReader::new(issuer, Codes::default());
+    let count = records(&body).filter(|record| reader.read(record).is_ok()).count();
+    assert_eq!(count, 11, "records are not understood");
+    let mut group = criterion.benchmark_group("events");
+    group.throughput(Throughput::Elements(count as u64));
+    group.bench_function("records_found", |bencher| bencher.iter(|| records(black_box(&body)).count()));
+    group.bench_function("records_read", |bencher| {
+        bencher
+            .iter(|| records(black_box(&body)).map(|record| reader.read(record)).filter(|read| read.is_ok()).count());
+    });
+    group.finish();
 }
 
 /// One request through a service whose answer is there at once. Making and dropping it does not count.

@@ -13,7 +13,7 @@
 mod targets;
 
 macro_rules! targets {
-    ($($name:ident),*) => {
+    ($($name:ident),* $(,)?) => {
         $(
             /// One input.
             pub fn $name(data: &[u8]) {
@@ -22,4 +22,18 @@ macro_rules! targets {
         )*
     };
 }
-targets!(token, marker_value, config, canonical_path, credential, jwks, logout_token, revocation, return_url);
+targets!(
+    token,
+    marker_value,
+    config,
+    canonical_path,
+    credential,
+    jwks,
+    logout_token,
+    revocation,
+    log_stream,
+    user_event,
+    sse,
+    security_event,
+    return_url,
+);

@@ -46,7 +46,12 @@ fn read(name: &str, section: &Section<'_>, basis: &Basis<'_>) -> Option<SourceSe
     let kind = section.get::<Type>("type").required("what the source is, such as \"auth0_log_stream\"").option();
     let expect_every = section.get("expect_every").between(MINUTE, 30 * DAY).option();
     let usual = kind.as_ref().map_or(ByteSize::mib(4), |kind| usual_body(kind.0));
-    let max_body = section.get("max_body").between(ByteSize::kib(1), ByteSize::mib(64)).or(usual).as_usize();
+    let is_called = kind.as_ref().is_none_or(|kind| !matches!(kind.0, Source::Auth0Logs | Source::Auth0Events));
+    let max_body = if is_called {
+        section.get("max_body").between(ByteSize::kib(1), ByteSize::mib(64)).or(usual).as_usize()
+    } else {
+        usual.as_usize()
+    };
     let kind = match kind?.0 {
         Source::Auth0LogStream => SourceKind::Auth0LogStream(auth0::log_stream(section, basis)?),
         Source::Auth0Logs => SourceKind::Auth0Logs(auth0::logs(section, basis)?),

@@ -17,8 +17,12 @@ use tokio::{sync::Semaphore, time::timeout};
 use super::{pipeline::Origin, source::SourceName};
 use crate::{gate::problem, store::StoreError, upstream::Body};
 
-/// How many bodies are read and worked on at once; further senders are asked to come back.
-const AT_ONCE: usize = 32;
+/// How many bytes of bodies each source may be sent at once; further senders are asked to come back. Each has its own, so that a source
+/// to which anyone can send does not hold up the others.
+const AT_ONCE: usize = 128 << 20;
+
+/// In how many deliveries at least, and at most.
+const PLACES: (usize, usize) = (32, 1024);
 
 /// How long a body may take to arrive.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -62,10 +66,9 @@ pub trait Receiver: Send + Sync + fmt::Debug {
 }
 
 /// All sources that are told by calls.
-#[derive(Debug)]
+#[derive(Default, Debug)]
 pub struct Receivers {
     by_name: HashMap<SourceName, Entry>,
-    places: Semaphore,
 }
 
 #[derive(Debug)]
@@ -73,24 +76,21 @@ struct Entry {
     receiver: Arc<dyn Receiver>,
     origin: Arc<Origin>,
     max_body: usize,
-}
-
-impl Default for Receivers {
-    fn default() -> Self {
-        Self { by_name: HashMap::new(), places: Semaphore::new(AT_ONCE) }
-    }
+    places: Semaphore,
 }
 
 impl Receivers {
     /// Adds one, whose bodies may be `max_body` bytes long.
     pub fn add(&mut self, name: SourceName, receiver: Arc<dyn Receiver>, origin: Arc<Origin>, max_body: usize) {
-        self.by_name.insert(name, Entry { receiver, origin, max_body });
+        let (least, most) = PLACES;
+        let places = Semaphore::new((AT_ONCE / max_body.max(1)).clamp(least, most));
+        self.by_name.insert(name, Entry { receiver, origin, max_body, places });
     }
 
     /// Answers a request for the source of this name.
     pub async fn serve(&self, name: &str, request: Request<Incoming>) -> Answer {
         let known = SourceName::try_from(name).ok().and_then(|name| self.by_name.get(&name));
-        let Some(Entry { receiver, origin, max_body }) = known else {
+        let Some(Entry { receiver, origin, max_body, places }) = known else {
             return problem::response(StatusCode::NOT_FOUND, "no_endpoint", "There is no such source.");
         };
         let (head, body) = request.into_parts();
@@ -101,7 +101,7 @@ impl Receivers {
             tracing::warn!(source.name = %origin.name, status = answer.status().as_u16(), "sender turned away");
             return *answer;
         }
-        let Ok(_place) = self.places.try_acquire() else { return receiver.reject(Rejection::Busy) };
+        let Ok(_place) = places.try_acquire() else { return receiver.reject(Rejection::Busy) };
         match read(&head, body, *max_body).await {
             Ok(body) => receiver.receive(head, body).await,
             Err(rejection) => {

@@ -13,7 +13,10 @@ const SECRETS: [(&str, &str); 2] =
 /// The secrets that the manual of sources names.
 const SOURCE_SECRETS: &[(&str, &str)] = &[
     ("PORTCULLIS_SOURCES_AUTH0_LOG_AUTHORIZATION", "0123456789abcdef"),
+    ("PORTCULLIS_SOURCES_AUTH0_LOG_ASKED_CLIENT_SECRET", "0123456789abcdef"),
     ("PORTCULLIS_SOURCES_AUTH0_USERS_TOKEN", "0123456789abcdef"),
+    ("PORTCULLIS_SOURCES_AUTH0_USERS_ASKED_CLIENT_SECRET", "0123456789abcdef"),
+    ("PORTCULLIS_SOURCES_PARTNER_CLIENT_SECRET", "secret"),
 ];
 
 fn shipped(name: &str) -> PathBuf {

@@ -1,8 +1,14 @@
 //! Sources of events, end to end: what their senders send goes in, and the very next request is refused.
 
+mod auth0_event_stream;
+mod auth0_events;
+mod auth0_log_stream;
+mod auth0_logs;
+mod auth0_readers;
 mod backchannel_logout;
 mod killed;
 mod replay;
+mod shared_signals;
 mod token_revocation;
 
 use bytes::Bytes;
@@ -28,6 +34,14 @@ async fn deliver(gate: &Gate, source: &str, fields: &[(&str, &str)], body: impl 
         request = request.header(*name, *value);
     }
     gate.send(request.body(Full::new(body.into())).unwrap()).await
+}
+
+/// How the source of this name is.
+async fn report(gate: &Gate, source: &str) -> Value {
+    let all = gate.change(Method::GET, "/v1/sources", Value::Null).await;
+    let mut all = all["sources"].as_array().unwrap().clone();
+    all.retain(|report| report["name"] == source);
+    all.pop().expect("there is the source")
 }
 
 /// How many records of this source came to what.

@@ -136,7 +136,7 @@ impl Random {
 }
 
 macro_rules! fuzzed {
-    ($($name:ident),*) => {
+    ($($name:ident),* $(,)?) => {
         $(#[test]
         fn $name() {
             run(stringify!($name));
@@ -145,7 +145,7 @@ macro_rules! fuzzed {
         #[test]
         fn every_target_is_run_here_and_by_the_fuzzer() {
             let here = [$(stringify!($name)),*];
-            assert_eq!(TARGETS.map(|target| target.name), here);
+            assert!(TARGETS.iter().map(|target| target.name).eq(here));
             for name in here {
                 let file = format!("{}/fuzz/fuzz_targets/{name}.rs", env!("CARGO_MANIFEST_DIR"));
                 // The package comes without the fuzzer.
@@ -156,4 +156,18 @@ macro_rules! fuzzed {
         }
     };
 }
-fuzzed!(token, marker_value, config, path, credential, jwks, logout_token, revocation, return_url);
+fuzzed!(
+    token,
+    marker_value,
+    config,
+    path,
+    credential,
+    jwks,
+    logout_token,
+    revocation,
+    log_stream,
+    user_event,
+    sse,
+    security_event,
+    return_url,
+);

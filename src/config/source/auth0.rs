@@ -10,7 +10,7 @@ use super::{
         problem::Fault,
         reader::Section,
         secret,
-        value::{DAY, HOUR, MINUTE, Raw, SECOND, Setting, choose},
+        value::{DAY, HOUR, MILLISECOND, MINUTE, Raw, SECOND, Setting, choose},
         web,
     },
     Basis, issuer,
@@ -44,7 +44,7 @@ pub(super) fn logs(section: &Section<'_>, basis: &Basis<'_>) -> Option<LogsSetti
     let issuer = issuer(section, basis);
     let tenant = tenant(section, basis, issuer.as_ref());
     let codes = codes(section);
-    let interval = section.get("interval").between(SECOND, HOUR).or(5 * SECOND);
+    let interval = section.get("interval").between(100 * MILLISECOND, HOUR).or(5 * SECOND);
     let overlap = section.get("overlap").between(Duration::ZERO, HOUR).or(MINUTE);
     let start = section.get("start").between(SECOND, 30 * DAY).or(HOUR);
     let lease = lease(section);
@@ -141,9 +141,15 @@ fn own_domain(basis: &Basis<'_>, issuer: &IssuerName) -> Option<Uri> {
 /// The URL of a domain. One that is given as a URL can be on this machine, for those who put something in between.
 pub(in crate::config) fn base(domain: &str) -> Result<Uri, Fault> {
     let text = if domain.contains("://") { domain.to_owned() } else { format!("https://{domain}") };
-    let url = web::trusted_url(&text)?;
+    let such = "such as \"acme.eu.auth0.com\"";
+    let url = web::url(&text).map_err(|_| Fault::new("not a domain").hint(such))?;
+    let is_here = url.host().and_then(web::address).is_some_and(|address| address.is_loopback());
+    if url.scheme_str() == Some("http") && !is_here {
+        let fault = Fault::new("is plain http: whoever is on the way could read the secret");
+        return Err(fault.hint("use https; http is for this machine only"));
+    }
     if url.path() != "/" || url.query().is_some() {
-        return Err(Fault::new("is more than a domain").hint("such as \"acme.eu.auth0.com\""));
+        return Err(Fault::new("is more than a domain").hint(such));
     }
     Ok(url)
 }

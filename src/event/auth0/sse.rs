@@ -209,6 +209,25 @@ mod tests {
     }
 
     #[test]
+    fn what_auth0_shows_of_its_stream_is_read() {
+        let stream = include_str!("../../../tests/fixtures/auth0/events/events-api-stream.sse.txt");
+        let items = Parser::new(1000).push(stream.as_bytes());
+        let kinds: Vec<&str> = items
+            .iter()
+            .map(|item| match item {
+                Item::Event(event) => &*event.kind,
+                Item::Comment => ":",
+                Item::Retry(_) => "retry",
+                Item::TooLong(_) => panic!("{item:?}"),
+            })
+            .collect();
+        assert_eq!(kinds, [":", "retry", "user.created", "offset-only", ":", "user.updated"]);
+        let Some(Item::Event(event)) = items.last() else { panic!("{items:?}") };
+        assert_eq!(event.id.as_deref(), Some("NTY3ODkwMTIzCg=="));
+        assert!(event.data.starts_with("{\"offset\":\"NTY3ODkwMTIzCg==\","));
+    }
+
+    #[test]
     fn what_is_too_long_is_passed_over_and_its_id_counts() {
         let long = "x".repeat(101);
         let after = event("", "b", Some("2"));

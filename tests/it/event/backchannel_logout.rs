@@ -4,6 +4,7 @@ use http::{Method, Request, StatusCode};
 use http_body_util::Full;
 use jsonwebtoken::Algorithm;
 use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt as _;
 
 use super::{deliver, outcomes, with, worlds};
 use crate::support::{
@@ -377,4 +378,29 @@ async fn another_source_is_not_reached_by_its_name() {
     assert_eq!((reply.status, &*reply.code()), (StatusCode::NOT_FOUND, "no_endpoint"));
     let bare = Request::builder().method(Method::POST).uri("/.portcullis/events/").header("host", "api.example");
     assert_eq!(gate.send(bare.body(Full::default()).unwrap()).await.status, StatusCode::NOT_FOUND);
+}
+
+/// Nobody is known before the body is read, so anyone can keep a delivery open for a while.
+#[tokio::test]
+async fn slow_senders_hold_up_nobody_else() {
+    let world = World::embedded().await;
+    let other = "max_body = \"4MiB\"\n[sources.other]\ntype = \"backchannel_logout\"\naudiences = [\"s6BhdRkqt3\"]\n";
+    let gate = gate(&world, other).start().await;
+    let head = format!(
+        "POST /.portcullis/events/{SOURCE} HTTP/1.1\r\nhost: api.example\r\ncontent-type: {}\r\ncontent-length: 100\r\n\r\n",
+        FORM.1
+    );
+    let mut slow = Vec::new();
+    for _ in 0..40 {
+        let mut stream = tokio::net::TcpStream::connect(gate.address).await.unwrap();
+        stream.write_all(head.as_bytes()).await.unwrap();
+        slow.push(stream);
+    }
+    let token = sign(&world, json!({}), &claims(&world, "jti", json!({ "aud": "s6BhdRkqt3" })));
+    eventually("there is no place left", async || send(&gate, &token).await.status == StatusCode::SERVICE_UNAVAILABLE)
+        .await;
+    comes_later(&send(&gate, &token).await);
+    is_taken(&deliver(&gate, "other", &[FORM], format!("logout_token={token}")).await);
+    drop(slow);
+    eventually("there are places again", async || send(&gate, &token).await.status == StatusCode::OK).await;
 }

@@ -12,8 +12,15 @@ use portcullis::{
     config::Config,
     credential::{Credential, CredentialSources, Source},
     event::{
-        Happening,
+        Gap, Happening, SessionEvent,
+        auth0::{
+            framing::records,
+            record::{Action, RecordReader},
+            sse::{Item, Parser},
+            user_event::UserEventReader,
+        },
         backchannel_logout::{self, BackchannelLogoutSettings},
+        shared_signals::{Actions, set::SecurityEventToken},
         token_revocation::{Assertions, RevocationRequest},
     },
     logout::return_url::{AllowedUrl, Matching},
@@ -22,6 +29,7 @@ use portcullis::{
     token::{
         claims::{ClientId, MAX_ID_LENGTH, SessionId, Subject, TokenId},
         issuer::{IssuerSettings, KeySource},
+        json::{Object, Value},
         key::{parse_key_set, select},
         verify::{VerifiedToken, Verifier, VerifierOptions},
     },
@@ -35,7 +43,7 @@ pub(crate) struct Target {
 }
 
 /// All of them.
-pub(crate) const TARGETS: [Target; 9] = [
+pub(crate) const TARGETS: &[Target] = &[
     Target { name: "token", run: token, seeds: TOKENS },
     Target { name: "marker_value", run: marker_value, seeds: MARKER_VALUES },
     Target { name: "config", run: config, seeds: CONFIGS },
@@ -44,6 +52,10 @@ pub(crate) const TARGETS: [Target; 9] = [
     Target { name: "jwks", run: jwks, seeds: KEY_SETS },
     Target { name: "logout_token", run: logout_token, seeds: LOGOUT_TOKENS },
     Target { name: "revocation", run: revocation, seeds: REVOCATIONS },
+    Target { name: "log_stream", run: log_stream, seeds: LOG_STREAMS },
+    Target { name: "user_event", run: user_event, seeds: USER_EVENTS },
+    Target { name: "sse", run: sse, seeds: STREAMS },
+    Target { name: "security_event", run: security_event, seeds: SECURITY_EVENTS },
     Target { name: "return_url", run: return_url, seeds: RETURN_URLS },
 ];
 
@@ -309,6 +321,130 @@ pub(crate) fn revocation(data: &[u8]) {
     if let Ok(Ok(assertion)) = ASSERTIONS.judge(&VERIFIER, &LOGOUTS.issuer, &signed, NOW, SKEW) {
         assert_eq!(ASSERTIONS.judge(&VERIFIER, &LOGOUTS.issuer, &signed, NOW, SKEW), Ok(Ok(assertion)));
         assert!(VERIFIER.verify(&signed).is_err(), "an access token as well");
+    }
+}
+
+const LOG_STREAMS: &[&[u8]] = &[
+    b"{\"log_id\":\"90020260501120016000000000000000000000000000000000000016\",\"data\":{\"type\":\"slo\",\"date\":\"2026-05-01T12:00:16.000Z\",\"user_id\":\"auth0|ada\",\"details\":{\"session_id\":\"Zx3kq0N9b5T2\",\"return_to\":\"\\u00e9\"}}}\n{\"log_id\":\"2\",\"data\":{\"type\":\"s\",\"date\":1777636800000,\"user_id\":\"auth0|ada\"}}\n",
+    br#"[{"type":"sapi","_id":"3","date":"2026-05-01 12:00:01.000000000","user_id":"google-oauth2|1","details":{"request":{"method":"patch","path":"/api/v2/users/auth0%257Cada","body":{"blocked":true,"password":"*****"}},"response":{"statusCode":200,"body":{"user_id":"*****","blocked":false}}}},{"type":"sapi","date":"2026-05-01T12:00:01Z","details":{"request":{"method":"DELETE","path":"/v2/sessions/a%2Fb"},"response":{"statusCode":202}}}]"#,
+    br#"{"logs":[{"log_id":"4","data":{"type":"sscim","date":{"$date":{"$numberLong":"1777636800000"}},"details":{"request":{"body":{"Operations":[{"path":"active","value":"False"}]}}}}},{"type":"srrt","log_id":5,"date":"2026-05-01T12:00:01+02:00","details":{"refresh_token":{"session_id":"S"}}},{"type":"szz"}],"more":[]}"#,
+];
+
+static RECORDS: LazyLock<RecordReader> = LazyLock::new(|| {
+    let codes = [("szz", Action::Block), ("fsa", Action::Unblock)];
+    RecordReader::new("fuzz".try_into().expect("a name"), codes.into_iter().collect())
+});
+
+/// A delivery of log records: each is found where it is, and becomes an event that can be stored, or a gap that can be shown.
+pub(crate) fn log_stream(data: &[u8]) {
+    each_record(data, |record| RECORDS.read(record));
+    let _ = RECORDS.read(data);
+}
+
+const USER_EVENTS: &[&[u8]] = &[
+    br#"{"specversion":"1.0","type":"user.updated","source":"urn:auth0:acme.us.auth0.com","id":"evt_1","time":"2026-05-01T12:00:00.000Z","data":{"object":{"user_id":"auth0|ada","blocked":false},"previous_object":{"blocked":true}},"a0purpose":"live"}"#,
+    br#"[{"type":"com.auth0.user.deleted","id":"evt_2","data":{"object":{"user_id":"auth0|ada","deleted_at":"2026-05-01T12:00:00Z"}}},{"type":"user.created","a0purpose":"test","data":null}]"#,
+];
+
+static EVENTS: LazyLock<UserEventReader> =
+    LazyLock::new(|| UserEventReader { issuer: "fuzz".try_into().expect("a name") });
+
+/// A delivery of an event stream.
+pub(crate) fn user_event(data: &[u8]) {
+    each_record(data, |event| EVENTS.read(event));
+    let _ = EVENTS.read(data);
+}
+
+fn each_record(data: &[u8], read: impl Fn(&[u8]) -> Result<SessionEvent, Gap>) {
+    let mut rest = data;
+    for record in records(data) {
+        assert!(!record.is_empty());
+        let begin = record.as_ptr().addr() - rest.as_ptr().addr();
+        rest = &rest[begin + record.len()..];
+        match read(record) {
+            Ok(event) => {
+                check_event(&event);
+                // What is a whole record is one in every form.
+                let array = [b"[", record, b",", record, b"]"].concat();
+                assert!(records(&array).eq([record, record]), "not found in an array");
+                // An array of this name would be taken for the records.
+                if !record.contains(&b'\n') && !record.windows(6).any(|part| part == b"\"logs\"") {
+                    let lines = [record, b"\n", record].concat();
+                    assert!(records(&lines).eq([record, record]), "not found in lines");
+                }
+            }
+            Err(gap) => assert!(gap.kind.chars().count() <= 64 && !gap.kind.contains(char::is_control)),
+        }
+    }
+}
+
+fn check_event(event: &SessionEvent) {
+    assert!(event.at.as_millis() >= 1_000_000_000_000, "a time in seconds");
+    assert!(!event.kind.is_empty() && event.kind.is_ascii() && event.kind.len() <= 64);
+    assert!((1..=2).contains(&event.happenings.len()));
+    for happening in &event.happenings {
+        let id = match happening {
+            Happening::SessionEnded { session, .. } => session.as_str(),
+            Happening::TokenRevoked { token, .. } => token.as_str(),
+            Happening::LoggedOut(subject)
+            | Happening::Blocked(subject)
+            | Happening::Unblocked(subject)
+            | Happening::Deleted(subject)
+            | Happening::Active(subject) => subject.id.as_str(),
+        };
+        assert!(id.bytes().any(|byte| byte != b'*'), "somebody behind a mask");
+    }
+}
+
+const STREAMS: &[&[u8]] = &[
+    include_bytes!("../../fixtures/auth0/events/events-api-stream.sse.txt"),
+    b"\xef\xbb\xbfdata: a\r\ndata\r\revent: e\nid: 1\ndata: {}\n\nid\nretry: 10\n: c\n\n",
+];
+
+/// A stream of events: the same comes of it whole and byte by byte, and nothing that is longer than may be.
+pub(crate) fn sse(data: &[u8]) {
+    const MAX: usize = 200;
+    let whole = Parser::new(MAX).push(data);
+    let mut parser = Parser::new(MAX);
+    let piecewise: Vec<Item> = data.iter().flat_map(|byte| parser.push(&[*byte])).collect();
+    assert_eq!(whole, piecewise);
+    for item in whole {
+        if let Item::Event(event) = item {
+            assert!(event.data.len() <= MAX);
+            // A byte that is not UTF-8 becomes three.
+            assert!(event.kind.len() <= 3 * MAX && event.id.is_none_or(|id| !id.is_empty() && id.len() <= 3 * MAX));
+        }
+    }
+}
+
+const SECURITY_EVENTS: &[&[u8]] = &[
+    include_bytes!("../../fixtures/caep/session-revoked-2.json"),
+    include_bytes!("../../fixtures/caep/credential-change-1.json"),
+    include_bytes!("../../fixtures/risc/identifier-changed.json"),
+    include_bytes!("../../fixtures/rfc8935/set.payload.json"),
+    include_bytes!("../../fixtures/ssf/set-verification-1.json"),
+    br#"{"jti":"j","iat":1520364019.5,"toe":1,"aud":["x","https://sp.example.com/caep"],"sub_id":{"format":"aliases","identifiers":[{"format":"email","email":"a@b.example"},{"format":"phone_number","phone_number":"+1 206 555 0123"},{"format":"opaque","id":"x"}]},"events":{"https://schemas.openid.net/secevent/caep/event-type/session-revoked":{"event_timestamp":1615304991643},"urn:x":{"subject":{"subject_type":"iss-sub","iss":"i","sub":"s"}}}}"#,
+];
+
+/// The claims of a SET whose signature is good: what is read from them keeps the rules.
+pub(crate) fn security_event(data: &[u8]) {
+    const AUDIENCES: [&str; 4] = [
+        "https://sp.example.com/caep",
+        "https://sp.example2.net/caep",
+        "636C69656E745F6964",
+        "receiver.example.com/web",
+    ];
+    let Ok(claims) = Object::parse(data) else { return };
+    match SecurityEventToken::read(&claims, &AUDIENCES.map(Into::into)) {
+        Ok(set) => {
+            assert!(claims.get("sub").is_none() && claims.get("exp").is_none(), "another kind of token");
+            let is_ours = |value: &Value<'_>| value.as_str().is_some_and(|text| AUDIENCES.contains(&text));
+            let audience = claims.get("aud").expect("an audience");
+            assert!(is_ours(audience) || audience.as_array().is_some_and(|all| all.iter().any(is_ours)), "for others");
+            let events = claims.get("events").and_then(Value::as_object).expect("events").iter().count();
+            assert!(events > 0 && set.meanings(&Actions::default()).len() == events);
+        }
+        Err(fault) => assert!(!fault.to_string().is_empty()),
     }
 }
 

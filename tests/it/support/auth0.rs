@@ -7,7 +7,6 @@ use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     convert::Infallible,
     io,
-    net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, Weak},
     time::{Duration, Instant, SystemTime},
 };
@@ -38,7 +37,6 @@ type Body = BoxBody<Bytes, io::Error>;
 
 /// A tenant. Dropped, it closes its port and all connections.
 pub(crate) struct Auth0 {
-    address: SocketAddr,
     shared: Arc<Shared>,
     _tasks: JoinSet<()>,
 }
@@ -51,6 +49,7 @@ struct Shared {
 
 /// A request, as the tenant got it.
 #[derive(Clone, Debug)]
+#[allow(dead_code, reason = "not everybody looks at everything")]
 pub(crate) struct Call {
     pub(crate) at: Instant,
     pub(crate) method: Method,
@@ -69,6 +68,7 @@ pub(crate) enum Fault {
     /// It is answered as it should be, but so much later.
     Delay(Duration),
     /// It is never answered.
+    #[allow(dead_code, reason = "for those who have little patience")]
     Hang,
     /// The connection ends in the middle of the body.
     CutBody,
@@ -173,16 +173,12 @@ impl Auth0 {
         let shared = Arc::new_cyclic(|this| Shared { this: this.clone(), base, state: Mutex::new(state) });
         let mut tasks = JoinSet::new();
         tasks.spawn(accept(listener, Arc::clone(&shared)));
-        Self { address, shared, _tasks: tasks }
+        Self { shared, _tasks: tasks }
     }
 
     /// `http://<address>`
     pub(crate) fn base(&self) -> &str {
         &self.shared.base
-    }
-
-    pub(crate) fn address(&self) -> SocketAddr {
-        self.address
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -308,11 +304,6 @@ impl Auth0 {
     pub(crate) fn expire_offsets(&self) {
         let mut state = self.state();
         state.kept_from = state.next_event;
-    }
-
-    /// Heartbeats come so often, on connections that are made from now on.
-    pub(crate) fn set_heartbeat(&self, interval: Duration) {
-        self.state().heartbeat = interval;
     }
 
     /// Connections that are made from now on are closed after so long.
@@ -799,12 +790,13 @@ impl EventStream {
             {
                 let state = shared.state.lock().unwrap();
                 let is_wanted = |kind: &Value| kinds.is_empty() || kinds.iter().any(|wanted| kind == wanted);
-                let seen = *after;
-                for (number, at, event) in state.events.iter().filter(|(number, ..)| *number > seen) {
+                let mut next = state.events.iter().filter(|(number, ..)| *number > *after);
+                let next =
+                    next.find(|(_, at, event)| is_wanted(&event["type"]) && since.is_none_or(|since| *at >= since));
+                if let Some((number, _, event)) = next {
+                    let text = frame(&offset(*number), event);
                     *after = *number;
-                    if is_wanted(&event["type"]) && since.is_none_or(|since| *at >= since) {
-                        return Piece::text(frame(&offset(*number), event));
-                    }
+                    return Piece::text(text);
                 }
                 *after = state.next_event - 1;
             }
