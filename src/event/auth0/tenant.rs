@@ -2,7 +2,7 @@
 //!
 //! 1. A token is had by client credentials, once for all callers, and kept until shortly before its end; when the tenant refuses
 //!    it before, it is fetched anew once.
-//! 2. Nothing is asked faster than the tenant allows: see [`pace`](super::pace). Whoever calls waits, for a minute at most;
+//! 2. Nothing is asked faster than the tenant allows: see [`pace`]. Whoever calls waits, for a minute at most;
 //!    whoever would wait longer is told so at once.
 //! 3. Nothing is asked of anybody but the tenant: no redirect is followed, and of links only those that stay there.
 //! 4. A call is one attempt. Trying again is the caller's, and [`TenantError::is_final`] says whether it can help; the pauses

@@ -51,10 +51,10 @@ fn dated(mut element: Value, id: &str, at: Timestamp) -> Value {
     element
 }
 
-/// The same for another user and session.
 /// Something that happens to a server.
 type Act = fn(&mut RedisServer);
 
+/// The same for another user and session.
 fn of(element: &Value, user: &str, session: &str) -> Value {
     let (_, bare) = USER.split_once('|').unwrap();
     let text = element.to_string().replace(bare, user).replace(SESSION, session);
