@@ -34,4 +34,6 @@ targets!(
     log_stream,
     user_event,
     sse,
+    security_event,
+    return_url,
 );

@@ -3,7 +3,7 @@
 //! Some senders know users by nothing else. Where an issuer's settings name the claim that holds one (`claims.email`,
 //! `claims.phone`), it is noted whenever a token is verified for the first time, so the index knows everyone who was here.
 //!
-//! 1. Noting never waits: what was seen gathers in memory, each pair once, [`WAITING`] at most, and is written in the background.
+//! 1. Noting never waits: what was seen gathers in memory, each pair once and bounded in number, and is written in the background.
 //!    What does not fit, or is lost, is noted with the next token.
 //! 2. The store keeps the SHA-256 of a canonical value, and no address. Guessing one is possible.
 //! 3. An address that the issuer says is not verified is not noted: whoever claims it would be meant by events of its owner, and take

@@ -2,8 +2,8 @@
 //!
 //! 1. An identifier has the members that its format requires, each a text that is not empty, and no others (RFC 9493 §3). Formats
 //!    that nothing here can be found by are read no further than their name.
-//! 2. `iss_sub` names a subject of the configured issuer with that identifier, and `jwt_id` a token of it. `opaque` means what the
-//!    settings say. `email` and `phone_number` are looked up in the [index](super::identifier_index); whoever is found by them is
+//! 2. `iss_sub` names a subject of the source's issuer, and `jwt_id` a token of it; a source may tell about no other issuer's. `opaque`
+//!    means what the settings say. `email` and `phone_number` are looked up in the [index](super::identifier_index); whoever is found by them is
 //!    meant, all of them. Each of `aliases` counts, and one that means nothing here is passed over.
 //! 3. What cannot be mapped is a gap, never a guess.
 
@@ -223,6 +223,8 @@ pub struct Resolver {
     notes: Arc<dyn Notes>,
     issuer: IssuerName,
     opaque: Opaque,
+    /// Further values of `iss` that mean the issuer.
+    aliases: Box<[Box<str>]>,
 }
 
 /// What can be said without asking the store.
@@ -235,7 +237,13 @@ impl Resolver {
     /// A resolver for a source that tells about users of `issuer`.
     #[must_use]
     pub fn new(verifier: Arc<Verifier>, notes: Arc<dyn Notes>, issuer: IssuerName, opaque: Opaque) -> Self {
-        Self { verifier, notes, issuer, opaque }
+        Self { verifier, notes, issuer, opaque, aliases: Box::default() }
+    }
+
+    /// The same, for a sender that names the issuer by one of these, too.
+    #[must_use]
+    pub fn with_aliases(self, aliases: Box<[Box<str>]>) -> Self {
+        Self { aliases, ..self }
     }
 
     /// The issuer whose users are meant where an identifier does not tell.
@@ -287,7 +295,11 @@ impl Resolver {
     }
 
     fn meaning(&self, identifier: &SubjectIdentifier, opaque: Opaque) -> Result<Meaning, GapReason> {
-        let issuer_of = |iss: &str| self.verifier.issuer_by_identifier(iss).ok_or(GapReason::UnknownIssuer);
+        let issuer_of = |iss: &str| {
+            let is_alias = self.aliases.iter().any(|alias| **alias == *iss);
+            let is_own = || self.verifier.issuer_by_identifier(iss) == Some(&self.issuer);
+            if is_alias || is_own() { Ok(&self.issuer) } else { Err(GapReason::UnknownIssuer) }
+        };
         let known = match identifier {
             SubjectIdentifier::IssSub { iss, sub } => subject(issuer_of(iss)?, sub),
             SubjectIdentifier::JwtId { iss, jti } => {

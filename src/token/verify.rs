@@ -34,6 +34,7 @@ use crate::{clock::Clock, http_client::HttpClient};
 mod forward;
 mod payload;
 
+#[cfg(feature = "server")]
 pub(crate) use payload::{ClaimReader, check_audience};
 
 /// What holds for the tokens of all issuers.

@@ -8,6 +8,7 @@ mod auth0_readers;
 mod backchannel_logout;
 mod killed;
 mod replay;
+mod shared_signals;
 mod token_revocation;
 
 use bytes::Bytes;

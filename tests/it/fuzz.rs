@@ -156,4 +156,18 @@ macro_rules! fuzzed {
         }
     };
 }
-fuzzed!(token, marker_value, config, path, credential, jwks, logout_token, revocation, log_stream, user_event, sse,);
+fuzzed!(
+    token,
+    marker_value,
+    config,
+    path,
+    credential,
+    jwks,
+    logout_token,
+    revocation,
+    log_stream,
+    user_event,
+    sse,
+    security_event,
+    return_url,
+);

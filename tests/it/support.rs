@@ -15,6 +15,7 @@ pub(crate) mod program;
 pub(crate) mod redis;
 #[allow(dead_code, reason = "for the faults alone")]
 pub(crate) mod sentinel;
+pub(crate) mod transmitter;
 pub(crate) mod upstream;
 pub(crate) mod watcher;
 #[allow(dead_code, reason = "for the faults alone")]

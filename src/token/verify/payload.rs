@@ -96,8 +96,8 @@ impl<'r, 'a> ClaimReader<'r, 'a> {
         }
     }
 
-    /// Epoch milliseconds, epoch seconds or RFC 3339.
-    fn moment(&self, name: &str) -> Result<Option<Moment>, TokenFault> {
+    /// Epoch milliseconds, epoch seconds or RFC 3339, if it is there.
+    pub(crate) fn moment(&self, name: &str) -> Result<Option<Moment>, TokenFault> {
         let read = match self.present(name) {
             None => return Ok(None),
             Some(Value::Number(text)) => number(text)

@@ -20,13 +20,16 @@ use portcullis::{
             user_event::UserEventReader,
         },
         backchannel_logout::{self, BackchannelLogoutSettings},
+        shared_signals::{Actions, set::SecurityEventToken},
         token_revocation::{Assertions, RevocationRequest},
     },
+    logout::return_url::{AllowedUrl, Matching},
     marker::{Kind, MarkerRecord, record::MAX_VALUE_LENGTH},
     route::path,
     token::{
         claims::{ClientId, MAX_ID_LENGTH, SessionId, Subject, TokenId},
         issuer::{IssuerSettings, KeySource},
+        json::{Object, Value},
         key::{parse_key_set, select},
         verify::{VerifiedToken, Verifier, VerifierOptions},
     },
@@ -52,6 +55,8 @@ pub(crate) const TARGETS: &[Target] = &[
     Target { name: "log_stream", run: log_stream, seeds: LOG_STREAMS },
     Target { name: "user_event", run: user_event, seeds: USER_EVENTS },
     Target { name: "sse", run: sse, seeds: STREAMS },
+    Target { name: "security_event", run: security_event, seeds: SECURITY_EVENTS },
+    Target { name: "return_url", run: return_url, seeds: RETURN_URLS },
 ];
 
 const ISSUER: &str = "https://issuer.example/";
@@ -390,6 +395,7 @@ fn check_event(event: &SessionEvent) {
         assert!(id.bytes().any(|byte| byte != b'*'), "somebody behind a mask");
     }
 }
+
 const STREAMS: &[&[u8]] = &[
     include_bytes!("../../fixtures/auth0/events-api/stream.sse.txt"),
     b"\xef\xbb\xbfdata: a\r\ndata\r\revent: e\nid: 1\ndata: {}\n\nid\nretry: 10\n: c\n\n",
@@ -407,6 +413,76 @@ pub(crate) fn sse(data: &[u8]) {
             assert!(event.data.len() <= MAX);
             // A byte that is not UTF-8 becomes three.
             assert!(event.kind.len() <= 3 * MAX && event.id.is_none_or(|id| !id.is_empty() && id.len() <= 3 * MAX));
+        }
+    }
+}
+
+const SECURITY_EVENTS: &[&[u8]] = &[
+    include_bytes!("../../fixtures/caep/session-revoked-2.json"),
+    include_bytes!("../../fixtures/caep/credential-change-1.json"),
+    include_bytes!("../../fixtures/risc/identifier-changed.json"),
+    include_bytes!("../../fixtures/rfc8935/set.payload.json"),
+    include_bytes!("../../fixtures/ssf/set-verification-1.json"),
+    br#"{"jti":"j","iat":1520364019.5,"toe":1,"aud":["x","https://sp.example.com/caep"],"sub_id":{"format":"aliases","identifiers":[{"format":"email","email":"a@b.example"},{"format":"phone_number","phone_number":"+1 206 555 0123"},{"format":"opaque","id":"x"}]},"events":{"https://schemas.openid.net/secevent/caep/event-type/session-revoked":{"event_timestamp":1615304991643},"urn:x":{"subject":{"subject_type":"iss-sub","iss":"i","sub":"s"}}}}"#,
+];
+
+/// The claims of a SET whose signature is good: what is read from them keeps the rules.
+pub(crate) fn security_event(data: &[u8]) {
+    const AUDIENCES: [&str; 4] = [
+        "https://sp.example.com/caep",
+        "https://sp.example2.net/caep",
+        "636C69656E745F6964",
+        "receiver.example.com/web",
+    ];
+    let Ok(claims) = Object::parse(data) else { return };
+    match SecurityEventToken::read(&claims, &AUDIENCES.map(Into::into)) {
+        Ok(set) => {
+            assert!(claims.get("sub").is_none() && claims.get("exp").is_none(), "another kind of token");
+            let is_ours = |value: &Value<'_>| value.as_str().is_some_and(|text| AUDIENCES.contains(&text));
+            let audience = claims.get("aud").expect("an audience");
+            assert!(is_ours(audience) || audience.as_array().is_some_and(|all| all.iter().any(is_ours)), "for others");
+            let events = claims.get("events").and_then(Value::as_object).expect("events").iter().count();
+            assert!(events > 0 && set.meanings(&Actions::default()).len() == events);
+        }
+        Err(fault) => assert!(!fault.to_string().is_empty()),
+    }
+}
+
+const RETURN_URLS: &[&[u8]] = &[
+    b"https://app.example/out",
+    b"HTTPS://APP.example:443/out?x=1#y",
+    b"https://a.preview.example/?next=https://evil.example",
+    b"https://app.example@evil.example/out",
+    b"https://evil.example\\.preview.example/",
+    b"https://app.example/a/%2e%2e/out",
+    b"//app.example/out",
+    b"https://*.preview.example/",
+];
+
+/// What people may be sent back to.
+static ALLOWED: LazyLock<Vec<AllowedUrl>> = LazyLock::new(|| {
+    let urls = ["https://app.example/out", "https://*.preview.example/"];
+    urls.map(|url| AllowedUrl::try_from(url).expect("a URL")).into()
+});
+
+/// Whatever is allowed leads a browser to where it may lead; and whatever can be allowed allows itself, or those it stands for.
+pub(crate) fn return_url(data: &[u8]) {
+    let Ok(text) = str::from_utf8(data) else { return };
+    for matching in [Matching::Exact, Matching::WithoutQuery] {
+        if ALLOWED.iter().any(|allowed| allowed.matches(text, matching)) {
+            let url = url::Url::parse(text).expect("what is allowed is a URL");
+            let host = url.host_str().expect("what is allowed has a host");
+            match host.strip_suffix(".preview.example") {
+                Some(label) => assert!(!label.is_empty() && !label.contains('.') && url.path() == "/", "{text}"),
+                None => assert!(host == "app.example" && url.path() == "/out", "{text}"),
+            }
+            assert!(url.scheme() == "https" && url.port_or_known_default() == Some(443), "{text}");
+            assert!(url.username().is_empty() && url.password().is_none(), "{text}");
+            assert!(matching == Matching::WithoutQuery || url.fragment().is_none(), "{text}");
+        }
+        if let Ok(allowed) = AllowedUrl::try_from(text) {
+            let example = text.replacen('*', "a", 1);
+            assert!(allowed.matches(&example, matching), "{text} is not {example}");
         }
     }
 }
