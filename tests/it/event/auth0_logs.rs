@@ -317,3 +317,27 @@ async fn nothing_is_lost_while_the_store_does_not_answer() {
     gate.becomes(&token, "session_ended").await;
     is_cut_off(&world, &auth0, &gate, "auth0|carol").await;
 }
+
+/// One that hung while it read finds that another went on: it goes on from there, too, and not from where it was.
+#[tokio::test]
+async fn whoever_was_overtaken_goes_on_from_where_the_other_was() {
+    const NOTE: &str = "portcullis:n:note:checkpoint:log";
+    let Some(world) = World::redis().await else { return };
+    let auth0 = Auth0::start().await;
+    let gate = gate(&world, &auth0, "overlap = \"0s\"").start().await;
+    let reaches = async |id: &str| {
+        eventually("it is read", async || checkpoints(&auth0.calls(LOGS)).last().is_some_and(|last| last == id)).await;
+        world.command::<String>(&["GET", NOTE])
+    };
+    let early = reaches(&auth0.log(logged_in("auth0|first"))).await;
+    let late = auth0.log(logged_in("auth0|second"));
+    reaches(&late).await;
+    let asked = auth0.calls(LOGS).len();
+    world.command::<()>(&["SET", NOTE, &early]);
+    is_cut_off(&world, &auth0, &gate, "auth0|alice").await;
+    let is_back =
+        async || checkpoints(&auth0.calls(LOGS).split_off(asked)).iter().any(|from| early.contains(from.as_str()));
+    eventually("it goes on from the other's checkpoint", is_back).await;
+    is_cut_off(&world, &auth0, &gate, "auth0|bob").await;
+    assert_eq!(report(&gate, "log").await["failures"], 0);
+}
