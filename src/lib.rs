@@ -14,9 +14,6 @@ pub mod server;
 pub mod route;
 
 #[cfg(feature = "gate")]
-pub mod http_client;
-
-#[cfg(feature = "gate")]
 pub mod credential;
 
 pub mod token;
@@ -47,6 +44,9 @@ pub mod revocation;
 
 #[cfg(feature = "gate")]
 pub mod store;
+
+#[cfg(feature = "gate")]
+pub mod http_client;
 
 #[cfg(feature = "server")]
 pub mod admin;
