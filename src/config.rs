@@ -10,6 +10,7 @@
 
 mod gateway;
 mod issuer;
+mod logout;
 mod problem;
 mod reader;
 mod route;
@@ -33,9 +34,11 @@ use crate::{
     admin::AdminSettings,
     event::SourceSettings,
     gate::policy::Mode,
+    logout::LogoutSettings,
     marker::{Retention, cache::MarkerSettings},
+    revocation::RevocationSettings,
     route::RouteSettings,
-    server::ListenerSettings,
+    server::{ListenerSettings, own::last_logout::LastLogoutSettings},
     session::SessionLimits,
     store::{embedded::EmbeddedSettings, redis::RedisSettings},
     telemetry::log::LogSettings,
@@ -69,6 +72,12 @@ pub struct Config {
     pub identity_fields: Box<[HeaderName]>,
     /// Where events come from.
     pub sources: Vec<SourceSettings>,
+    /// How people are logged out at issuers.
+    pub logouts: Vec<LogoutSettings>,
+    /// What is revoked at issuers.
+    pub revocations: Vec<RevocationSettings>,
+    /// Who may ask for last logouts; `None`: nobody.
+    pub last_logout: Option<LastLogoutSettings>,
     /// What is logged.
     pub log: LogSettings,
     /// What works, and should be looked at.
@@ -154,9 +163,20 @@ fn read(reader: &Reader<'_>, text: &str) -> Result<Config, ConfigErrors> {
 }
 
 fn read_sections(root: &Section<'_>) -> Config {
-    const SECTIONS: [&str; 12] = [
-        "LISTENER", "ADMIN", "STORE", "MARKERS", "TOKENS", "ACTIVITY", "SESSION", "LOG", "ISSUERS", "SOURCES",
-        "ROUTES", "MODE",
+    const SECTIONS: [&str; 13] = [
+        "LISTENER",
+        "ADMIN",
+        "STORE",
+        "MARKERS",
+        "TOKENS",
+        "ACTIVITY",
+        "SESSION",
+        "LAST_LOGOUT",
+        "LOG",
+        "ISSUERS",
+        "SOURCES",
+        "ROUTES",
+        "MODE",
     ];
     let mode = root.get("mode").or(Mode::Enforce);
     let (listener, _) = gateway::listener(&root.section("listener"));
@@ -168,6 +188,7 @@ fn read_sections(root: &Section<'_>) -> Config {
     let session = root.section("session");
     let limits = gateway::session(&session, &activity, &markers.retention);
     gateway::check_limits(&session, &limits);
+    let last_logout = logout::last_logout(&root.section("last_logout"), admin.token.as_ref());
     let log = gateway::log(&root.section("log"));
     let basis = issuer::Basis { activity: &activity, retention: &markers.retention, limits: &limits };
     let issuers = issuer::read_all(root, &basis);
@@ -195,6 +216,9 @@ fn read_sections(root: &Section<'_>) -> Config {
         retention: markers.retention,
         tokens,
         activity,
+        logouts: issuers.iter().filter_map(|issuer| issuer.ends.logout.clone()).collect(),
+        revocations: issuers.iter().filter_map(|issuer| issuer.ends.revocation.clone()).collect(),
+        last_logout,
         issuers: issuers.into_iter().map(|issuer| issuer.settings).collect(),
         routes: routes.settings,
         forwarded_claims: routes.claims.into(),

@@ -87,6 +87,15 @@ impl CredentialSources {
         Self { cookies: merge(self.cookies, &other.cookies), headers: merge(self.headers, &other.headers) }
     }
 
+    /// The names of the cookies of a request that may hold a token.
+    pub fn cookies_in<'a>(&'a self, fields: &'a HeaderMap) -> impl Iterator<Item = &'a str> {
+        let is_in = |name: &str| {
+            let mut pairs = fields.get_all(header::COOKIE).iter().flat_map(|value| cookie_pairs(value.as_bytes()));
+            pairs.any(|(found, _)| found == name.as_bytes())
+        };
+        self.cookies.iter().map(|source| &*source.name).filter(move |name| is_in(name))
+    }
+
     /// Removes the cookies that may hold a token, and leaves the others.
     pub fn remove_cookies(&self, fields: &mut HeaderMap) {
         let is_token = |pair: &[u8]| {

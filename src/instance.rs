@@ -24,11 +24,14 @@ use crate::{
         judge::{Parts, TokenObserver},
         policy::{Authentication, Mode},
     },
+    http_client::HttpClient,
+    logout::{IssuerLogouts, NoEndpoint},
+    revocation::{Revocations, Revoking},
     server::{
         ListenerSettings,
         gateway::{Gateway, GatewayOptions},
         listener,
-        own::OwnEndpoints,
+        own::{OwnEndpoints, last_logout::LastLogoutEndpoint, logout::LogoutEndpoint},
     },
     store::{
         Notes, Store, Watcher,
@@ -61,6 +64,12 @@ pub enum StartError {
     /// A source of events cannot be set up.
     #[error("source of events cannot be set up")]
     Source(#[from] SourceError),
+    /// The logout of an issuer is nowhere.
+    #[error("logout settings are not valid")]
+    Logout(#[from] NoEndpoint),
+    /// TLS cannot be set up.
+    #[error("TLS cannot be set up")]
+    Tls(#[from] rustls::Error),
     /// An address cannot be listened on.
     #[error("cannot listen on {address}")]
     Listen {
@@ -77,6 +86,7 @@ pub struct Instance {
     address: SocketAddr,
     admin_address: SocketAddr,
     engine: Engine,
+    revoking: Revoking,
     sources: Sources,
     settings: Arc<ListenerSettings>,
     readiness: Arc<Readiness>,
@@ -157,6 +167,8 @@ impl Instance {
         })?;
         let Some(notes) = notes else { unreachable!("the engine opens its store") };
         let judge = engine.judge().clone();
+        let http = HttpClient::new()?;
+        let revocations = Revocations::new(config.revocations.clone(), Arc::clone(&notes), &http, clock.clone());
         let pipeline = Pipeline::new(judge.parts().ledger.clone(), Arc::clone(&notes), clock.clone());
         let owner = gateway_id();
         let sources = Sources::start(config.sources.clone(), &pipeline, &judge.parts().verifier, &owner)?;
@@ -164,7 +176,20 @@ impl Instance {
         let metrics = ServerMetrics::new();
         let reserved = ReservedNames::new(&config.identity_fields);
         let gates = Gateway::gates(&config.routes, &reserved, &judge);
-        let own = OwnEndpoints::new(judge.clone(), own_policy(&config), Arc::clone(sources.receivers()), clock);
+        let own = OwnEndpoints {
+            logout: LogoutEndpoint::new(
+                judge.clone(),
+                own_policy(&config),
+                IssuerLogouts::start(config.logouts.clone(), &http)?,
+                revocations.clone(),
+                clock.clone(),
+            ),
+            last_logout: config.last_logout.clone().map(|settings| {
+                let issuers = config.issuers.iter().map(|issuer| issuer.name.clone()).collect();
+                LastLogoutEndpoint::new(settings, issuers, judge.clone(), clock.clone())
+            }),
+            receivers: Arc::clone(sources.receivers()),
+        };
         let options = GatewayOptions { max_headers: config.listener.max_headers, access_log: config.log.access };
         let gateway = Gateway::new(&config.routes, &gates, &reserved, own, Arc::clone(&metrics), options);
         let gateway = Arc::new(gateway);
@@ -173,6 +198,7 @@ impl Instance {
         judge.register(&mut registry);
         metrics.register(&mut registry);
         sources.register(&mut registry);
+        revocations.register(&mut registry);
         let Parts { verifier, ledger, .. } = judge.parts();
         let (cache, store) = (Arc::clone(ledger.cache()), Arc::clone(ledger.store()));
         let readiness = Arc::new(Readiness::new(Arc::clone(verifier), cache, store, sources.watcher()));
@@ -197,6 +223,7 @@ impl Instance {
             address,
             admin_address,
             engine,
+            revoking: revocations.start(&owner),
             sources,
             settings,
             readiness,
@@ -246,6 +273,7 @@ impl Instance {
             let _ = indexing.await;
         }
         self.sources.stop().await;
+        self.revoking.stop().await;
         self.engine.stop().await;
         ended
     }

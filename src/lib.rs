@@ -39,6 +39,12 @@ pub mod upstream;
 #[cfg(feature = "server")]
 pub mod event;
 
+#[cfg(feature = "server")]
+pub mod logout;
+
+#[cfg(feature = "server")]
+pub mod revocation;
+
 #[cfg(feature = "gate")]
 pub mod store;
 

@@ -35,4 +35,5 @@ targets!(
     user_event,
     sse,
     security_event,
+    return_url,
 );

@@ -6,7 +6,6 @@ use std::{
 };
 
 use ipnet::IpNet;
-use secrecy::ExposeSecret as _;
 use tracing_subscriber::EnvFilter;
 
 use super::{
@@ -62,7 +61,6 @@ fn trusted_proxies(section: &Section<'_>) -> Vec<IpNet> {
 
 /// `[admin]`. It must not share the address of the listener.
 pub(super) fn admin(section: &Section<'_>, listener: SocketAddr) -> AdminSettings {
-    const SHORT: usize = 16;
     let address = section.get::<SocketAddr>("address");
     let at = address.at().clone();
     let address = address.or(SocketAddr::from(([127, 0, 0, 1], 9090)));
@@ -71,15 +69,8 @@ pub(super) fn admin(section: &Section<'_>, listener: SocketAddr) -> AdminSetting
         section.reader().report(&at, Fault::new(message).hint("give [admin] a port of its own"));
     }
     let has_token = section.has("token") || section.has("token_file");
-    let token = secret::read_text(section, "token");
-    if let Some((token, at)) = &token {
-        if token.expose_secret().bytes().any(|byte| !byte.is_ascii_graphic()) {
-            section.reader().report(at, Fault::new("the token may hold only visible ASCII characters without spaces"));
-        } else if token.expose_secret().len() < SHORT {
-            let fault = Fault::new(format!("the token is shorter than {SHORT} characters and can be guessed"));
-            section.reader().warn(at, fault.hint("make one with `openssl rand -hex 32`"));
-        }
-    } else if !has_token && !address.ip().is_loopback() {
+    let token = secret::read_bearer(section, "token");
+    if !has_token && !address.ip().is_loopback() {
         let fault = Fault::new("others than this machine reach it, and there is no token");
         let hint = "set `token_file` or PORTCULLIS_ADMIN_TOKEN, or listen on 127.0.0.1";
         section.reader().report(&at, fault.hint(hint));

@@ -7,6 +7,7 @@ use secrecy::ExposeSecret as _;
 
 use super::{
     gateway::{self, Limits},
+    logout::{self, AtIssuer},
     problem::Fault,
     reader::{At, Section},
     secret,
@@ -27,6 +28,7 @@ use crate::{
 pub(super) struct Issuer {
     pub(super) settings: IssuerSettings,
     pub(super) limits: Limits,
+    pub(super) ends: AtIssuer,
     pub(super) cookie: Option<(CookieName, At)>,
     pub(super) header: Option<(FieldName, At)>,
 }
@@ -95,6 +97,13 @@ fn read(
     gateway::check_limits(&session, &limits);
     let cookie = section.get("cookie").placed();
     let header = section.get("header").placed();
+    let basis = logout::Basis {
+        name: short_name.as_ref().ok(),
+        identifier: issuer.as_ref().map(|(identifier, _)| identifier.as_str()),
+        refresh_interval,
+        fetch_timeout,
+    };
+    let ends = logout::read(&section.section("logout"), &section.section("management"), &basis);
     let settings = IssuerSettings {
         name: short_name.ok()?,
         identifiers: own.into_iter().map(|(identifier, _)| identifier.into()).collect(),
@@ -108,7 +117,7 @@ fn read(
         refetch_interval,
         fetch_timeout,
     };
-    Some(Issuer { settings, limits, cookie, header })
+    Some(Issuer { settings, limits, ends, cookie, header })
 }
 
 /// Auth0 puts a slash at the end of `iss`; without it no token would ever match.

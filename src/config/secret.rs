@@ -46,6 +46,19 @@ pub(super) fn read_text(section: &Section<'_>, key: &str) -> Option<(SecretStrin
     }
 }
 
+/// The secret called `key` where it is to be sent as a bearer token.
+pub(super) fn read_bearer(section: &Section<'_>, key: &str) -> Option<(SecretString, At)> {
+    const SHORT: usize = 16;
+    let (token, at) = read_text(section, key)?;
+    if token.expose_secret().bytes().any(|byte| !byte.is_ascii_graphic()) {
+        section.reader().report(&at, Fault::new("the token may hold only visible ASCII characters without spaces"));
+    } else if token.expose_secret().len() < SHORT {
+        let fault = Fault::new(format!("the token is shorter than {SHORT} characters and can be guessed"));
+        section.reader().warn(&at, fault.hint("make one with `openssl rand -hex 32`"));
+    }
+    Some((token, at))
+}
+
 /// The same where there has to be one.
 pub(super) fn required_text(section: &Section<'_>, key: &str) -> Option<SecretString> {
     let file_key = format!("{key}_file");

@@ -5,6 +5,8 @@ mod backchannel_logout;
 mod shared_signals;
 mod token_revocation;
 
+pub(super) use self::auth0::base as tenant_base;
+
 use super::{
     issuer::Issuer,
     problem::{Fault, nearest},

@@ -6,7 +6,10 @@ use secrecy::{ExposeSecret as _, SecretString};
 
 use super::*;
 use crate::{
+    event::auth0::pace::RateShare,
     gate::policy::Authentication,
+    logout::LogoutKind,
+    revocation::Extent,
     store::redis::Login,
     telemetry::log::LogFormat,
     token::issuer::{KeySource, TokenProfile},
@@ -122,6 +125,8 @@ refresh_interval = "15m"
 refetch_interval = "16s"
 fetch_timeout = "17s"
 session = { idle_limit = "50m" }
+logout = { kind = "oidc", client_id = "app", return_urls = ["https://*.acme.test/out"], default_return_url = "https://app.acme.test/out", federated = true, origins = ["https://app.acme.test"], endpoint = "https://login.acme.test/end", cookie_domain = "acme.test", revoke = "all" }
+management = { domain = "acme-test.eu.auth0.com", client_id = "m2m", rate_share = 7 }
 [issuers.other]
 issuer = "http://localhost:9000/"
 audiences = ["api"]
@@ -156,7 +161,11 @@ path = "/open"
 auth = "none"
 upstream = "http://[::1]:82/"
 "#,
-        &[],
+        &[
+            ("PORTCULLIS_ISSUERS_ACME_MANAGEMENT_CLIENT_SECRET", "s3cr3t"),
+            ("PORTCULLIS_LAST_LOGOUT_TOKEN", "s3cr3t-of-readers"),
+            ("PORTCULLIS_LAST_LOGOUT_WRITE_TOKEN", "s3cr3t-of-writers"),
+        ],
     )
     .unwrap();
     let seconds = Duration::from_secs;
@@ -213,6 +222,27 @@ upstream = "http://[::1]:82/"
     assert!(matches!(other.keys, KeySource::Discovery));
     assert_eq!(*other.algorithms, [Algorithm::RS256]);
     assert_eq!((other.limits.idle, other.limits.absolute), (Some(seconds(3600)), Some(seconds(36_000))));
+
+    let [logout] = &config.logouts[..] else { panic!("not one logout") };
+    assert_eq!((logout.issuer.as_str(), logout.kind, logout.federated), ("acme", LogoutKind::Oidc, true));
+    assert_eq!((logout.client_id.as_deref(), logout.cookie_domain.as_deref()), (Some("app"), Some("acme.test")));
+    assert_eq!(logout.default_return_url.as_deref(), Some("https://app.acme.test/out"));
+    assert_eq!(
+        (logout.return_urls[0].as_str(), &*logout.origins[0]),
+        ("https://*.acme.test/out", "https://app.acme.test")
+    );
+    assert_eq!(logout.endpoint.as_ref().unwrap(), "https://login.acme.test/end");
+    assert_eq!([logout.refresh_interval, logout.fetch_timeout], [seconds(900), seconds(17)]);
+    let [revocation] = &config.revocations[..] else { panic!("not one revocation") };
+    assert_eq!((revocation.issuer.as_str(), revocation.extent), ("acme", Extent::All));
+    assert_eq!(revocation.tenant.base, "https://acme-test.eu.auth0.com/");
+    assert_eq!(&*revocation.tenant.audience, "https://acme-test.eu.auth0.com/api/v2/");
+    assert_eq!((&*revocation.tenant.client_id, revocation.tenant.rate_share), ("m2m", RateShare::percent(7)));
+    assert_eq!(revocation.tenant.client_secret.expose_secret(), "s3cr3t");
+    let last_logout = config.last_logout.as_ref().unwrap();
+    assert_eq!(last_logout.token.expose_secret(), "s3cr3t-of-readers");
+    assert_eq!(last_logout.write_token.as_ref().unwrap().expose_secret(), "s3cr3t-of-writers");
+    assert!(!format!("{config:?}").contains("s3cr3t"));
 
     let [one, every, open] = &config.routes[..] else { panic!("not three routes") };
     let hosts: Vec<_> = one.hosts.iter().map(ToString::to_string).collect();

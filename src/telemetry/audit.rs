@@ -41,3 +41,23 @@ pub fn record(actor: &Actor, what: &str, key: &MarkerKey, marker: &Marker, resul
         "marker"
     );
 }
+
+/// Writes down what became of a revocation at an issuer, whose marker here has this key.
+pub fn record_revocation(
+    what: &str,
+    key: Option<&MarkerKey>,
+    outcome: &str,
+    attempts: u32,
+    error: Option<&dyn std::error::Error>,
+) {
+    tracing::info!(
+        target: TARGET,
+        who = "revocation",
+        what,
+        marker.key = key.map(MarkerKey::as_str),
+        outcome,
+        attempts,
+        error = error.map(tracing::field::display),
+        "revocation at the issuer"
+    );
+}

@@ -20,3 +20,24 @@ fn the_unit_starts_what_there_is() {
     let config = Config::parse(text, "portcullis.toml", variables).unwrap();
     assert!(config.admin.token.is_some(), "the unit's variables are settings");
 }
+
+#[test]
+fn every_secret_of_the_actions_is_told_of() {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/auth0");
+    let read = |name: &str| fs::read_to_string(directory.join(name)).unwrap();
+    let manual = read("README.md");
+    let mut found = 0;
+    for action in ["post-login.js", "post-change-password.js"] {
+        let code = read(action);
+        let (head, rest) = code.split_once("*/").unwrap();
+        let is_name =
+            |word: &&str| word.len() > 8 && word.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_');
+        let words = rest.split(|character: char| !(character.is_ascii_alphanumeric() || character == '_'));
+        for secret in words.filter(is_name).filter(|word| *word != "ATTEMPTS") {
+            assert!(head.contains(&format!("{secret} ")), "{action}: {secret} is not in its head");
+            assert!(manual.contains(&format!("`{secret}")), "{action}: {secret} is not in the manual");
+            found += 1;
+        }
+    }
+    assert!(found > 8, "{found} secrets were found");
+}

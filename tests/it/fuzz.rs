@@ -168,5 +168,6 @@ fuzzed!(
     log_stream,
     user_event,
     sse,
-    security_event
+    security_event,
+    return_url,
 );

@@ -1,4 +1,9 @@
-//! `POST /.portcullis/logout` of the real program, over real sockets.
+//! The gate's own endpoints. Here: `POST /.portcullis/logout` of the real program, over real sockets.
+
+mod actions;
+mod last_logout;
+mod redirect;
+mod revocation;
 
 use http::Method;
 use serde_json::json;

@@ -139,7 +139,7 @@ fn own_domain(basis: &Basis<'_>, issuer: &IssuerName) -> Option<Uri> {
 }
 
 /// The URL of a domain. One that is given as a URL can be on this machine, for those who put something in between.
-fn base(domain: &str) -> Result<Uri, Fault> {
+pub(in crate::config) fn base(domain: &str) -> Result<Uri, Fault> {
     let text = if domain.contains("://") { domain.to_owned() } else { format!("https://{domain}") };
     let such = "such as \"acme.eu.auth0.com\"";
     let url = web::url(&text).map_err(|_| Fault::new("not a domain").hint(such))?;

@@ -23,6 +23,7 @@ use portcullis::{
         shared_signals::{Actions, set::SecurityEventToken},
         token_revocation::{Assertions, RevocationRequest},
     },
+    logout::return_url::{AllowedUrl, Matching},
     marker::{Kind, MarkerRecord, record::MAX_VALUE_LENGTH},
     route::path,
     token::{
@@ -55,6 +56,7 @@ pub(crate) const TARGETS: &[Target] = &[
     Target { name: "user_event", run: user_event, seeds: USER_EVENTS },
     Target { name: "sse", run: sse, seeds: STREAMS },
     Target { name: "security_event", run: security_event, seeds: SECURITY_EVENTS },
+    Target { name: "return_url", run: return_url, seeds: RETURN_URLS },
 ];
 
 const ISSUER: &str = "https://issuer.example/";
@@ -393,6 +395,7 @@ fn check_event(event: &SessionEvent) {
         assert!(id.bytes().any(|byte| byte != b'*'), "somebody behind a mask");
     }
 }
+
 const STREAMS: &[&[u8]] = &[
     include_bytes!("../../fixtures/auth0/events/events-api-stream.sse.txt"),
     b"\xef\xbb\xbfdata: a\r\ndata\r\revent: e\nid: 1\ndata: {}\n\nid\nretry: 10\n: c\n\n",
@@ -442,5 +445,44 @@ pub(crate) fn security_event(data: &[u8]) {
             assert!(events > 0 && set.meanings(&Actions::default()).len() == events);
         }
         Err(fault) => assert!(!fault.to_string().is_empty()),
+    }
+}
+
+const RETURN_URLS: &[&[u8]] = &[
+    b"https://app.example/out",
+    b"HTTPS://APP.example:443/out?x=1#y",
+    b"https://a.preview.example/?next=https://evil.example",
+    b"https://app.example@evil.example/out",
+    b"https://evil.example\\.preview.example/",
+    b"https://app.example/a/%2e%2e/out",
+    b"//app.example/out",
+    b"https://*.preview.example/",
+];
+
+/// What people may be sent back to.
+static ALLOWED: LazyLock<Vec<AllowedUrl>> = LazyLock::new(|| {
+    let urls = ["https://app.example/out", "https://*.preview.example/"];
+    urls.map(|url| AllowedUrl::try_from(url).expect("a URL")).into()
+});
+
+/// Whatever is allowed leads a browser to where it may lead; and whatever can be allowed allows itself, or those it stands for.
+pub(crate) fn return_url(data: &[u8]) {
+    let Ok(text) = str::from_utf8(data) else { return };
+    for matching in [Matching::Exact, Matching::WithoutQuery] {
+        if ALLOWED.iter().any(|allowed| allowed.matches(text, matching)) {
+            let url = url::Url::parse(text).expect("what is allowed is a URL");
+            let host = url.host_str().expect("what is allowed has a host");
+            match host.strip_suffix(".preview.example") {
+                Some(label) => assert!(!label.is_empty() && !label.contains('.') && url.path() == "/", "{text}"),
+                None => assert!(host == "app.example" && url.path() == "/out", "{text}"),
+            }
+            assert!(url.scheme() == "https" && url.port_or_known_default() == Some(443), "{text}");
+            assert!(url.username().is_empty() && url.password().is_none(), "{text}");
+            assert!(matching == Matching::WithoutQuery || url.fragment().is_none(), "{text}");
+        }
+        if let Ok(allowed) = AllowedUrl::try_from(text) {
+            let example = text.replacen('*', "a", 1);
+            assert!(allowed.matches(&example, matching), "{text} is not {example}");
+        }
     }
 }
