@@ -18,6 +18,7 @@ use serde_json::Value;
 
 use crate::support::{
     client::Reply,
+    eventually,
     full::{Gate, World},
 };
 
@@ -47,6 +48,12 @@ async fn report(gate: &Gate, source: &str) -> Value {
 /// How many records of this source came to what.
 async fn outcomes(gate: &Gate, source: &str, outcome: &str) -> f64 {
     gate.metric(&format!("portcullis_source_events_total{{source=\"{source}\",outcome=\"{outcome}\"}}")).await
+}
+
+/// So many records of this source come to this.
+async fn come_to(gate: &Gate, source: &str, outcome: &str, records: f64) {
+    let what = format!("{records} records of {source} are {outcome}");
+    eventually(&what, async || (outcomes(gate, source, outcome).await - records).abs() < 0.1).await;
 }
 
 /// These members instead of those in `claims`; the text `absent` removes one.

@@ -198,7 +198,10 @@ impl Listener {
         }
         self.health().set(Activity::Retrying);
         match error {
-            EventsError::Tenant(TenantError::RateLimited { until }) => until.since(now).min(SLOWLY),
+            // Another may have the one stream that the tenant allows: that does not end when the limit is filled up.
+            EventsError::Tenant(TenantError::RateLimited { until }) => {
+                until.since(now).min(SLOWLY).max(backoff(failures))
+            }
             EventsError::Tenant(error) if error.is_lasting() || error.is_final() => jittered(SLOWLY),
             _ => backoff(failures),
         }
@@ -267,14 +270,12 @@ impl Listener {
     async fn connect(&self, kept: &Kept) -> Result<Response<Incoming>, TenantError> {
         let accept = (header::ACCEPT, HeaderValue::from_static("text/event-stream"));
         let offset = kept.offset.as_deref().and_then(|offset| HeaderValue::from_str(offset).ok());
-        match offset {
-            Some(offset) => self.tenant.open(TARGET, &[accept, (LAST_EVENT_ID, offset)]).await,
-            None => {
-                let since = Timestamp::from_millis(kept.at).to_string();
-                let since = utf8_percent_encode(&since, NON_ALPHANUMERIC);
-                self.tenant.open(&format!("{TARGET}&from_timestamp={since}"), &[accept]).await
-            }
+        if let Some(offset) = offset {
+            return self.tenant.open(TARGET, &[accept, (LAST_EVENT_ID, offset)]).await;
         }
+        let since = Timestamp::from_millis(kept.at).to_string();
+        let since = utf8_percent_encode(&since, NON_ALPHANUMERIC);
+        self.tenant.open(&format!("{TARGET}&from_timestamp={since}"), &[accept]).await
     }
 
     async fn begin_anew(&self, reading: &mut Reading, error: TenantError) -> Result<End, EventsError> {

@@ -151,15 +151,14 @@ fn end_of_value(text: &[u8]) -> Option<usize> {
                 continue;
             }
             b'{' | b'[' => depth += 1,
-            b'}' | b']' if depth == 0 => return Some(position),
+            // A number, a word, or garbage, and what follows it.
+            b'}' | b']' | b',' | b'\n' if depth == 0 => return Some(position),
             b'}' | b']' => {
                 depth -= 1;
                 if depth == 0 {
                     return Some(position + 1);
                 }
             }
-            // A number, a word, or garbage.
-            b',' | b'\n' if depth == 0 => return Some(position),
             _ => {}
         }
         position += 1;

@@ -46,6 +46,9 @@ const PAGE: usize = 100;
 /// How many records are read again at most: twenty pages, which every tenant may be asked for in a minute.
 const MAX_AGAIN: u64 = 2000;
 
+/// The longest id of a record, in bytes: the notes hold some.
+const MAX_ID: usize = 256;
+
 /// How many places of the log are remembered.
 const MAX_MARKS: usize = 64;
 
@@ -289,18 +292,21 @@ impl Poller {
         self.health().set_backlog(if is_full { page.len } else { 0 });
         if reading.again.is_some() {
             if is_full && !page.ids.contains(&checkpoint.log_id) {
+                if page.ids.last() == reading.again.as_ref() {
+                    reading.again = None;
+                    return Ok(Step::Done);
+                }
                 reading.again = page.ids.last().cloned();
                 reading.link = answer.next.filter(is_of_logs);
                 return Ok(Step::More);
             }
             reading.again = None;
         }
-        if let Some(last) = page.ids.last().filter(|last| **last != checkpoint.log_id) {
-            let mut kept = reading.kept.clone();
-            kept.advance(last, &page, answer.at, self.overlap);
-            if !self.keep(reading, kept).await? {
-                return Ok(Step::Overtaken);
-            }
+        let Some(last) = page.ids.last().filter(|last| **last != checkpoint.log_id) else { return Ok(Step::Done) };
+        let mut kept = reading.kept.clone();
+        kept.advance(last, &page, answer.at, self.overlap);
+        if !self.keep(reading, kept).await? {
+            return Ok(Step::Overtaken);
         }
         if !is_full {
             return Ok(Step::Done);
@@ -461,7 +467,8 @@ impl Page {
         // What cannot be read is a gap.
         let _ = loose::read(record, &mut head);
         self.len += 1;
-        self.ids.extend(head.log_id.id().or_else(|| head.id.id()).map(Into::into));
+        let id = head.log_id.id().or_else(|| head.id.id()).filter(|id| id.len() <= MAX_ID);
+        self.ids.extend(id.map(Into::into));
         self.latest = self.latest.max(head.date.time());
     }
 }

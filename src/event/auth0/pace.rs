@@ -63,7 +63,9 @@ impl Pace {
         match status {
             StatusCode::TOO_MANY_REQUESTS => {
                 let backed_off = self.failed();
-                told.or(until_reset).map_or(backed_off, |told| later(told.min(BELIEVED)))
+                // A time that has come already names none.
+                let named = told.or(until_reset).filter(|named| *named >= FIRST);
+                named.map_or(backed_off, |named| later(named.min(BELIEVED)))
             }
             StatusCode::REQUEST_TIMEOUT => self.failed(),
             _ if status.is_server_error() => {
@@ -141,13 +143,11 @@ mod tests {
 
     #[test]
     fn nothing_is_asked_before_the_time_that_was_named() {
-        let cases: [(&[(HeaderName, &str)], u64); 7] = [
+        let cases: [(&[(HeaderName, &str)], u64); 5] = [
             (&[(header::RETRY_AFTER, "7"), (RESET, "1763700002")], 7),
             (&[(header::RETRY_AFTER, "Fri, 21 Nov 2025 04:40:09 GMT")], 9),
-            (&[(header::RETRY_AFTER, "Fri, 21 Nov 2025 04:30:00 GMT")], 0),
             (&[(header::RETRY_AFTER, "soon"), (RESET, "1763700003")], 3),
             (&[(RESET, "1763700004"), (LIMIT, "10"), (REMAINING, "0")], 4),
-            (&[(RESET, "1763600000")], 0),
             (&[(header::RETRY_AFTER, "999999999999")], 3600),
         ];
         for (fields, seconds) in cases {
@@ -155,6 +155,19 @@ mod tests {
                 let pause = answered(&mut Pace::default(), 429, fields);
                 assert!(pause >= Duration::from_secs(seconds), "{fields:?}: {pause:?}");
                 assert!(pause <= Duration::from_millis(seconds * 1100), "{fields:?}: {pause:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_refusal_that_names_no_time_to_come_is_not_answered_at_once() {
+        for field in
+            [(RESET, "1763600000"), (header::RETRY_AFTER, "0"), (header::RETRY_AFTER, "Fri, 21 Nov 2025 04:30:00 GMT")]
+        {
+            let mut pace = Pace::default();
+            for seconds in [1, 2, 4] {
+                let pause = answered(&mut pace, 429, std::slice::from_ref(&field));
+                assert!(is_about(pause, seconds), "{field:?}: {pause:?}");
             }
         }
     }

@@ -296,7 +296,6 @@ impl RecordReader {
         let subject = || self.subject(record.user_id().ok_or(GapReason::NoSubject)?);
         let session = || record.session_id().and_then(|id| self.session_ended(id).ok());
         let happening = match action {
-            Action::Ignore => return Err(GapReason::Ignored),
             Action::Activity => Happening::Active(subject()?),
             Action::SessionEnd => match session() {
                 Some(ended) => ended,
@@ -309,7 +308,7 @@ impl RecordReader {
             Action::Delete => Happening::Deleted(subject()?),
             Action::Management => return self.management(&record.details),
             Action::Provisioning if record.details.request.body.deactivates() => Happening::LoggedOut(subject()?),
-            Action::Provisioning => return Err(GapReason::Ignored),
+            Action::Ignore | Action::Provisioning => return Err(GapReason::Ignored),
         };
         Ok(vec![happening])
     }
@@ -338,8 +337,9 @@ impl RecordReader {
                     _ => Happening::LoggedOut(subject(id)?),
                 }
             }
-            ["sessions", id] if is("delete") => session(id)?,
-            ["sessions", id, "revoke"] if is("post") => session(id)?,
+            ["sessions", id, rest @ ..] if is("delete") && rest.is_empty() || is("post") && rest == ["revoke"] => {
+                session(id)?
+            }
             _ => return Err(GapReason::Ignored),
         };
         Ok(vec![happening])
@@ -365,7 +365,8 @@ fn update(
     let is_password_change = asked.password.is_present();
     let blocked = match asked.blocked.bool() {
         // It was set or cleared, and is masked: somebody should look.
-        None if asked.blocked.is_present() => return Err(GapReason::Malformed),
+        None if asked.blocked.is_present() && !is_password_change => return Err(GapReason::Malformed),
+        None if asked.blocked.is_present() => None,
         // A password that is set through the Management API clears a block.
         None if is_password_change && answered.blocked.bool() != Some(true) => Some(false),
         blocked => blocked,
@@ -396,7 +397,8 @@ fn segments(path: &str) -> Vec<&str> {
 fn decoded(segment: &str) -> Option<String> {
     let once = percent_decode_str(segment).decode_utf8().ok()?;
     let is_encoded_still = !once.contains('|') && (once.contains("%7C") || once.contains("%7c"));
-    if is_encoded_still { Some(percent_decode_str(&once).decode_utf8().ok()?.into_owned()) } else { Some(once.into()) }
+    let id = if is_encoded_still { percent_decode_str(&once).decode_utf8().ok()?.into_owned() } else { once.into() };
+    id.bytes().any(|byte| byte != b'*').then_some(id)
 }
 
 /// What a log stream wraps a record in, or the record itself.
@@ -708,14 +710,13 @@ mod tests {
     fn record(code: &str, changes: Value) -> Value {
         let mut record =
             json!({ "type": code, "date": "2026-05-01T12:00:00.000Z", "log_id": "1", "user_id": "auth0|ada" });
-        for (name, value) in changes.as_object().unwrap() {
-            record[name] = value.clone();
-        }
+        let Value::Object(changes) = changes else { panic!("no members") };
+        record.as_object_mut().unwrap().extend(changes);
         record.as_object_mut().unwrap().retain(|_, value| !value.is_null());
         record
     }
 
-    fn call(method: &str, path: &str, body: Value, answer: Value) -> Value {
+    fn call(method: &str, path: &str, body: &Value, answer: &Value) -> Value {
         let request = json!({ "method": method, "path": path, "body": body });
         let details = json!({ "request": request, "response": { "statusCode": 200, "body": answer } });
         record("sapi", json!({ "user_id": "google-oauth2|admin", "details": details }))
@@ -841,6 +842,14 @@ mod tests {
             ("patch", user.into(), blocked.clone(), json!({ "user_id": "*****" }), Ok(vec![Blocked(ada())])),
             ("patch", user.into(), blocked.clone(), json!("*****"), Ok(vec![Blocked(ada())])),
             ("patch", user.into(), masked, blocked.clone(), Err(GapReason::Malformed)),
+            (
+                "patch",
+                user.into(),
+                json!({ "password": "*****", "blocked": "*****" }),
+                none(),
+                Ok(vec![LoggedOut(ada())]),
+            ),
+            ("patch", "/api/v2/users/*****".into(), blocked.clone(), none(), Err(GapReason::NoSubject)),
             ("patch", user.into(), json!({ "app_metadata": {} }), blocked.clone(), ignored()),
             ("patch", user.into(), none(), cleared.clone(), ignored()),
             ("patch", user.into(), json!("*****"), cleared.clone(), ignored()),
@@ -873,15 +882,15 @@ mod tests {
             ("delete", "/api/v2/clients/x".into(), none(), none(), ignored()),
             ("*****", "*****".into(), none(), none(), ignored()),
         ] {
-            comes_to(&call(method, &path, body, answer), &expected);
+            comes_to(&call(method, &path, &body, &answer), &expected);
         }
     }
 
     #[test]
     fn the_actor_of_a_call_is_never_its_target() {
-        let nameless = call("patch", "*****", json!({ "blocked": true }), json!({}));
+        let nameless = call("patch", "*****", &json!({ "blocked": true }), &json!({}));
         comes_to(&nameless, &Err(GapReason::Ignored));
-        let masked = call("delete", "/api/v2/users/%20%0a", json!({}), json!({}));
+        let masked = call("delete", "/api/v2/users/%20%0a", &json!({}), &json!({}));
         comes_to(&masked, &Err(GapReason::NoSubject));
     }
 
@@ -895,7 +904,7 @@ mod tests {
             (json!(400), false),
             (json!(302), false),
         ] {
-            let mut record = call("delete", "/api/v2/users/auth0%7Cada", json!({}), json!({}));
+            let mut record = call("delete", "/api/v2/users/auth0%7Cada", &json!({}), &json!({}));
             record["details"]["response"]["statusCode"] = status.clone();
             assert_eq!(read(&record).is_ok(), is_taken, "{status}");
         }
@@ -1004,7 +1013,8 @@ mod tests {
         }
         let spoiled = reader.read(b"{\"type\":\"slo\",\"date\":\"2026-05-01T12:00:00Z\",\"user_id\":\"auth0|\xff\"}");
         assert_eq!(spoiled.unwrap_err().reason, GapReason::Malformed);
-        let deep = [b"{\"type\":\"slo\",\"x\":".as_slice(), &[b'['; 100_000], &[b']'; 100_000], b"}"].concat();
+        let deep =
+            [b"{\"type\":\"slo\",\"x\":".as_slice(), &b"[".repeat(100_000), &b"]".repeat(100_000), b"}"].concat();
         assert_eq!(reader.read(&deep).unwrap_err().reason, GapReason::NoSubject);
         let deep = [b"{\"type\":\"slo\",\"date\":".as_slice(), &b"{\"$date\":".repeat(100_000)].concat();
         assert_eq!(reader.read(&deep).unwrap_err().reason, GapReason::Malformed);

@@ -101,9 +101,9 @@ impl<'a> Members<'a> for Event<'a> {
 /// `data`
 #[derive(Default)]
 struct Data<'a> {
-    user: User<'a>,
+    user: Profile<'a>,
     /// `previous_object`; what is there but no object is a user about whom nothing is known.
-    before: Option<User<'a>>,
+    before: Option<Profile<'a>>,
 }
 
 impl<'a> Members<'a> for Data<'a> {
@@ -111,7 +111,7 @@ impl<'a> Members<'a> for Data<'a> {
         match name {
             b"object" => drop(values.next_value_seed(Fill(&mut self.user))?),
             b"previous_object" => {
-                let mut user = User::default();
+                let mut user = Profile::default();
                 self.before = values.next_value_seed(Fill(&mut user))?.then_some(user);
             }
             _ => loose::skip(values)?,
@@ -120,16 +120,16 @@ impl<'a> Members<'a> for Data<'a> {
     }
 }
 
-/// A user.
+/// A user, or as much of it as is told.
 #[derive(Default)]
-struct User<'a> {
+struct Profile<'a> {
     user_id: Loose<'a>,
     blocked: Loose<'a>,
     updated_at: Loose<'a>,
     deleted_at: Loose<'a>,
 }
 
-impl<'a> Members<'a> for User<'a> {
+impl<'a> Members<'a> for Profile<'a> {
     fn take<A: MapAccess<'a>>(&mut self, name: &[u8], values: &mut A) -> Result<(), A::Error> {
         let member = match name {
             b"user_id" => &mut self.user_id,
@@ -163,9 +163,8 @@ mod tests {
             "time": "2026-05-01T12:00:00.000Z",
             "data": { "object": { "user_id": "auth0|ada" } },
         });
-        for (name, value) in object.as_object().unwrap() {
-            event["data"]["object"][name] = value.clone();
-        }
+        let Value::Object(object) = object else { panic!("no members") };
+        event["data"]["object"].as_object_mut().unwrap().extend(object);
         if previous != json!("absent") {
             event["data"]["previous_object"] = previous;
         }

@@ -126,7 +126,8 @@ async fn they_are_about_nobody() {
 /// docs/metrics.md: every metric is on the page, and the page knows no other.
 #[tokio::test]
 async fn the_page_tells_of_each_of_them() {
-    let gate = Gate::start().await;
+    let source = "[sources.log]\ntype = \"auth0_log_stream\"\nauthorization_file = \"log.secret\"\n";
+    let gate = Gate::setup().secret("log.secret", "the sender of the log").and(source).start().await;
     gate.call(&gate.token(json!({}))).await.is(200, None);
     let families = metrics(&gate).await;
     let served: BTreeSet<String> = families.iter().map(|(name, family)| queried(name, family)).collect();

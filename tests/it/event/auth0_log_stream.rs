@@ -52,6 +52,9 @@ fn dated(mut element: Value, id: &str, at: Timestamp) -> Value {
 }
 
 /// The same for another user and session.
+/// Something that happens to a server.
+type Act = fn(&mut RedisServer);
+
 fn of(element: &Value, user: &str, session: &str) -> Value {
     let (_, bare) = USER.split_once('|').unwrap();
     let text = element.to_string().replace(bare, user).replace(SESSION, session);
@@ -59,7 +62,7 @@ fn of(element: &Value, user: &str, session: &str) -> Value {
 }
 
 fn lines(elements: &[Value]) -> String {
-    elements.iter().map(|element| format!("{element}\n")).collect()
+    elements.iter().map(Value::to_string).collect::<Vec<_>>().join("\n")
 }
 
 async fn deliver(gate: &Gate, body: impl Into<bytes::Bytes>) -> Answer {
@@ -363,7 +366,7 @@ async fn another_gate_knows_what_was_taken_too() {
 async fn while_the_store_is_down_the_sender_is_asked_to_come_again() {
     let Some(mut server) = RedisServer::start() else { return };
     let gate = setup().redis(&server.url()).max_staleness("60s").start().await;
-    let outages: [(&str, fn(&mut RedisServer), fn(&mut RedisServer)); 2] =
+    let outages: [(&str, Act, Act); 2] =
         [("silent", |server| server.stop(), |server| server.cont()), ("dead", RedisServer::kill, RedisServer::restart)];
     for (name, begin, end) in outages {
         let token = gate.token(json!({ "sub": format!("auth0|{name}"), "sid": "s" }));

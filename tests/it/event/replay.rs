@@ -19,7 +19,8 @@ async fn gate() -> Gate {
 
 fn records(count: usize) -> Vec<Value> {
     let record = |n: usize| {
-        let (kind, user) = if n % 10 == 0 { ("scp", format!("auth0|{n}")) } else { ("s", format!("auth0|{}", n % 7)) };
+        let (kind, user) =
+            if n.is_multiple_of(10) { ("scp", format!("auth0|{n}")) } else { ("s", format!("auth0|{}", n % 7)) };
         json!({ "type": kind, "date": now().to_string(), "user_id": user, "log_id": format!("log-{n}") })
     };
     (0..count).map(record).collect()
@@ -31,7 +32,7 @@ fn portcullis(gate: &Gate, arguments: &[&str]) -> crate::cli::Ran {
     let admin = format!("http://{}", gate.admin_address());
     let mut all = vec!["--config", &config];
     all.extend(arguments);
-    if !arguments.iter().any(|argument| *argument == "replay") || arguments.contains(&"--apply") {
+    if !arguments.contains(&"replay") || arguments.contains(&"--apply") {
         all.extend(["--admin", &admin]);
     }
     run(&all)

@@ -397,7 +397,7 @@ fn check_event(event: &SessionEvent) {
 }
 
 const STREAMS: &[&[u8]] = &[
-    include_bytes!("../../fixtures/auth0/events/events-api-stream.sse.txt"),
+    include_bytes!("../../fixtures/auth0/events-api/stream.sse.txt"),
     b"\xef\xbb\xbfdata: a\r\ndata\r\revent: e\nid: 1\ndata: {}\n\nid\nretry: 10\n: c\n\n",
 ];
 

@@ -490,7 +490,7 @@ impl State {
     }
 
     /// Takes a token; the fields that tell of it, or the refusal.
-    fn take_token(&mut self) -> Result<HeaderMap, Response<Body>> {
+    fn take_token(&mut self) -> Result<HeaderMap, Box<Response<Body>>> {
         self.refill(Instant::now());
         if self.closed_until.is_some_and(|until| SystemTime::UNIX_EPOCH + unix_now() < until) {
             self.violations += 1;
@@ -519,7 +519,7 @@ impl State {
             self.closed_until = Some(SystemTime::UNIX_EPOCH + unix_now() + Duration::from_secs(seconds));
         }
         refusal.headers_mut().extend(fields);
-        Err(refusal)
+        Err(Box::new(refusal))
     }
 }
 
@@ -568,7 +568,7 @@ impl Shared {
         let limited = self.state.lock().unwrap().take_token();
         let fields = match limited {
             Ok(fields) => fields,
-            Err(refusal) => return refusal,
+            Err(refusal) => return *refusal,
         };
         let mut response = self.decide(path, head, body);
         response.headers_mut().extend(fields);
@@ -593,8 +593,9 @@ impl Shared {
             ("POST", ["sessions", _, "revoke"] | ["users", _, "revoke-access"]) => {
                 &["delete:sessions", "delete:refresh_tokens"]
             }
-            ("DELETE", ["users", _, "refresh-tokens"]) => &["delete:refresh_tokens"],
-            ("POST", ["refresh-tokens", "revoke"]) => &["delete:refresh_tokens"],
+            ("DELETE", ["users", _, "refresh-tokens"]) | ("POST", ["refresh-tokens", "revoke"]) => {
+                &["delete:refresh_tokens"]
+            }
             _ => return error(404, "not_found", "Not Found"),
         };
         let missing = needed.iter().find(|scope| !self.state.lock().unwrap().scopes.contains(*scope));
