@@ -222,7 +222,7 @@ proptest! {
         let mut count = 0;
         for delivery in coming.chunks(size) {
             let text = match form {
-                0 => delivery.iter().map(Value::to_string).collect::<Vec<_>>().join("\r\n"),
+                0 => delivery.iter().copied().map(Value::to_string).collect::<Vec<_>>().join("\r\n"),
                 1 => json!(delivery).to_string(),
                 2 => json!({ "logs": delivery }).to_string(),
                 _ => format!("{:#}", json!(delivery)),
