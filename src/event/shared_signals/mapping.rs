@@ -104,7 +104,7 @@ impl Actions {
             _ => {}
         }
         let Some(action) = self.0.get(&event.uri) else { return Meaning::Unknown };
-        if &*event.uri == "https://schemas.openid.net/secevent/caep/event-type/credential-change" {
+        if event.uri.strip_prefix(CAEP) == Some("credential-change") {
             return match event.text("change_type") {
                 // Another way to log in ends no session.
                 Some("create") => Meaning::Action(Action::Ignore),

@@ -23,12 +23,10 @@ use super::{
     fault::{Code, Refused, SetFault},
     intake::Intake,
     retry::Retry,
+    set::SecurityEventToken,
     transmitter::{Transmitter, TransmitterError, parse},
 };
-use crate::{
-    event::{health::Activity, session_event::Batch},
-    store::StoreError,
-};
+use crate::event::{health::Activity, session_event::Batch};
 
 /// How the gate asks.
 #[derive(Clone, Debug)]
@@ -140,23 +138,35 @@ async fn ask(
 /// can be told about the others.
 async fn take(intake: &Intake, sets: BTreeMap<String, String>) -> Result<Verdicts, Verdicts> {
     let (mut verdicts, mut batch, mut complete) = (Verdicts::default(), Batch::default(), true);
-    let mut read = BTreeSet::new();
+    let mut refuse = |jti, refused| match refused {
+        Refused::Fault(fault) => {
+            intake.refused(&fault);
+            verdicts.refused.insert(jti, fault);
+        }
+        Refused::NotReady => complete = false,
+        Refused::Store(error) => {
+            intake.context.origin.health.failed(intake.context.pipeline.now(), &error);
+            complete = false;
+        }
+    };
+    let mut verified = Vec::with_capacity(sets.len());
     for (jti, token) in sets {
-        match intake.read_named(&jti, &token).await {
+        match verify(intake, &jti, &token).await {
+            Ok(set) => verified.push((jti, set)),
+            Err(refused) => refuse(jti, refused),
+        }
+    }
+    // They come in no order, and an address may have become somebody else's meanwhile.
+    verified.sort_by_key(|(_, set)| set.issued_at.earliest());
+    let mut read = BTreeSet::new();
+    for (jti, set) in verified {
+        match intake.batch(&set).await {
             Ok(found) => {
                 batch.events.extend(found.events);
                 batch.gaps.extend(found.gaps);
                 read.insert(jti);
             }
-            Err(Refused::Fault(fault)) => {
-                intake.refused(&fault);
-                verdicts.refused.insert(jti, fault);
-            }
-            Err(Refused::NotReady) => complete = false,
-            Err(Refused::Store(error)) => {
-                failed(intake, &error);
-                complete = false;
-            }
+            Err(refused) => refuse(jti, refused),
         }
     }
     if read.is_empty() || intake.take(&batch).await.is_ok() {
@@ -167,20 +177,13 @@ async fn take(intake: &Intake, sets: BTreeMap<String, String>) -> Result<Verdict
     if complete { Ok(verdicts) } else { Err(verdicts) }
 }
 
-fn failed(intake: &Intake, error: &StoreError) {
-    intake.context.origin.health.failed(intake.context.pipeline.now(), error);
-}
-
-impl Intake {
-    /// As [`Intake::read`], for a SET that came under a name, which must be its `jti` (RFC 8936 §2.3).
-    async fn read_named(&self, name: &str, token: &str) -> Result<Batch, Refused> {
-        let set = self.keys.verify(token).await?;
-        if *set.jti != *name {
-            let why = "the SET has another `jti` than it is called by";
-            return Err(SetFault::new(Code::InvalidRequest, why).into());
-        }
-        self.batch(&set).await
+/// Verifies a SET that came under a name, which must be its `jti` (RFC 8936 §2.3).
+async fn verify(intake: &Intake, name: &str, token: &str) -> Result<SecurityEventToken, Refused> {
+    let set = intake.keys.verify(token).await?;
+    if *set.jti == *name {
+        return Ok(set);
     }
+    Err(SetFault::new(Code::InvalidRequest, "the SET has another `jti` than it is called by").into())
 }
 
 #[cfg(test)]

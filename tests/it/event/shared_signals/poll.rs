@@ -19,7 +19,8 @@ async fn polls(world: &World, transmitter: &Transmitter) -> Gate {
         transmitter.issuer(),
         transmitter.url("/ssf/poll")
     );
-    world.gate().with("SOURCES_PARTNER_TOKEN", TOKEN).route(&source).start().await
+    let gate = world.gate().with("SOURCES_PARTNER_TOKEN", TOKEN).with("ISSUERS_ACME_CLAIMS_EMAIL", "email");
+    gate.route(&source).start().await
 }
 
 #[tokio::test]
@@ -128,6 +129,34 @@ async fn what_is_at_fault_is_refused_and_the_rest_is_taken() {
     }
     assert!(transmitter.is_acknowledged("good") && transmitter.refusal("good").is_none());
     transmitter.assert_no_violations();
+}
+
+/// What was said about an address before it changed hands is about the one who had it then.
+#[tokio::test]
+async fn what_comes_together_is_read_in_the_order_in_which_it_was_said() {
+    let (world, transmitter) = (World::embedded().await, Transmitter::start().await);
+    let gate = polls(&world, &transmitter).await;
+    let address = json!({ "format": "email", "email": "alice@example.com" });
+    let alice = world.token("auth0|a", json!({ "email": "alice@example.com" }));
+    gate.expect(&alice, "admit").await;
+    let mut attempt = 0;
+    eventually("she is found by her address", async || {
+        attempt += 1;
+        let event = format!("{CAEP}session-presented");
+        transmitter.enqueue(&transmitter.claims(&format!("attempt {attempt}"), &event, address.clone(), json!({})));
+        eventually("it is taken", async || transmitter.waiting() == 0).await;
+        count(&gate, "active").await > 0
+    })
+    .await;
+    transmitter.set(|knobs| knobs.down = true);
+    let recycled = transmitter.claims("a", &format!("{RISC}identifier-recycled"), address.clone(), json!({}));
+    let mut revoked = transmitter.claims("b", &format!("{CAEP}session-revoked"), address, json!({}));
+    revoked["iat"] = json!(revoked["iat"].as_i64().unwrap() - 3);
+    transmitter.enqueue(&recycled);
+    transmitter.enqueue(&revoked);
+    transmitter.set(|knobs| knobs.down = false);
+    eventually("both are taken", async || transmitter.waiting() == 0).await;
+    gate.expect(&alice, "logged_out").await;
 }
 
 #[tokio::test]
