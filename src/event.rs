@@ -10,7 +10,7 @@
 //! - [`receiver`]: senders that call the gate, under `/.portcullis/events/<name>`.
 //! - [`lead`]: sources that the gate asks; one gateway of a fleet does at a time.
 //! - [`subject`], [`identifier_index`]: whom events are about.
-//! - [`source`]: all sources of a gateway.
+//! - [`source`], [`sources`]: what a source is made of, and all that a gateway has.
 //! - [`auth0`], [`backchannel_logout`], [`shared_signals`], [`token_revocation`]: the senders.
 //!
 //! Senders deliver at least once, late, out of order and partly masked. So events are ordered by their own time, markers merge, and
@@ -26,6 +26,7 @@ pub mod receiver;
 pub mod session_event;
 pub mod shared_signals;
 pub mod source;
+pub mod sources;
 pub mod subject;
 pub mod token_revocation;
 
@@ -33,6 +34,7 @@ pub use self::{
     health::{Health, SourceReport},
     pipeline::Pipeline,
     session_event::{Batch, EventId, Gap, GapReason, Happening, SessionEvent},
-    source::{SourceName, SourceSettings, Sources},
+    source::SourceName,
+    sources::{SourceSettings, Sources},
     subject::{Resolver, SubjectIdentifier},
 };

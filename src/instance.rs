@@ -17,7 +17,7 @@ use crate::{
     clock::Clock,
     config::{Config, StoreSettings},
     credential::CredentialSources,
-    event::{Pipeline, Sources, identifier_index::IdentifierIndex, source::SourceError},
+    event::{Pipeline, Sources, identifier_index::IdentifierIndex, sources::SourceError},
     gate::{
         Engine, EngineSettings, Judge, Policy,
         identity::ReservedNames,

@@ -18,7 +18,7 @@ use super::{
     answer::{ok, say},
 };
 use crate::{
-    event::source::SourceWatcher, marker::cache::MarkerCache, store::Store, telemetry::with_causes,
+    event::sources::SourceWatcher, marker::cache::MarkerCache, store::Store, telemetry::with_causes,
     token::verify::Verifier,
 };
 

@@ -14,7 +14,7 @@ use super::{
     value::{ByteSize, DAY, MINUTE, Raw, Setting, choose},
 };
 use crate::{
-    event::{SourceName, SourceSettings, source::SourceKind},
+    event::{SourceName, SourceSettings, sources::SourceKind},
     marker::Source,
     token::claims::IssuerName,
 };

@@ -16,10 +16,7 @@ use prometheus_client::{
 };
 use serde::Serialize;
 
-use super::{
-    pipeline::Taken,
-    session_event::{Batch, GapReason},
-};
+use super::session_event::{Batch, GapReason};
 use crate::{clock::Timestamp, telemetry::with_causes};
 
 /// From what a source that is asked does within a second, to a log that is read a day late; in seconds.
@@ -30,6 +27,21 @@ const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// "Never", where a time is kept in an atomic.
 const NEVER: i64 = i64::MIN;
+
+/// What became of a delivery.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Taken {
+    /// Markers that changed.
+    pub changed: usize,
+    /// Markers that were as they should be.
+    pub unchanged: usize,
+    /// Events that were taken before.
+    pub duplicates: usize,
+    /// Subjects whose activity was recorded.
+    pub active: usize,
+    /// Records of which nothing comes.
+    pub gaps: usize,
+}
 
 /// What became of a record.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -44,12 +56,15 @@ pub enum Outcome {
     Active,
     /// Whatever it would stop is over by itself.
     Outlived,
+    /// It was not let in: a wrong credential, a bad signature, too long. Anyone may have sent it.
+    TurnedAway,
     /// Nothing comes of it.
     Gap(GapReason),
 }
 
 impl Outcome {
-    const PLAIN: [Self; 5] = [Self::Changed, Self::Unchanged, Self::Duplicate, Self::Active, Self::Outlived];
+    const PLAIN: [Self; 6] =
+        [Self::Changed, Self::Unchanged, Self::Duplicate, Self::Active, Self::Outlived, Self::TurnedAway];
 
     fn all() -> impl Iterator<Item = Self> {
         Self::PLAIN.into_iter().chain(GapReason::ALL.into_iter().map(Self::Gap))
@@ -62,6 +77,7 @@ impl Outcome {
             Self::Duplicate => "duplicate",
             Self::Active => "active",
             Self::Outlived => "outlived",
+            Self::TurnedAway => "turned_away",
             Self::Gap(reason) => reason.as_str(),
         }
     }
@@ -317,9 +333,9 @@ impl Health {
         self.state().last_error = Some((now, text));
     }
 
-    /// A delivery was turned away for what is in it. That is no sign of life: anyone may have sent it.
+    /// A delivery was turned away. That is no sign of life: anyone may have sent it.
     pub fn turned_away(&self, now: Timestamp, why: &(dyn std::error::Error + 'static)) {
-        self.count(Outcome::Gap(GapReason::Malformed), 1);
+        self.count(Outcome::TurnedAway, 1);
         if let Some(others) = self.since_logged("turned away", now) {
             tracing::warn!(source.name = %self.name, error = with_causes(why), others, "delivery turned away");
         }

@@ -17,7 +17,7 @@ use std::{
 use futures_util::{FutureExt as _, StreamExt as _, stream};
 
 use super::{
-    health::{Health, Outcome},
+    health::{Health, Outcome, Taken},
     session_event::{Batch, EventDigest, Happening, SessionEvent},
 };
 use crate::{
@@ -86,21 +86,6 @@ impl Recent {
     }
 }
 
-/// What became of a delivery.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub struct Taken {
-    /// Markers that changed.
-    pub changed: usize,
-    /// Markers that were as they should be.
-    pub unchanged: usize,
-    /// Events that were taken before.
-    pub duplicates: usize,
-    /// Subjects whose activity was recorded.
-    pub active: usize,
-    /// Records of which nothing comes.
-    pub gaps: usize,
-}
-
 /// A marker that is to be written, and the event that says so.
 struct Change<'a> {
     record: MarkerRecord,
@@ -123,6 +108,12 @@ impl Pipeline {
     #[must_use]
     pub fn new(ledger: Ledger, notes: Arc<dyn Notes>, clock: Clock) -> Self {
         Self { ledger, notes, clock }
+    }
+
+    /// Where the time comes from.
+    #[must_use]
+    pub const fn clock(&self) -> &Clock {
+        &self.clock
     }
 
     /// The time.

@@ -14,8 +14,8 @@ use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use tokio::{sync::Semaphore, time::timeout};
 
-use super::{pipeline::Origin, source::SourceName};
-use crate::{gate::problem, store::StoreError, upstream::Body};
+use super::pipeline::Origin;
+use crate::{clock::Clock, gate::problem, store::StoreError, upstream::Body};
 
 /// How many bytes of bodies each source may be sent at once; further senders are asked to come back. Each has its own, so that a source
 /// to which anyone can send does not hold up the others.
@@ -31,21 +31,32 @@ const PATIENCE: Duration = Duration::from_secs(15);
 pub type Answer = Response<Body>;
 
 /// What keeps a request from being received at all.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum Rejection {
     /// It is no `POST`.
+    #[error("it is no POST")]
     Method,
     /// The body is longer than the settings allow.
+    #[error("the body is longer than `max_body`")]
     TooLarge,
     /// The body is in an encoding that is not understood, or not as it says.
+    #[error("the body is in an encoding that is not understood")]
     Encoding,
     /// The body did not come in time, or broke off.
+    #[error("the body did not come in time, or broke off")]
     Incomplete,
     /// Too much is under way already.
+    #[error("too many deliveries are under way")]
     Busy,
     /// The store did not take it.
+    #[error("the store did not take it")]
     NotStored,
 }
+
+/// The sender's credential.
+#[derive(Debug, thiserror::Error)]
+#[error("the sender's credential is missing or wrong")]
+struct WrongCredential;
 
 /// One source that is told by calls.
 #[async_trait]
@@ -66,9 +77,10 @@ pub trait Receiver: Send + Sync + fmt::Debug {
 }
 
 /// All sources that are told by calls.
-#[derive(Default, Debug)]
+#[derive(Debug)]
 pub struct Receivers {
-    by_name: HashMap<SourceName, Entry>,
+    clock: Clock,
+    by_name: HashMap<Arc<str>, Entry>,
 }
 
 #[derive(Debug)]
@@ -80,17 +92,22 @@ struct Entry {
 }
 
 impl Receivers {
+    /// None yet.
+    #[must_use]
+    pub fn new(clock: Clock) -> Self {
+        Self { clock, by_name: HashMap::new() }
+    }
+
     /// Adds one, whose bodies may be `max_body` bytes long.
-    pub fn add(&mut self, name: SourceName, receiver: Arc<dyn Receiver>, origin: Arc<Origin>, max_body: usize) {
+    pub fn add(&mut self, receiver: Arc<dyn Receiver>, origin: Arc<Origin>, max_body: usize) {
         let (least, most) = PLACES;
         let places = Semaphore::new((AT_ONCE / max_body.max(1)).clamp(least, most));
-        self.by_name.insert(name, Entry { receiver, origin, max_body, places });
+        self.by_name.insert(Arc::clone(&origin.name), Entry { receiver, origin, max_body, places });
     }
 
     /// Answers a request for the source of this name.
     pub async fn serve(&self, name: &str, request: Request<Incoming>) -> Answer {
-        let known = SourceName::try_from(name).ok().and_then(|name| self.by_name.get(&name));
-        let Some(Entry { receiver, origin, max_body, places }) = known else {
+        let Some(Entry { receiver, origin, max_body, places }) = self.by_name.get(name) else {
             return problem::response(StatusCode::NOT_FOUND, "no_endpoint", "There is no such source.");
         };
         let (head, body) = request.into_parts();
@@ -98,14 +115,14 @@ impl Receivers {
             return receiver.reject(Rejection::Method);
         }
         if let Err(answer) = receiver.admit(&head) {
-            tracing::warn!(source.name = %origin.name, status = answer.status().as_u16(), "sender turned away");
+            origin.health.turned_away(self.clock.now(), &WrongCredential);
             return *answer;
         }
         let Ok(_place) = places.try_acquire() else { return receiver.reject(Rejection::Busy) };
         match read(&head, body, *max_body).await {
             Ok(body) => receiver.receive(head, body).await,
             Err(rejection) => {
-                tracing::warn!(source.name = %origin.name, ?rejection, "delivery rejected");
+                origin.health.turned_away(self.clock.now(), &rejection);
                 receiver.reject(rejection)
             }
         }

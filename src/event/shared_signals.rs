@@ -47,7 +47,8 @@ use crate::{
     clock::Clock,
     event::{
         health::Activity,
-        source::{Context, Running},
+        lead,
+        source::{Context, Failure, Running},
         subject::{Opaque, Resolver},
     },
     http_client::{HttpClient, secure},
@@ -108,8 +109,6 @@ pub enum Delivery {
         max_events: usize,
     },
 }
-
-type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 impl SharedSignalsSettings {
     pub(crate) fn start(self, context: Context, stop: CancellationToken) -> Result<Running, Failure> {
@@ -217,7 +216,7 @@ impl SharedSignalsSettings {
                         () = polling => {}
                     }
                 };
-                intake.context.lead_while(&stop, work).await;
+                intake.context.lead_while(lead::TERM, &stop, work).await;
             };
             // What leads gives its lease back when it is told to stop.
             let _ = tokio::join!(stop.run_until_cancelled(discovering), leading);

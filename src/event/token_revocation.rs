@@ -22,7 +22,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use super::{
     receiver::{self, Answer, Receiver, Rejection},
     session_event::{Batch, EventId, Gap, GapReason, Happening, SessionEvent},
-    source::{Context, Running},
+    source::{Context, Failure, Running},
     subject::{Opaque, Resolver, SubjectIdentifier, Target, Unresolved},
 };
 use crate::{
@@ -228,7 +228,7 @@ impl RevocationRequest {
 }
 
 impl TokenRevocationSettings {
-    pub(crate) fn start(self, context: Context) -> Result<Running, Box<dyn std::error::Error + Send + Sync>> {
+    pub(crate) fn start(self, context: Context) -> Result<Running, Failure> {
         let Context { pipeline, origin, verifier, .. } = &context;
         let notes = Arc::clone(pipeline.notes());
         let resolver = Resolver::new(Arc::clone(verifier), notes, self.issuer.clone(), Opaque::Subject);

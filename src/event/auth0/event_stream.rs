@@ -15,7 +15,7 @@ use super::user_event::UserEventReader;
 use crate::{
     event::{
         receiver::{self, Answer, Receiver, Rejection},
-        source::{BatchReader as _, Context, Running},
+        source::{BatchReader as _, Context, Failure, Running},
     },
     token::claims::IssuerName,
 };
@@ -31,7 +31,7 @@ pub struct EventStreamSettings {
 
 impl EventStreamSettings {
     #[expect(clippy::unnecessary_wraps, reason = "as for other sources")]
-    pub(crate) fn start(self, context: Context) -> Result<Running, Box<dyn std::error::Error + Send + Sync>> {
+    pub(crate) fn start(self, context: Context) -> Result<Running, Failure> {
         let authorization = format!("Bearer {}", self.token.expose_secret()).into();
         let reader = UserEventReader { issuer: self.issuer };
         Ok(Running::Receives(Arc::new(EventStream { context, authorization, reader })))

@@ -30,8 +30,7 @@ use crate::{
     event::{
         Batch, Gap, GapReason,
         health::{Activity, Health},
-        lead::Lead,
-        source::{Context, Running},
+        source::{Context, Failure, Running},
     },
     http_client::HttpClient,
     store::StoreError,
@@ -77,12 +76,8 @@ pub struct EventsSettings {
 }
 
 impl EventsSettings {
-    pub(crate) fn start(
-        self,
-        context: Context,
-        stop: CancellationToken,
-    ) -> Result<Running, Box<dyn std::error::Error + Send + Sync>> {
-        let lead = Lead { term: self.lease, ..context.lead() };
+    pub(crate) fn start(self, context: Context, stop: CancellationToken) -> Result<Running, Failure> {
+        let term = self.lease;
         let listener = Listener {
             tenant: Tenant::new(self.tenant, HttpClient::new()?, Clock::System),
             reader: UserEventReader { issuer: self.issuer },
@@ -92,8 +87,7 @@ impl EventsSettings {
             context,
         };
         Ok(Running::Asks(Box::pin(async move {
-            let standby = || listener.health().set(Activity::Standby);
-            lead.run(&**listener.context.pipeline.notes(), &stop, standby, |_| listener.run()).await;
+            listener.context.lead_while(term, &stop, |_| listener.run()).await;
         })))
     }
 }

@@ -16,9 +16,9 @@ use serde::Serialize;
 use super::record::{Codes, RecordReader};
 use crate::{
     event::{
-        pipeline::Taken,
+        health::Taken,
         receiver::{self, Answer, Receiver, Rejection},
-        source::{BatchReader as _, Context, Running},
+        source::{BatchReader as _, Context, Failure, Running},
     },
     token::claims::IssuerName,
 };
@@ -36,7 +36,7 @@ pub struct LogStreamSettings {
 
 impl LogStreamSettings {
     #[expect(clippy::unnecessary_wraps, reason = "as for other sources")]
-    pub(crate) fn start(self, context: Context) -> Result<Running, Box<dyn std::error::Error + Send + Sync>> {
+    pub(crate) fn start(self, context: Context) -> Result<Running, Failure> {
         let Self { issuer, authorization, codes } = self;
         let reader = RecordReader::new(issuer, codes);
         Ok(Running::Receives(Arc::new(LogStream { context, authorization, reader })))

@@ -32,8 +32,7 @@ use crate::{
     event::{
         Batch,
         health::{Activity, Health},
-        lead::Lead,
-        source::{Context, Running},
+        source::{Context, Failure, Running},
     },
     http_client::HttpClient,
     store::StoreError,
@@ -75,12 +74,8 @@ pub struct LogsSettings {
 }
 
 impl LogsSettings {
-    pub(crate) fn start(
-        self,
-        context: Context,
-        stop: CancellationToken,
-    ) -> Result<Running, Box<dyn std::error::Error + Send + Sync>> {
-        let lead = Lead { term: self.lease, ..context.lead() };
+    pub(crate) fn start(self, context: Context, stop: CancellationToken) -> Result<Running, Failure> {
+        let term = self.lease;
         let poller = Poller {
             tenant: Tenant::new(self.tenant, HttpClient::new()?, Clock::System),
             reader: RecordReader::new(self.issuer, self.codes),
@@ -91,8 +86,7 @@ impl LogsSettings {
             context,
         };
         Ok(Running::Asks(Box::pin(async move {
-            let standby = || poller.health().set(Activity::Standby);
-            lead.run(&**poller.context.pipeline.notes(), &stop, standby, |_| poller.run()).await;
+            poller.context.lead_while(term, &stop, |_| poller.run()).await;
         })))
     }
 }

@@ -228,7 +228,7 @@ async fn what_is_no_good_logout_token_changes_nothing() {
         assert_eq!(session["end"], Value::Null, "{session}");
         #[expect(clippy::cast_precision_loss, reason = "a few dozen")]
         let expected = refused.len() as f64;
-        assert!((outcomes(&gate, SOURCE, "malformed").await - expected).abs() < 0.1);
+        assert!((outcomes(&gate, SOURCE, "turned_away").await - expected).abs() < 0.1);
         is_taken(&send(&gate, &token).await);
         gate.expect(&world.token("auth0|alice", json!({ "sid": "one" })), "session_ended").await;
     }
