@@ -386,11 +386,11 @@ async fn while_the_store_is_down_the_sender_is_asked_to_come_again() {
         let known = gate.admin().get(&format!("/v1/subjects/main/auth0%7C{name}")).await.json();
         assert_eq!(known["logout"]["at"], at.to_string(), "{name}");
         // An attempt that failed is there too, and may have taken effect unseen.
-        let changed = |line: &Value| {
+        let is_news = |line: &Value| {
             let line = line.to_string();
             line.contains(&format!("scp {name}")) && line.contains("\"outcome\":\"changed\"")
         };
-        let changes = gate.audit().iter().filter(|line| changed(line)).count();
+        let changes = gate.audit().iter().filter(|line| is_news(line)).count();
         assert!(changes <= 1, "{name}: {changes} changes");
     }
 }
