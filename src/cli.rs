@@ -69,7 +69,7 @@ enum Command {
         after_help = "Examples:\n  portcullis serve --config gateway.toml\n  PORTCULLIS_LISTENER_ADDRESS=0.0.0.0:8080 portcullis serve\n\nSIGTERM and SIGINT drain: requests in flight end, what waits is written."
     )]
     Serve,
-    /// Checks the configuration, reaches the issuers' keys and the store, and says what it found
+    /// Checks the configuration, reaches the issuers' keys, the store and the sources that are asked, and says what it found
     #[command(
         after_help = "Examples:\n  portcullis check --config gateway.toml\n  portcullis check --offline --output json"
     )]

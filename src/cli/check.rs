@@ -2,6 +2,7 @@
 
 use std::{path::Path, sync::Arc, time::Duration};
 
+use futures_util::future::join_all;
 use serde::Serialize;
 use serde_json::json;
 use tokio::time::{Instant, sleep};
@@ -44,13 +45,19 @@ pub(super) fn run(path: &Path, offline: bool, output: Output) -> anyhow::Result<
     let mut findings = vec![Finding {
         level: Level::Ok,
         what: "configuration".to_owned(),
-        message: format!("{} issuers, {} routes", config.issuers.len(), config.routes.len()),
+        message: format!(
+            "{} issuers, {} routes, {} sources",
+            config.issuers.len(),
+            config.routes.len(),
+            config.sources.len()
+        ),
     }];
     findings.extend(warnings(&config));
     if !offline {
         runtime()?.block_on(async {
             findings.extend(keys(&config).await);
             findings.extend(store(&config.store, &config).await);
+            findings.extend(sources(&config).await);
         });
     }
     let problems = findings.iter().any(|finding| finding.level == Level::Problem);
@@ -125,6 +132,18 @@ async fn store(settings: &StoreSettings, config: &Config) -> Vec<Finding> {
         }
         Err(error) => vec![problem(what(), &error)],
     }
+}
+
+/// Sources that are asked: whether they answer.
+async fn sources(config: &Config) -> Vec<Finding> {
+    let probes = config.sources.iter().map(async |source| {
+        let what = format!("source `{}`", source.name);
+        Some(match source.kind.probe().await? {
+            Ok(message) => Finding { level: Level::Ok, what, message: message.to_owned() },
+            Err(error) => problem(what, &*error),
+        })
+    });
+    join_all(probes).await.into_iter().flatten().collect()
 }
 
 /// What the store says, once it is connected.

@@ -68,6 +68,22 @@ impl SourceKind {
         }
     }
 
+    /// Asks the one who would be asked, as far as that disturbs nobody, and says what came of it; `None`: nobody would be.
+    ///
+    /// # Errors
+    /// Why it would come to nothing.
+    pub async fn probe(&self) -> Option<Result<&'static str, Failure>> {
+        match self {
+            Self::Auth0Logs(settings) => Some(settings.probe().await),
+            Self::Auth0Events(settings) => Some(settings.probe().await),
+            Self::Auth0LogStream(_)
+            | Self::Auth0EventStream(_)
+            | Self::BackchannelLogout(_)
+            | Self::SharedSignals(_)
+            | Self::TokenRevocation(_) => None,
+        }
+    }
+
     /// What reads its records, where they need no signature to be believed: so that exported ones can be taken again.
     #[must_use]
     pub fn reader(&self) -> Option<Arc<dyn BatchReader>> {

@@ -76,6 +76,13 @@ pub struct EventsSettings {
 }
 
 impl EventsSettings {
+    /// Whether the tenant takes the credentials, for a check of the settings. The stream itself is not opened: a plan may allow no other
+    /// beside that of a running gateway.
+    pub(crate) async fn probe(&self) -> Result<&'static str, Failure> {
+        Tenant::new(self.tenant.clone(), HttpClient::new()?, Clock::System).log_in().await?;
+        Ok("the tenant takes the credentials; whether the events may be read shows when the stream is opened")
+    }
+
     pub(crate) fn start(self, context: Context, stop: CancellationToken) -> Result<Running, Failure> {
         let term = self.lease;
         let listener = Listener {

@@ -74,6 +74,13 @@ pub struct LogsSettings {
 }
 
 impl LogsSettings {
+    /// Whether the log can be read, for a check of the settings.
+    pub(crate) async fn probe(&self) -> Result<&'static str, Failure> {
+        let tenant = Tenant::new(self.tenant.clone(), HttpClient::new()?, Clock::System);
+        tenant.call(Method::GET, &first_since(Clock::System.now().minus(self.start)), None).await?;
+        Ok("the tenant lets its log be read")
+    }
+
     pub(crate) fn start(self, context: Context, stop: CancellationToken) -> Result<Running, Failure> {
         let term = self.lease;
         let poller = Poller {
@@ -326,10 +333,7 @@ impl Poller {
     async fn search(&self, kept: &Kept) -> Result<(Page, Timestamp), LogsError> {
         // What comes before in order may be later by date.
         let since = Timestamp::from_millis(kept.since).minus(self.overlap);
-        let query = format!("date:[{since} TO *]");
-        let query = utf8_percent_encode(&query, NON_ALPHANUMERIC);
-        let target = format!("/api/v2/logs?q={query}&sort=date%3A1&page=0&per_page={PAGE}");
-        let answer = self.tenant.call(Method::GET, &target, None).await?;
+        let answer = self.tenant.call(Method::GET, &first_since(since), None).await?;
         Ok((self.take(&answer).await?, answer.at))
     }
 
@@ -431,6 +435,13 @@ impl Mark {
     fn is_settled(&self, now: Timestamp, overlap: Duration) -> bool {
         now.since(Timestamp::from_millis(self.at)) >= overlap + overlap / 4
     }
+}
+
+/// What asks for the first records since a date.
+fn first_since(since: Timestamp) -> String {
+    let query = format!("date:[{since} TO *]");
+    let query = utf8_percent_encode(&query, NON_ALPHANUMERIC);
+    format!("/api/v2/logs?q={query}&sort=date%3A1&page=0&per_page={PAGE}")
 }
 
 /// Whether the tenant says that it does not know the checkpoint. How it says so is not documented.

@@ -242,6 +242,17 @@ impl Tenant {
         }))
     }
 
+    /// Has a token fetched, where none is kept: whether the credentials are good.
+    ///
+    /// # Errors
+    /// [`TenantError`].
+    pub async fn log_in(&self) -> Result<(), TenantError> {
+        match timeout(PATIENCE, self.token()).await {
+            Ok(token) => token.map(drop),
+            Err(_) => Err(self.failed(TenantError::TimedOut)),
+        }
+    }
+
     /// Asks for something, and reads the whole answer. `path`, with its query, is percent-encoded, such as
     /// `/api/v2/users/auth0%7C123/sessions`.
     ///

@@ -7,6 +7,7 @@ use tempfile::TempDir;
 
 use super::{feed, run};
 use crate::support::{
+    auth0::{Auth0, CLIENT_ID, CLIENT_SECRET},
     keys::TestIssuer,
     program::{Gate, program},
 };
@@ -90,6 +91,39 @@ async fn a_problem_is_found() {
     run(&["check", "--offline", "--config", config.path()]).ends_with(0);
     let found = run(&["check", "--offline", "--config", config.path(), "--output", "json"]).ends_with(0).json();
     assert_eq!(levels(&found), [("ok", "configuration")]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sources_that_are_asked_are_asked() {
+    let auth0 = Auth0::start().await;
+    let config = Configured::good();
+    let secret = config.directory.path().join("client.secret");
+    fs::write(&secret, CLIENT_SECRET).unwrap();
+    let source = |name: &str, kind: &str| {
+        let domain = auth0.base();
+        format!(
+            "[sources.{name}]\ntype = \"{kind}\"\ndomain = \"{domain}\"\nclient_id = \"{CLIENT_ID}\"\n\
+             client_secret_file = \"client.secret\"\n"
+        )
+    };
+    let text = fs::read_to_string(&config.file).unwrap();
+    let sources = source("log", "auth0_logs") + &source("users", "auth0_events");
+    fs::write(&config.file, text + &sources).unwrap();
+    let check = || run(&["check", "--config", config.path()]);
+
+    let found = check();
+    found
+        .ends_with(0)
+        .says("1 issuers, 1 routes, 2 sources")
+        .says("ok       source `log`: the tenant lets its log be read");
+    found.says("ok       source `users`");
+    auth0.grant(&["read:events"]);
+    let found = check();
+    found.ends_with(3).says("PROBLEM  source `log`").says("grant it read:logs").says("ok       source `users`");
+    fs::write(&secret, "another").unwrap();
+    let found = check();
+    found.ends_with(3).says("PROBLEM  source `log`: the tenant refuses the client").says("PROBLEM  source `users`");
+    assert!(!found.out.contains("another"));
 }
 
 #[test]
