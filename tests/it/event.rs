@@ -7,6 +7,7 @@ mod auth0_logs;
 mod auth0_readers;
 mod backchannel_logout;
 mod killed;
+mod lead;
 mod replay;
 mod shared_signals;
 mod token_revocation;

@@ -69,7 +69,7 @@ impl Intake {
 
     /// Counts and logs a SET that is not taken.
     pub(super) fn refused(&self, fault: &SetFault) {
-        self.context.origin.health.failed(self.context.pipeline.now(), fault);
+        self.context.origin.health.turned_away(self.context.pipeline.now(), fault);
     }
 
     /// The source does what it is there for, unless the stream stands still.
