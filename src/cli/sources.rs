@@ -47,7 +47,9 @@ fn table(sources: &[Value]) -> String {
         ]);
     }
     let mut lines: Vec<String> = table.lines().map(|line| line.trim().to_owned()).collect();
-    let errors = sources.iter().filter_map(|source| Some((source["name"].as_str()?, source["last_error"].as_str()?)));
-    lines.extend(errors.map(|(name, error)| format!("{name}: {error}")));
+    for (what, member) in [("", "last_error"), ("turned away: ", "last_turned_away")] {
+        let told = sources.iter().filter_map(|source| Some((source["name"].as_str()?, source[member].as_str()?)));
+        lines.extend(told.map(|(name, text)| format!("{name}: {what}{text}")));
+    }
     lines.join("\n")
 }

@@ -208,6 +208,7 @@ pub struct Health {
 struct State {
     activity: Activity,
     last_error: Option<(Timestamp, String)>,
+    last_turned_away: Option<(Timestamp, String)>,
     /// What was logged when, and how often it happened since.
     logged: BTreeMap<&'static str, (Timestamp, u64)>,
 }
@@ -243,6 +244,9 @@ pub struct SourceReport {
     /// When and why it last failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_error: Option<String>,
+    /// When and why somebody was last turned away.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_turned_away: Option<String>,
 }
 
 impl Health {
@@ -336,9 +340,11 @@ impl Health {
     /// A delivery was turned away. That is no sign of life: anyone may have sent it.
     pub fn turned_away(&self, now: Timestamp, why: &(dyn std::error::Error + 'static)) {
         self.count(Outcome::TurnedAway, 1);
+        let text = with_causes(why);
         if let Some(others) = self.since_logged("turned away", now) {
-            tracing::warn!(source.name = %self.name, error = with_causes(why), others, "delivery turned away");
+            tracing::warn!(source.name = %self.name, error = text, others, "delivery turned away");
         }
+        self.state().last_turned_away = Some((now, text));
     }
 
     /// From now on it does this.
@@ -375,9 +381,10 @@ impl Health {
         let spelled = |cell: &AtomicI64| time(cell).map(|millis| Timestamp::from_millis(millis).to_string());
         let silent = self.is_silent(now, started);
         let state = self.state();
+        let dated = |(at, text): &(Timestamp, String)| format!("{at} {text}");
         let last_error = match &state.activity {
             Activity::Stopped(why) => Some(why.clone()),
-            _ => state.last_error.as_ref().map(|(at, error)| format!("{at} {error}")),
+            _ => state.last_error.as_ref().map(dated),
         };
         SourceReport {
             name: self.name.to_string(),
@@ -395,6 +402,7 @@ impl Health {
                 .collect(),
             failures: self.failures.get(),
             last_error,
+            last_turned_away: state.last_turned_away.as_ref().map(dated),
         }
     }
 

@@ -121,6 +121,9 @@ async fn sources_are_shown_with_what_became_of_their_records() {
     let answer = gate.admin().send(http::Method::POST, "/v1/sources/log/events", json!(records(20)).to_string()).await;
     assert_eq!(answer.is(200, None).json()["changed"], 2);
     portcullis(&gate, &["sources"]).ends_with(0).says("changed 2").says("active 7");
+    let url = "/.portcullis/events/log";
+    gate.request(http::Method::POST, url, &[("authorization", "another")]).await.is(401, "unauthorized");
+    portcullis(&gate, &["sources"]).ends_with(0).says("turned_away 1").says("log: turned away: ").says("credential");
     let ready = gate.admin().get("/readyz").await.json();
     assert_eq!(ready["sources"][0]["events"]["changed"], 2, "{ready}");
     let metrics = gate.admin().get("/metrics").await;
