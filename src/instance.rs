@@ -168,7 +168,7 @@ impl Instance {
         let Some(notes) = notes else { unreachable!("the engine opens its store") };
         let judge = engine.judge().clone();
         let http = HttpClient::new()?;
-        let revocations = Revocations::new(config.revocations.clone(), Arc::clone(&notes), &http, clock.clone());
+        let revocations = Revocations::new(config.revocations.clone(), &notes, &http, &clock);
         let pipeline = Pipeline::new(judge.parts().ledger.clone(), Arc::clone(&notes), clock.clone());
         let owner = gateway_id();
         let sources = Sources::start(config.sources.clone(), &pipeline, &judge.parts().verifier, &owner)?;

@@ -2,7 +2,9 @@
 //!
 //! 1. What is to be done is durable in the store before the session ends here, and so before anybody is told that it has: a gateway
 //!    that dies in between loses nothing. At worst the issuer hears of a logout whose caller has to repeat it.
-//! 2. One gateway of a fleet works it off, whoever has the lease; another takes over when it dies. Doing it twice does no harm.
+//! 2. One gateway of a fleet works off what an issuer is to be told, whoever has the lease; another takes over when it dies. Doing it
+//!    twice does no harm. Each issuer has a queue and a lease of its own: one that does not answer holds up no other, and gateways that
+//!    know different issuers share a store.
 //! 3. What fails is tried again, with pauses that grow to [`LONGEST_PAUSE`], and given up after [`GIVE_UP`] or when the issuer says
 //!    that it never will.
 //! 4. Each outcome leaves an audit line.
@@ -34,9 +36,6 @@ use crate::{
     store::{Notes, StoreError},
     token::claims::{Claims, IssuerName},
 };
-
-/// The name of the queue, and of the lease.
-const QUEUE: &str = "issuer-revocations";
 
 /// How long writing a job may take.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -71,38 +70,43 @@ pub enum Extent {
 
 /// What is still to be revoked. Clones share it.
 #[derive(Clone, Debug)]
-pub struct Revocations(Arc<Inner>);
+pub struct Revocations {
+    issuers: Arc<HashMap<IssuerName, Arc<Issuer>>>,
+    metrics: RevocationMetrics,
+}
 
+/// An issuer at which something is revoked.
 #[derive(Debug)]
-struct Inner {
-    issuers: HashMap<IssuerName, Party>,
+struct Issuer {
+    name: IssuerName,
+    /// The name of its queue, and of the lease.
+    queue: Arc<str>,
+    extent: Extent,
+    tenant: Tenant,
     notes: Arc<dyn Notes>,
     clock: Clock,
     wake: Notify,
     metrics: RevocationMetrics,
 }
 
-/// An issuer at which something is revoked.
-#[derive(Debug)]
-struct Party {
-    extent: Extent,
-    tenant: Tenant,
-}
-
 impl Revocations {
     /// Revocations at these issuers; none: nothing is ever to be revoked.
     #[must_use]
-    pub fn new(settings: Vec<RevocationSettings>, notes: Arc<dyn Notes>, http: &HttpClient, clock: Clock) -> Self {
-        let party = |RevocationSettings { issuer, extent, tenant }| {
-            (issuer, Party { extent, tenant: Tenant::new(tenant, http.clone(), clock.clone()) })
+    pub fn new(settings: Vec<RevocationSettings>, notes: &Arc<dyn Notes>, http: &HttpClient, clock: &Clock) -> Self {
+        let metrics = RevocationMetrics::default();
+        let issuer = |RevocationSettings { issuer, extent, tenant }| {
+            let queue = format!("issuer-revocations:{issuer}").into();
+            let tenant = Tenant::new(tenant, http.clone(), clock.clone());
+            let (notes, clock, metrics) = (Arc::clone(notes), clock.clone(), metrics.clone());
+            let wake = Notify::new();
+            (issuer.clone(), Arc::new(Issuer { name: issuer, queue, extent, tenant, notes, clock, wake, metrics }))
         };
-        let issuers = settings.into_iter().map(party).collect();
-        Self(Arc::new(Inner { issuers, notes, clock, wake: Notify::new(), metrics: RevocationMetrics::default() }))
+        Self { issuers: Arc::new(settings.into_iter().map(issuer).collect()), metrics }
     }
 
     /// Registers their metrics.
     pub fn register(&self, registry: &mut Registry) {
-        self.0.metrics.register(registry);
+        self.metrics.register(registry, self.issuers.keys());
     }
 
     /// Has the session of a token revoked at its issuer, or with `everywhere`, or where the token names none, all of its subject's.
@@ -111,15 +115,13 @@ impl Revocations {
     /// # Errors
     /// [`StoreError`]: it may yet be revoked. Repeating it is harmless.
     pub async fn put(&self, claims: &Claims, everywhere: bool) -> Result<(), StoreError> {
-        if !self.0.issuers.contains_key(&claims.subject.issuer) {
-            return Ok(());
-        }
+        let Some(issuer) = self.issuers.get(&claims.subject.issuer) else { return Ok(()) };
         let session = claims.session.clone().filter(|_| !everywhere);
-        let job = Job { subject: claims.subject.clone(), session, asked: self.0.clock.now() };
+        let job = Job { subject: claims.subject.clone(), session, asked: issuer.clock.now() };
         let jobs = [(job.new_id(), job.encode())];
-        let put = timeout(PATIENCE, self.0.notes.put_jobs(QUEUE, &jobs)).await;
+        let put = timeout(PATIENCE, issuer.notes.put_jobs(&issuer.queue, &jobs)).await;
         put.unwrap_or_else(|_| Err(StoreError::timed_out(&"notes".into())))?;
-        self.0.wake.notify_one();
+        issuer.wake.notify_one();
         Ok(())
     }
 
@@ -127,25 +129,22 @@ impl Revocations {
     #[must_use]
     pub fn start(&self, owner: &Arc<str>) -> Revoking {
         let stop = CancellationToken::new();
-        let lead = Lead { name: QUEUE.into(), owner: Arc::clone(owner), term: TERM };
-        let (inner, stopped) = (Arc::clone(&self.0), stop.clone());
-        let task = async move {
-            if inner.issuers.is_empty() {
-                return;
-            }
-            let standby = || {
-                inner.metrics.waiting.set(0);
+        let task = |issuer: &Arc<Issuer>| {
+            let (issuer, stopped) = (Arc::clone(issuer), stop.clone());
+            let lead = Lead { name: Arc::clone(&issuer.queue), owner: Arc::clone(owner), term: TERM };
+            let task = async move {
+                lead.run(&*issuer.notes, &stopped, || issuer.stand_by(), |lost| issuer.work(lost)).await;
             };
-            lead.run(&*inner.notes, &stopped, standby, |lost| inner.work(lost)).await;
+            AbortOnDropHandle::new(tokio::spawn(task))
         };
-        Revoking { task: AbortOnDropHandle::new(tokio::spawn(task)), stop: stop.drop_guard() }
+        Revoking { tasks: self.issuers.values().map(task).collect(), stop: stop.drop_guard() }
     }
 }
 
 /// Works off what is to be revoked. Dropped, it stops at once.
 #[derive(Debug)]
 pub struct Revoking {
-    task: AbortOnDropHandle<()>,
+    tasks: Vec<AbortOnDropHandle<()>>,
     stop: DropGuard,
 }
 
@@ -153,31 +152,42 @@ impl Revoking {
     /// Stops, and resolves when it has. What is left is left to the next who has the lease.
     pub async fn stop(self) {
         self.stop.disarm().cancel();
-        // A task that panicked has nothing left to wait for.
-        let _ = self.task.await;
+        for task in self.tasks {
+            // One that panicked has nothing left to wait for.
+            let _ = task.await;
+        }
     }
 }
 
 /// What attempts come to.
 const OUTCOMES: [&str; 4] = ["revoked", "gone", "failed", "given_up"];
 
-/// What becomes of revocations.
-#[derive(Default, Debug)]
+/// What becomes of revocations. Clones share them.
+#[derive(Clone, Default, Debug)]
 struct RevocationMetrics {
-    waiting: Gauge,
-    outcomes: Family<OutcomeLabel, Counter>,
+    waiting: Family<WaitingLabels, Gauge>,
+    outcomes: Family<OutcomeLabels, Counter>,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
-struct OutcomeLabel {
+struct WaitingLabels {
+    issuer: String,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct OutcomeLabels {
+    issuer: String,
     outcome: &'static str,
 }
 
 impl RevocationMetrics {
-    fn register(&self, registry: &mut Registry) {
-        for outcome in OUTCOMES {
+    fn register<'i>(&self, registry: &mut Registry, issuers: impl Iterator<Item = &'i IssuerName>) {
+        for issuer in issuers {
             // There from the start, so that the first that is given up is an increase.
-            self.outcomes.get_or_create_owned(&OutcomeLabel { outcome });
+            for outcome in OUTCOMES {
+                self.outcomes.get_or_create_owned(&OutcomeLabels { issuer: issuer.to_string(), outcome });
+            }
+            self.set_waiting(issuer, 0);
         }
         registry.register(
             "issuer_revocations_waiting",
@@ -187,7 +197,12 @@ impl RevocationMetrics {
         registry.register("issuer_revocations", "Attempts to revoke at an issuer", self.outcomes.clone());
     }
 
-    fn count(&self, outcome: &'static str) {
-        self.outcomes.get_or_create_owned(&OutcomeLabel { outcome }).inc();
+    fn set_waiting(&self, issuer: &IssuerName, waiting: usize) {
+        let gauge = self.waiting.get_or_create_owned(&WaitingLabels { issuer: issuer.to_string() });
+        gauge.set(i64::try_from(waiting).unwrap_or(i64::MAX));
+    }
+
+    fn count(&self, issuer: &IssuerName, outcome: &'static str) {
+        self.outcomes.get_or_create_owned(&OutcomeLabels { issuer: issuer.to_string(), outcome }).inc();
     }
 }

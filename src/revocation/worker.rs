@@ -1,13 +1,16 @@
 //! Working off what is to be revoked.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
 
 use futures_util::{StreamExt as _, stream};
 use http::StatusCode;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use super::{GIVE_UP, Inner, LONGEST_PAUSE, Party, QUEUE, job::Job};
+use super::{GIVE_UP, Issuer, LONGEST_PAUSE, job::Job};
 use crate::{event::auth0::tenant::TenantError, store::StoreError, telemetry::audit};
 
 /// How often the queue is looked at: other gateways put jobs into it.
@@ -37,14 +40,19 @@ enum Outcome {
     Failed(TenantError),
 }
 
-impl Inner {
+impl Issuer {
+    /// Leaves the work to another gateway.
+    pub(super) fn stand_by(&self) {
+        self.metrics.set_waiting(&self.name, 0);
+    }
+
     /// Works until the lease is lost.
     pub(super) async fn work(&self, lost: CancellationToken) {
         let mut attempts = HashMap::new();
         while !lost.is_cancelled() {
             if let Err(error) = self.round(&mut attempts, &lost).await {
                 let error = &error as &dyn std::error::Error;
-                tracing::warn!(error, "what is to be revoked at issuers cannot be read");
+                tracing::warn!(issuer = %self.name, error, "what is to be revoked at the issuer cannot be read");
             }
             tokio::select! {
                 () = lost.cancelled() => {}
@@ -59,9 +67,10 @@ impl Inner {
         attempts: &mut HashMap<String, Attempts>,
         lost: &CancellationToken,
     ) -> Result<(), StoreError> {
-        let (jobs, waiting) = self.notes.jobs(QUEUE, BATCH).await?;
-        self.metrics.waiting.set(i64::try_from(waiting).unwrap_or(i64::MAX));
-        attempts.retain(|id, _| jobs.iter().any(|(job, _)| job == id));
+        let (jobs, mut waiting) = self.notes.jobs(&self.queue, BATCH).await?;
+        self.metrics.set_waiting(&self.name, waiting);
+        let ids: HashSet<_> = jobs.iter().map(|(id, _)| id).collect();
+        attempts.retain(|id, _| ids.contains(id));
         let now = Instant::now();
         let due = jobs.into_iter().filter(|(id, _)| attempts.get(id).is_none_or(|attempts| attempts.next <= now));
         let due: Vec<_> = due.collect();
@@ -77,8 +86,9 @@ impl Inner {
         while let Some((id, job, outcome)) = outcomes.next().await {
             let failed = attempts.get(&id).map_or(0, |attempts| attempts.failed) + 1;
             if self.settle(job.as_ref(), outcome, failed) {
-                self.notes.remove_jobs(QUEUE, std::slice::from_ref(&id)).await?;
-                self.metrics.waiting.dec();
+                self.notes.remove_jobs(&self.queue, std::slice::from_ref(&id)).await?;
+                waiting = waiting.saturating_sub(1);
+                self.metrics.set_waiting(&self.name, waiting);
             } else {
                 let pause = FIRST_PAUSE.saturating_mul(1 << (failed - 1).min(16)).min(LONGEST_PAUSE);
                 attempts.insert(id, Attempts { failed, next: Instant::now() + pause });
@@ -90,13 +100,9 @@ impl Inner {
     async fn attempt(&self, job: Option<&Job>) -> Outcome {
         let Some(job) = job else { return Outcome::GivenUp(None) };
         let late = self.clock.now().since(job.asked) >= GIVE_UP;
-        let Some(Party { extent, tenant }) = self.issuers.get(&job.subject.issuer) else {
-            // Another gateway may know the issuer, and have the lease before long.
-            return if late { Outcome::GivenUp(None) } else { Outcome::Failed(TenantError::Gone) };
-        };
-        let call = job.call(*extent);
+        let call = job.call(self.extent);
         let body = call.has_body.then(|| serde_json::json!({}));
-        match tenant.call(call.method, &call.path, body.as_ref()).await {
+        match self.tenant.call(call.method, &call.path, body.as_ref()).await {
             Ok(_) => Outcome::Done,
             Err(TenantError::Status { status: StatusCode::NOT_FOUND, .. } | TenantError::Gone) => Outcome::Gone,
             Err(error) if late || error.is_final() => Outcome::GivenUp(Some(error)),
@@ -112,13 +118,13 @@ impl Inner {
             Outcome::GivenUp(error) => ("given_up", error),
             Outcome::Failed(error) => ("failed", Some(error)),
         };
-        self.metrics.count(label);
+        self.metrics.count(&self.name, label);
         let error = error.as_ref().map(|error| error as &dyn std::error::Error);
         if label == "failed" {
-            tracing::warn!(attempts, error, "revocation at the issuer failed; it is tried again");
+            tracing::warn!(issuer = %self.name, attempts, error, "revocation at the issuer failed; it is tried again");
             return false;
         }
-        let what = job.and_then(|job| Some(job.call(self.issuers.get(&job.subject.issuer)?.extent).what));
+        let what = job.map(|job| job.call(self.extent).what);
         let key = job.map(Job::key);
         audit::record_revocation(what.unwrap_or("revocation"), key.as_ref(), label, attempts, error);
         true

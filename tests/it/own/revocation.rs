@@ -8,19 +8,27 @@ use serde_json::json;
 use crate::support::{
     auth0::{Auth0, CLIENT_ID, CLIENT_SECRET, Fault},
     eventually,
-    full::{Gate, Setup, World},
+    full::{Gate, Setup, World, now},
+    keys::{AUDIENCE, TestIssuer},
     program,
     redis::RedisServer,
 };
 
 fn gate<'w>(world: &'w World, tenant: &Auth0, revoke: &str) -> Setup<'w> {
-    world
-        .gate()
-        .with("ISSUERS_ACME_LOGOUT_REVOKE", revoke)
-        .with("ISSUERS_ACME_MANAGEMENT_DOMAIN", tenant.base())
-        .with("ISSUERS_ACME_MANAGEMENT_CLIENT_ID", CLIENT_ID)
-        .with("ISSUERS_ACME_MANAGEMENT_CLIENT_SECRET", CLIENT_SECRET)
-        .with("ISSUERS_ACME_MANAGEMENT_RATE_SHARE", "100")
+    revoking(world.gate(), "ACME", tenant, revoke)
+}
+
+/// What is logged out at the gate is revoked at this issuer.
+fn revoking<'w>(setup: Setup<'w>, issuer: &str, tenant: &Auth0, revoke: &str) -> Setup<'w> {
+    let domain = tenant.base();
+    let settings = [
+        ("LOGOUT_REVOKE", revoke),
+        ("MANAGEMENT_DOMAIN", domain),
+        ("MANAGEMENT_CLIENT_ID", CLIENT_ID),
+        ("MANAGEMENT_CLIENT_SECRET", CLIENT_SECRET),
+        ("MANAGEMENT_RATE_SHARE", "100"),
+    ];
+    settings.iter().fold(setup, |setup, (name, value)| setup.with(&format!("ISSUERS_{issuer}_{name}"), value))
 }
 
 /// What the tenant was asked to do, and how it answered.
@@ -30,7 +38,7 @@ fn asked(tenant: &Auth0) -> Vec<String> {
 }
 
 async fn counted(gate: &Gate, outcome: &str) -> usize {
-    let sample = format!("portcullis_issuer_revocations_total{{outcome=\"{outcome}\"}}");
+    let sample = format!("portcullis_issuer_revocations_total{{issuer=\"acme\",outcome=\"{outcome}\"}}");
     gate.metric(&sample).await.to_string().parse().unwrap()
 }
 
@@ -95,7 +103,7 @@ async fn what_fails_is_tried_again_and_what_is_gone_is_done() {
     gate.expect(&token, "session_ended").await;
     eventually("it is revoked in the end", async || counted(&gate, "revoked").await >= 1).await;
     assert!(counted(&gate, "failed").await >= 1);
-    let waiting = async || gate.metric("portcullis_issuer_revocations_waiting").await.to_string();
+    let waiting = async || gate.metric("portcullis_issuer_revocations_waiting{issuer=\"acme\"}").await.to_string();
     eventually("nothing waits", async || waiting().await == "0").await;
 
     tenant.fail("/api/v2/sessions/", Fault::Status(404));
@@ -137,6 +145,40 @@ async fn one_gateway_of_a_fleet_does_it_and_another_when_it_stops() {
     assert_eq!(asked(&tenant).len(), 12);
 }
 
+/// An issuer that does not answer holds up no other, nor does a gateway that does not know it.
+#[tokio::test(flavor = "multi_thread")]
+async fn each_issuer_is_told_by_a_gateway_that_knows_it() {
+    let Some(world) = World::redis().await else { return };
+    let (tenant, other_tenant) = (Auth0::start().await, Auth0::start().await);
+    let other = TestIssuer::new("https://other.example/");
+    world.keys.put("/other", other.jwks().to_string());
+    let settings = format!(
+        "[issuers.other]\nissuer = {:?}\naudiences = [{AUDIENCE:?}]\nalgorithms = [\"ES256\"]\njwks_url = {:?}\n",
+        other.identifier,
+        world.keys.url("/other")
+    );
+    let log_out_there = async |gate: &Gate, sub: &str| {
+        let mut claims = other.claims(now().as_secs() - 30);
+        claims["sub"] = json!(sub);
+        assert_eq!(gate.log_out(&other.token(&claims), "?everywhere").await.status, StatusCode::NO_CONTENT);
+        let path = format!("/api/v2/users/{sub}/revoke-access");
+        eventually("the other issuer is told", async || other_tenant.calls(&path).len() == 1).await;
+    };
+    let one = gate(&world, &tenant, "all").start().await;
+    one.log_out(&world.token("alice", json!({})), "").await;
+    eventually("the one is at work", async || counted(&one, "revoked").await == 1).await;
+    let two = revoking(world.gate().route(&settings), "OTHER", &other_tenant, "all").start().await;
+    log_out_there(&two, "bob").await;
+
+    two.instance.stop().await;
+    one.instance.stop().await;
+    let both = revoking(gate(&world, &tenant, "all").route(&settings), "OTHER", &other_tenant, "all").start().await;
+    tenant.fail("/api/v2/sessions/", Fault::Hang);
+    both.log_out(&world.token("alice", json!({ "sid": "s1" })), "").await;
+    eventually("the first issuer is asked", async || tenant.faults_left() == 0).await;
+    log_out_there(&both, "carol").await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_logout_that_cannot_be_passed_on_is_not_acknowledged() {
     let Some(mut world) = World::redis().await else { return };
@@ -145,7 +187,7 @@ async fn a_logout_that_cannot_be_passed_on_is_not_acknowledged() {
     let token = world.token("auth0|alice", json!({}));
     gate.expect(&token, "admit").await;
     // The store takes markers, but no jobs: then not even the marker is written.
-    let jobs = "portcullis:n:jobs:issuer-revocations";
+    let jobs = "portcullis:n:jobs:issuer-revocations:acme";
     let _: () = world.command(&["SET", jobs, "no queue"]);
     let reply = gate.log_out(&token, "").await;
     assert_eq!((reply.status, &*reply.code()), (StatusCode::SERVICE_UNAVAILABLE, "not_stored"));
