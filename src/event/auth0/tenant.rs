@@ -416,8 +416,8 @@ impl Tenant {
         let form = HeaderValue::from_static("application/x-www-form-urlencoded");
         request.headers_mut().insert(header::CONTENT_TYPE, form);
         request.headers_mut().insert(header::ACCEPT, HeaderValue::from_static("application/json"));
-        let response = self.0.http.send(request, MAX_SMALL_ANSWER, PATIENCE).await;
         let asked = Instant::now();
+        let response = self.0.http.send(request, MAX_SMALL_ANSWER, PATIENCE).await;
         let response = response.map_err(|error| self.failed(error.into()))?;
         let until = self.answered(response.status(), response.headers());
         let refusal = || Refusal::read(response.body());
