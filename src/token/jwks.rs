@@ -10,7 +10,7 @@
 use std::{
     fmt,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -55,8 +55,15 @@ pub struct KeySetStatus {
 
 type Outcome = Result<(), Arc<JwksError>>;
 type Fetch = Shared<BoxFuture<'static, Outcome>>;
-/// Those who wait for a fetch own it; without them it is gone.
-type InFlight = Option<WeakShared<BoxFuture<'static, Outcome>>>;
+
+/// What is known of fetches. In one place, so that nobody sees that a fetch may not begin before they see the one that has.
+#[derive(Default)]
+struct Fetches {
+    /// Those who wait for it own it; without them it is gone.
+    in_flight: Option<WeakShared<BoxFuture<'static, Outcome>>>,
+    /// When one began because of an unknown key.
+    last_refetch: Option<Instant>,
+}
 
 /// The keys of one issuer. Clones share them.
 #[derive(Clone)]
@@ -76,8 +83,7 @@ struct Inner {
     state: ArcSwap<State>,
     /// Whether there has been at least one key, ever.
     answered: AtomicBool,
-    in_flight: Mutex<InFlight>,
-    last_refetch: Mutex<Option<Instant>>,
+    fetches: Mutex<Fetches>,
 }
 
 #[derive(Clone, Default)]
@@ -117,8 +123,7 @@ impl KeySet {
                 fetch_timeout: settings.fetch_timeout,
                 clock,
                 state: ArcSwap::from_pointee(state),
-                in_flight: Mutex::new(None),
-                last_refetch: Mutex::new(None),
+                fetches: Mutex::default(),
             }),
         }
     }
@@ -172,7 +177,12 @@ impl KeySet {
         if self.inner.fetcher.is_none() {
             return;
         }
-        let fetch = self.under_way().or_else(|| self.inner.may_refetch().then(|| self.join_fetch()));
+        let fetch = {
+            let mut fetches = self.fetches();
+            fetches
+                .under_way()
+                .or_else(|| fetches.may_refetch(self.inner.refetch_interval).then(|| self.begin(&mut fetches)))
+        };
         if let Some(fetch) = fetch {
             // Its error is in the status, and was logged once.
             let _ = fetch.await;
@@ -210,19 +220,20 @@ impl KeySet {
         jittered(self.inner.refresh_interval)
     }
 
-    fn under_way(&self) -> Option<Fetch> {
-        unfinished(&self.inner.in_flight.lock().unwrap_or_else(PoisonError::into_inner))
+    fn fetches(&self) -> MutexGuard<'_, Fetches> {
+        self.inner.fetches.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn join_fetch(&self) -> Fetch {
+        let mut fetches = self.fetches();
+        fetches.under_way().unwrap_or_else(|| self.begin(&mut fetches))
     }
 
     /// Polled by all who wait for it, it needs no task of its own.
-    fn join_fetch(&self) -> Fetch {
-        let mut slot = self.inner.in_flight.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(fetch) = unfinished(&slot) {
-            return fetch;
-        }
+    fn begin(&self, fetches: &mut Fetches) -> Fetch {
         let inner = Arc::clone(&self.inner);
         let fetch = async move { inner.fetch_and_publish().await }.boxed().shared();
-        *slot = fetch.downgrade();
+        fetches.in_flight = fetch.downgrade();
         fetch
     }
 }
@@ -233,18 +244,23 @@ impl fmt::Debug for KeySet {
     }
 }
 
-impl Inner {
-    fn may_refetch(&self) -> bool {
-        let mut last = self.last_refetch.lock().unwrap_or_else(PoisonError::into_inner);
+impl Fetches {
+    fn under_way(&self) -> Option<Fetch> {
+        self.in_flight.as_ref().and_then(WeakShared::upgrade).filter(|fetch| fetch.peek().is_none())
+    }
+
+    fn may_refetch(&mut self, interval: Duration) -> bool {
         let now = Instant::now();
-        let may = last.is_none_or(|last| now.duration_since(last) >= self.refetch_interval);
+        let may = self.last_refetch.is_none_or(|last| now.duration_since(last) >= interval);
         if may {
-            *last = Some(now);
+            self.last_refetch = Some(now);
         }
         may
     }
+}
 
-    /// One at a time: `join_fetch` sees to it.
+impl Inner {
+    /// One at a time: [`Fetches`] sees to it.
     async fn fetch_and_publish(&self) -> Outcome {
         let Some(fetcher) = &self.fetcher else { return Ok(()) };
         let answer = tokio::time::timeout(self.fetch_timeout, fetcher.fetch()).await;
@@ -295,10 +311,6 @@ impl Inner {
             key.retire();
         }
     }
-}
-
-fn unfinished(slot: &InFlight) -> Option<Fetch> {
-    slot.as_ref().and_then(WeakShared::upgrade).filter(|fetch| fetch.peek().is_none())
 }
 
 /// Up to a tenth sooner or later, so that gateways that started together do not ask together.

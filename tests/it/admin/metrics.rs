@@ -126,8 +126,10 @@ async fn they_are_about_nobody() {
 /// docs/metrics.md: every metric is on the page, and the page knows no other.
 #[tokio::test]
 async fn the_page_tells_of_each_of_them() {
-    let source = "[sources.log]\ntype = \"auth0_log_stream\"\nauthorization_file = \"log.secret\"\n";
-    let gate = Gate::setup().secret("log.secret", "the sender of the log").and(source).start().await;
+    let settings = "[sources.log]\ntype = \"auth0_log_stream\"\nauthorization_file = \"log.secret\"\n\
+                    [issuers.main.logout]\nrevoke = \"all\"\n[issuers.main.management]\ndomain = \"http://127.0.0.1:9\"\n\
+                    client_id = \"c\"\nclient_secret_file = \"log.secret\"\n";
+    let gate = Gate::setup().secret("log.secret", "known to both sides").and(settings).start().await;
     gate.call(&gate.token(json!({}))).await.is(200, None);
     let families = metrics(&gate).await;
     let served: BTreeSet<String> = families.iter().map(|(name, family)| queried(name, family)).collect();

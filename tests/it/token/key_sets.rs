@@ -1,11 +1,11 @@
 //! Key sets over real sockets: how they come, how they change, and what happens when they do not come.
 
 use std::{
-    sync::Arc,
+    sync::{Arc, Barrier},
     time::{Duration, Instant},
 };
 
-use futures_util::future::join_all;
+use futures_util::{FutureExt as _, future::join_all};
 use http::StatusCode;
 use jsonwebtoken::Algorithm;
 use portcullis::token::{
@@ -16,6 +16,7 @@ use portcullis::token::{
     verify::{Unverified, Verifier, VerifierOptions},
 };
 use serde_json::json;
+use tokio::runtime::Handle;
 
 use super::NOW;
 use crate::support::{
@@ -117,6 +118,33 @@ async fn one_fetch_for_a_thousand(mut setting: Setting) {
     setting.server.release();
     assert_eq!(callers.await.unwrap(), 1000);
     assert_eq!(setting.server.hits(JWKS), 2);
+}
+
+/// Whoever asks in the very moment in which another begins to fetch waits for that fetch, and is not told that there is none to come.
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_slips_past_a_fetch_that_begins() {
+    const CALLERS: usize = 4;
+    for _ in 0..300 {
+        let setting = Setting::loaded(|settings| settings).await;
+        setting.server.hold();
+        let barrier = Barrier::new(CALLERS);
+        let runtime = Handle::current();
+        let waiting = std::thread::scope(|scope| {
+            let caller = || {
+                let _guard = runtime.enter();
+                let issuer = main_issuer();
+                let mut refetch = Box::pin(setting.verifier.refetch_for(&issuer));
+                barrier.wait();
+                let waits = refetch.as_mut().now_or_never().is_none();
+                // With whoever waits for it, the fetch would end.
+                barrier.wait();
+                waits
+            };
+            let callers: Vec<_> = (0..CALLERS).map(|_| scope.spawn(caller)).collect();
+            callers.into_iter().map(|caller| caller.join().unwrap()).filter(|waits| *waits).count()
+        });
+        assert_eq!(waiting, CALLERS);
+    }
 }
 
 #[tokio::test]
