@@ -44,6 +44,7 @@ async fn is_killed_again_and_again(setup: Setup) {
             let body = body.clone();
             tokio::spawn(async move { try_send(address, Method::POST, URL, &[("authorization", SECRET)], body).await })
         };
+        // Not for anything to happen: the moment of the kill is tried out, sooner and later in the delivery.
         tokio::time::sleep(wait).await;
         gate.kill_and_restart().await;
         if delivery.await.unwrap().is_ok_and(|answer| answer.status.is_success()) {

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::{TAKEOVER, count, iss_sub, on_both, source};
 use crate::support::{
-    eventually,
+    eventually, eventually_within,
     full::{Gate, World},
     keys::SigningKey,
     program,
@@ -86,11 +86,7 @@ async fn a_gate_that_is_killed_loses_nothing_that_it_polled() {
         gate.call(&gate.token(json!({ "sub": user(number) }))).await.is(401, "user_blocked");
     }
     // The lease of the one that was killed has to run out.
-    let begun = std::time::Instant::now();
-    while transmitter.waiting() > 0 {
-        assert!(begun.elapsed() < 2 * TAKEOVER, "{} are left", transmitter.waiting());
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-    }
+    eventually_within(2 * TAKEOVER, "none is left", async || transmitter.waiting() == 0).await;
     for number in [0, 123, 399] {
         gate.call(&gate.token(json!({ "sub": user(number) }))).await.is(401, "user_blocked");
     }
@@ -175,11 +171,7 @@ async fn what_is_not_stored_is_not_acknowledged() {
     assert!(!transmitter.is_acknowledged("j"));
     world.server_mut().restart();
     let alice = world.token("auth0|a", json!({}));
-    let begun = std::time::Instant::now();
-    while gate.verdict(&alice).await != "user_blocked" {
-        assert!(begun.elapsed() < 2 * TAKEOVER, "it is not taken");
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-    }
+    eventually_within(2 * TAKEOVER, "it is taken", async || gate.verdict(&alice).await == "user_blocked").await;
     eventually("it is acknowledged", async || transmitter.is_acknowledged("j")).await;
     transmitter.assert_no_violations();
 }
