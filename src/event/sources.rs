@@ -215,9 +215,9 @@ impl SourceWatcher {
 
 fn run(kind: SourceKind, context: Context, stop: CancellationToken) -> Result<Running, Failure> {
     match kind {
-        SourceKind::Auth0LogStream(settings) => settings.start(context),
+        SourceKind::Auth0LogStream(settings) => Ok(settings.start(context)),
         SourceKind::Auth0Logs(settings) => settings.start(context, stop),
-        SourceKind::Auth0EventStream(settings) => settings.start(context),
+        SourceKind::Auth0EventStream(settings) => Ok(settings.start(context)),
         SourceKind::Auth0Events(settings) => settings.start(context, stop),
         SourceKind::BackchannelLogout(settings) => Ok(settings.start(context)),
         SourceKind::SharedSignals(settings) => settings.start(context, stop),

@@ -15,7 +15,7 @@ use super::user_event::UserEventReader;
 use crate::{
     event::{
         receiver::{self, Answer, Receiver, Rejection},
-        source::{BatchReader as _, Context, Failure, Running},
+        source::{BatchReader as _, Context, Running},
     },
     token::claims::IssuerName,
 };
@@ -30,11 +30,10 @@ pub struct EventStreamSettings {
 }
 
 impl EventStreamSettings {
-    #[expect(clippy::unnecessary_wraps, reason = "as for other sources")]
-    pub(crate) fn start(self, context: Context) -> Result<Running, Failure> {
+    pub(crate) fn start(self, context: Context) -> Running {
         let authorization = format!("Bearer {}", self.token.expose_secret()).into();
         let reader = UserEventReader { issuer: self.issuer };
-        Ok(Running::Receives(Arc::new(EventStream { context, authorization, reader })))
+        Running::Receives(Arc::new(EventStream { context, authorization, reader }))
     }
 }
 

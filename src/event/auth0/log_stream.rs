@@ -18,7 +18,7 @@ use crate::{
     event::{
         health::Taken,
         receiver::{self, Answer, Receiver, Rejection},
-        source::{BatchReader as _, Context, Failure, Running},
+        source::{BatchReader as _, Context, Running},
     },
     token::claims::IssuerName,
 };
@@ -35,11 +35,10 @@ pub struct LogStreamSettings {
 }
 
 impl LogStreamSettings {
-    #[expect(clippy::unnecessary_wraps, reason = "as for other sources")]
-    pub(crate) fn start(self, context: Context) -> Result<Running, Failure> {
+    pub(crate) fn start(self, context: Context) -> Running {
         let Self { issuer, authorization, codes } = self;
         let reader = RecordReader::new(issuer, codes);
-        Ok(Running::Receives(Arc::new(LogStream { context, authorization, reader })))
+        Running::Receives(Arc::new(LogStream { context, authorization, reader }))
     }
 }
 
