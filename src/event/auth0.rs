@@ -6,8 +6,10 @@
 //! - [`user_event`]: what an event of an event stream means.
 //! - [`event_stream`], [`events`]: sent to the gate; asked for by it.
 //! - [`sse`]: how they come then.
+//! - [`bookmark`]: how far those that are asked for were read.
 //! - [`tenant`], [`pace`]: the Management API; how fast it may be asked.
 
+mod bookmark;
 pub mod event_stream;
 pub mod events;
 pub mod framing;

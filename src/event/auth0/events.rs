@@ -20,6 +20,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    bookmark::Bookmark,
     pace::backoff,
     sse::{self, Item, Parser},
     tenant::{Tenant, TenantError, TenantSettings},
@@ -146,9 +147,7 @@ struct Kept {
 
 /// Where a gateway is that listens.
 struct Reading {
-    /// What is kept in the store, and its text there.
-    kept: Kept,
-    text: Option<String>,
+    bookmark: Bookmark<Kept>,
     /// Whether this stream brought anything on.
     went_on: bool,
     /// No two streams begin within it.
@@ -209,23 +208,11 @@ impl Listener {
     }
 
     async fn load(&self) -> Result<Reading, EventsError> {
-        let text = self.context.pipeline.notes().note(&self.note).await?;
         let since = self.beginning();
-        let fresh = || Kept { offset: None, at: since.as_millis() };
-        let reading = |kept, text| Reading { kept, text, went_on: false, retry: RETRY };
-        match text.as_deref().map(serde_json::from_str) {
-            Some(Ok(kept)) => Ok(reading(kept, text)),
-            // Whoever hears nothing at first shall not begin later each time.
-            None => {
-                let mut reading = reading(fresh(), text);
-                self.keep(&mut reading, fresh()).await?;
-                Ok(reading)
-            }
-            Some(Err(_)) => {
-                self.keep(&mut reading(fresh(), text), fresh()).await?;
-                Err(EventsError::BadNote { since })
-            }
-        }
+        let fresh = Kept { offset: None, at: since.as_millis() };
+        let bookmark = Bookmark::load(self.context.pipeline.notes(), &self.note, fresh).await?;
+        let bookmark = bookmark.ok_or(EventsError::BadNote { since })?;
+        Ok(Reading { bookmark, went_on: false, retry: RETRY })
     }
 
     fn beginning(&self) -> Timestamp {
@@ -234,7 +221,7 @@ impl Listener {
 
     /// Listens to one stream.
     async fn listen(&self, reading: &mut Reading) -> Result<End, EventsError> {
-        let response = match self.connect(&reading.kept).await {
+        let response = match self.connect(&reading.bookmark.kept).await {
             Ok(response) => response,
             Err(error) if is_lost(&error) => return self.begin_anew(reading, error).await,
             Err(error) => return Err(error.into()),
@@ -280,15 +267,15 @@ impl Listener {
     }
 
     async fn begin_anew(&self, reading: &mut Reading, error: TenantError) -> Result<End, EventsError> {
-        let heard = Timestamp::from_millis(reading.kept.at);
-        let since = match reading.kept.offset {
+        let heard = Timestamp::from_millis(reading.bookmark.kept.at);
+        let since = match reading.bookmark.kept.offset {
             Some(_) => heard.minus(MARGIN),
             // Older than what is kept, however much that is.
             None if heard < self.beginning() => self.beginning(),
             None => return Err(error.into()),
         };
         let kept = Kept { offset: None, at: since.as_millis() };
-        if !self.keep(reading, kept).await? {
+        if !reading.bookmark.replace(kept).await? {
             return Ok(End::Overtaken);
         }
         Err(EventsError::OffsetLost { since, source: error })
@@ -298,7 +285,7 @@ impl Listener {
     async fn take(&self, items: Vec<Item>, reading: &mut Reading) -> Result<bool, EventsError> {
         let now = self.context.pipeline.now();
         let mut batch = Batch::default();
-        let mut kept = reading.kept.clone();
+        let mut kept = reading.bookmark.kept.clone();
         let mut is_over = false;
         for item in items {
             let offset = match item {
@@ -335,23 +322,11 @@ impl Listener {
         if !batch.is_empty() {
             self.context.pipeline.take(&self.context.origin, &batch).await.map_err(EventsError::NotTaken)?;
         }
-        let is_later = kept.at.saturating_sub(reading.kept.at) >= WRITTEN_EVERY;
-        if (kept.offset != reading.kept.offset || is_later) && !self.keep(reading, kept).await? {
+        let is_later = kept.at.saturating_sub(reading.bookmark.kept.at) >= WRITTEN_EVERY;
+        if (kept.offset != reading.bookmark.kept.offset || is_later) && !reading.bookmark.replace(kept).await? {
             return Ok(false);
         }
         if is_over { Err(EventsError::Ended) } else { Ok(true) }
-    }
-
-    /// Writes down how far it came; whether nobody else did.
-    async fn keep(&self, reading: &mut Reading, kept: Kept) -> Result<bool, EventsError> {
-        let text = serde_json::to_string(&kept).map_err(|_| TenantError::Malformed)?;
-        let notes = self.context.pipeline.notes();
-        let is_ours = notes.swap_note(&self.note, reading.text.as_deref(), Some(&text)).await?;
-        if is_ours {
-            reading.kept = kept;
-            reading.text = Some(text);
-        }
-        Ok(is_ours)
     }
 }
 

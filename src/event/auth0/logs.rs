@@ -21,6 +21,7 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    bookmark::Bookmark,
     framing,
     loose::{self, Loose, Members},
     pace::backoff,
@@ -160,9 +161,7 @@ enum Place {
 
 /// Where a gateway is that reads.
 struct Reading {
-    /// What is kept in the store, and its text there.
-    kept: Kept,
-    text: Option<String>,
+    bookmark: Bookmark<Kept>,
     /// What the last answer said to ask for next.
     link: Option<PathAndQuery>,
     /// What was read before is read again, and the checkpoint has not been reached yet; where to go on.
@@ -240,26 +239,11 @@ impl Poller {
     }
 
     async fn load(&self) -> Result<Reading, LogsError> {
-        let text = self.context.pipeline.notes().note(&self.note).await?;
-        let now = self.context.pipeline.now();
-        let since = self.beginning();
-        let fresh = || Kept::from(since);
-        let reading =
-            |kept, text| Reading { kept, text, link: None, again: None, again_at: Instant::now(), there: now };
-        match text.as_deref().map(serde_json::from_str) {
-            // Whoever had the lease before may have missed something late: it is read again at once.
-            Some(Ok(kept)) => Ok(reading(kept, text)),
-            // Whoever begins with an empty log shall not begin anew each time.
-            None => {
-                let mut reading = reading(fresh(), text);
-                self.keep(&mut reading, fresh()).await?;
-                Ok(reading)
-            }
-            Some(Err(_)) => {
-                self.keep(&mut reading(fresh(), text), fresh()).await?;
-                Err(LogsError::BadNote { since })
-            }
-        }
+        let (now, since) = (self.context.pipeline.now(), self.beginning());
+        let bookmark = Bookmark::load(self.context.pipeline.notes(), &self.note, Kept::from(since)).await?;
+        let bookmark = bookmark.ok_or(LogsError::BadNote { since })?;
+        // Whoever had the lease before may have missed something late: it is read again at once.
+        Ok(Reading { bookmark, link: None, again: None, again_at: Instant::now(), there: now })
     }
 
     fn beginning(&self) -> Timestamp {
@@ -267,13 +251,13 @@ impl Poller {
     }
 
     async fn step(&self, reading: &mut Reading) -> Result<Step, LogsError> {
-        let Some(checkpoint) = reading.kept.checkpoint.clone() else { return self.find(reading).await };
+        let Some(checkpoint) = reading.bookmark.kept.checkpoint.clone() else { return self.find(reading).await };
         if reading.link.is_none() && reading.again.is_none() && Instant::now() >= reading.again_at {
             reading.again_at = Instant::now() + self.overlap / 4;
-            match reading.kept.place_to_read_again(reading.there, self.overlap) {
+            match reading.bookmark.kept.place_to_read_again(reading.there, self.overlap) {
                 Some(Place::Mark(log_id)) => reading.again = Some(log_id),
                 // There is no record before the first one that one could go on from.
-                Some(Place::Beginning) => drop(self.search(&reading.kept).await?),
+                Some(Place::Beginning) => drop(self.search(&reading.bookmark.kept).await?),
                 None => {}
             }
         }
@@ -304,9 +288,9 @@ impl Poller {
             reading.again = None;
         }
         let Some(last) = page.ids.last().filter(|last| **last != checkpoint.log_id) else { return Ok(Step::Done) };
-        let mut kept = reading.kept.clone();
+        let mut kept = reading.bookmark.kept.clone();
         kept.advance(last, &page, answer.at, self.overlap);
-        if !self.keep(reading, kept).await? {
+        if !reading.bookmark.replace(kept).await? {
             return Ok(Step::Overtaken);
         }
         if !is_full {
@@ -318,11 +302,11 @@ impl Poller {
 
     /// Looks for the first record since a date, and begins there.
     async fn find(&self, reading: &mut Reading) -> Result<Step, LogsError> {
-        let (page, at) = self.search(&reading.kept).await?;
+        let (page, at) = self.search(&reading.bookmark.kept).await?;
         let Some(first) = page.ids.first() else { return Ok(Step::Done) };
-        let mut kept = reading.kept.clone();
+        let mut kept = reading.bookmark.kept.clone();
         kept.advance(first, &page, at, self.overlap);
-        if !self.keep(reading, kept).await? {
+        if !reading.bookmark.replace(kept).await? {
             return Ok(Step::Overtaken);
         }
         tracing::info!(source.name = %self.context.origin.name, "the log is read from here on");
@@ -345,7 +329,7 @@ impl Poller {
     ) -> Result<Step, LogsError> {
         let since = Timestamp::from_millis(checkpoint.at).min(self.beginning());
         let kept = Kept::from(since);
-        if !self.keep(reading, kept).await? {
+        if !reading.bookmark.replace(kept).await? {
             return Ok(Step::Overtaken);
         }
         Err(LogsError::CheckpointLost { since, source: error })
@@ -377,18 +361,6 @@ impl Poller {
             return Err(TenantError::Malformed.into());
         }
         Ok((page, batch))
-    }
-
-    /// Writes down how far it came; whether nobody else did.
-    async fn keep(&self, reading: &mut Reading, kept: Kept) -> Result<bool, LogsError> {
-        let text = serde_json::to_string(&kept).map_err(|_| TenantError::Malformed)?;
-        let notes = self.context.pipeline.notes();
-        let is_ours = notes.swap_note(&self.note, reading.text.as_deref(), Some(&text)).await?;
-        if is_ours {
-            reading.kept = kept;
-            reading.text = Some(text);
-        }
-        Ok(is_ours)
     }
 }
 
