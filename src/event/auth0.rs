@@ -6,7 +6,7 @@
 //! - [`user_event`]: what an event of an event stream means.
 //! - [`event_stream`], [`events`]: sent to the gate; asked for by it.
 //! - [`sse`]: how they come then.
-//! - [`bookmark`]: how far those that are asked for were read.
+//! - `bookmark`: how far those that are asked for were read.
 //! - [`tenant`], [`pace`]: the Management API; how fast it may be asked.
 
 mod bookmark;
