@@ -168,7 +168,7 @@ fn verdict(criterion: &mut Criterion) {
         let case = Case {
             presented: Presented::Verified(&claims),
             knowledge: Knowledge::Current(&known),
-            session: None,
+            lifetime: portcullis::session::Lifetime::Unlimited,
             settings: &bench.policy.settings,
             now,
         };

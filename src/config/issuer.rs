@@ -243,6 +243,7 @@ fn claims(section: &Section<'_>) -> ClaimNames {
     let claims = ClaimNames {
         session: name("session", defaults.session),
         session_start: name("session_start", defaults.session_start),
+        session_expiry: section.get::<String>("session_expiry").option().map(Into::into),
         last_logout: name("last_logout", defaults.last_logout),
         email: section.get::<String>("email").option().map(Into::into),
         phone: section.get::<String>("phone").option().map(Into::into),

@@ -15,6 +15,7 @@ use crate::{
     clock::{Clock, Timestamp},
     credential::Credential,
     marker::{Known, ledger::Ledger},
+    session::Lifetime,
     token::{
         TokenFault,
         claims::IssuerName,
@@ -247,7 +248,7 @@ impl Judge {
 
     fn case<'a>(&self, policy: &'a Policy, presented: Presented<'a>, knowledge: Knowledge<'a>) -> Case<'a> {
         let now: Timestamp = self.0.clock.now();
-        Case { presented, knowledge, session: None, settings: &policy.settings, now }
+        Case { presented, knowledge, lifetime: Lifetime::Unlimited, settings: &policy.settings, now }
     }
 }
 

@@ -97,6 +97,14 @@ id! {
     ClientId
 }
 
+impl SessionId {
+    /// The session of a subject since a login, where tokens name none: `<sub>@<milliseconds>`. It may be longer than other ids.
+    #[must_use]
+    pub fn of_login(subject: &SubjectId, login: Timestamp) -> Self {
+        Self(format!("{}@{}", subject.as_str(), login.as_millis()).into())
+    }
+}
+
 /// The short name that the configuration gives an issuer: part of every store key.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct IssuerName(Arc<str>);
@@ -161,6 +169,8 @@ pub struct Claims {
     pub not_before: Option<Timestamp>,
     /// When the session began: `auth_time`, or the claim that the issuer's configuration names.
     pub session_start: Option<Moment>,
+    /// When the session is over whatever its limits here, if the claim that the issuer's configuration names tells.
+    pub session_expiry: Option<Timestamp>,
     /// The latest logout of this subject that the issuer knew of when it issued the token.
     pub last_logout: Option<Moment>,
     /// `scope` values and `permissions`.

@@ -100,6 +100,7 @@ fn claims() -> Claims {
         expires_at: Timestamp::from_secs(1_700_003_600),
         not_before: None,
         session_start: None,
+        session_expiry: None,
         last_logout: None,
         scopes: Scopes::default(),
     }
