@@ -9,6 +9,14 @@
 //! - `register` (feature `gate`): the sessions that this gateway knows of, and the way to the store.
 
 pub mod limits;
+#[cfg(feature = "gate")]
+mod live;
+#[cfg(feature = "gate")]
+mod pool;
+#[cfg(feature = "gate")]
+pub mod register;
+#[cfg(feature = "gate")]
+mod tables;
 
 use std::time::Duration;
 
@@ -85,6 +93,13 @@ impl Lifetime {
         match *self {
             Self::Unlimited => None,
             Self::Limited { limits, .. } | Self::Unknown { limits } => Some(limits),
+        }
+    }
+
+    /// The session is active now.
+    pub const fn touch(&mut self, now: Timestamp) {
+        if let Self::Limited { record, .. } = self {
+            record.active_here = Some(now);
         }
     }
 
