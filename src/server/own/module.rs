@@ -75,6 +75,6 @@ fn is_known(fields: &HeaderMap) -> bool {
     let tag = FIELDS.get(header::ETAG).map(HeaderValue::as_bytes).unwrap_or_default();
     let given =
         fields.get_all(header::IF_NONE_MATCH).iter().flat_map(|value| value.as_bytes().split(|&byte| byte == b','));
-    let mut given = given.map(|each| each.trim_ascii()).map(|each| each.strip_prefix(b"W/").unwrap_or(each));
+    let mut given = given.map(<[u8]>::trim_ascii).map(|each| each.strip_prefix(b"W/").unwrap_or(each));
     given.any(|each| each == tag || each == b"*")
 }
