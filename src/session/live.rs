@@ -38,10 +38,10 @@ pub(super) struct LiveSession {
     pub(super) told: Option<Timestamp>,
     /// Whether it outlives a token: without a session id and a time of login each token is a session of its own.
     pub(super) outlives_tokens: bool,
-    /// When it was first seen here.
-    pub(super) seen: Timestamp,
     /// What the store keeps of it; none until it has told.
     opened: ArcSwapOption<Opened>,
+    /// When it was first active here.
+    first: AtomicI64,
     here: AtomicI64,
     elsewhere: AtomicI64,
     /// The latest activity that was sent to the store.
@@ -60,14 +60,14 @@ pub(super) struct Opened {
 }
 
 impl LiveSession {
-    pub(super) fn new(key: SessionKey, claims: &Claims, seen: Timestamp) -> Self {
+    pub(super) fn new(key: SessionKey, claims: &Claims) -> Self {
         Self {
             key,
             client: claims.client.clone(),
             told: told(claims),
             outlives_tokens: claims.session.is_some() || claims.session_start.is_some(),
-            seen,
             opened: ArcSwapOption::empty(),
+            first: AtomicI64::new(NEVER),
             here: AtomicI64::new(NEVER),
             elsewhere: AtomicI64::new(NEVER),
             sent: AtomicI64::new(NEVER),
@@ -100,10 +100,15 @@ impl LiveSession {
         Some(Lifetime::Limited { limits: limits(opened), record })
     }
 
-    /// It begins now, and nothing is kept of it.
-    pub(super) fn begin(&self, table: Arc<Table>) {
-        self.here.fetch_max(self.seen.as_millis(), Ordering::AcqRel);
-        self.opened.store(Some(Arc::new(Opened { started: self.told.unwrap_or(self.seen), table })));
+    /// When it was first active here, if it was.
+    pub(super) fn first(&self) -> Option<Timestamp> {
+        time(&self.first)
+    }
+
+    /// It begins `now`, and nothing is kept of it.
+    pub(super) fn begin(&self, now: Timestamp, table: Arc<Table>) {
+        self.here.fetch_max(now.as_millis(), Ordering::AcqRel);
+        self.opened.store(Some(Arc::new(Opened { started: self.told.unwrap_or(now), table })));
     }
 
     /// Takes in what the store keeps. What this gateway wrote itself is by its own clock.
@@ -117,7 +122,9 @@ impl LiveSession {
 
     /// It was active; whether it has to be queued now to be written.
     pub(super) fn touch(&self, now: Timestamp) -> bool {
-        self.here.fetch_max(now.as_millis(), Ordering::AcqRel);
+        if self.here.fetch_max(now.as_millis(), Ordering::AcqRel) == NEVER {
+            self.first.store(now.as_millis(), Ordering::Release);
+        }
         !self.queued.load(Ordering::Acquire) && !self.queued.swap(true, Ordering::AcqRel)
     }
 

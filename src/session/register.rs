@@ -220,7 +220,7 @@ impl SessionRegister {
         }
         let key = SessionKey::of(claims);
         let here = session.live.get().cloned().or_else(|| self.pool.find(&key));
-        let seen = LiveSession::new(key, claims, self.clock.now());
+        let seen = LiveSession::new(key, claims);
         if let Some(active) = here.and_then(|here| here.active_here()) {
             seen.touch(active);
         }
@@ -233,7 +233,7 @@ impl SessionRegister {
         };
         match timeout(self.settings.read_timeout, read).await {
             Ok(Ok(Some((table, stored)))) => seen.settle(&stored, table, false),
-            Ok(Ok(None)) => seen.begin(self.tables.current()),
+            Ok(Ok(None)) => seen.begin(self.clock.now(), self.tables.current()),
             Ok(Err(_)) | Err(_) => return Lifetime::Unknown { limits },
         }
         self.lifetime(&seen, claims, place, limits).unwrap_or(Lifetime::Unknown { limits })
@@ -379,7 +379,7 @@ impl SessionRegister {
     fn live<'a>(&self, session: &'a TokenSession, claims: &Claims) -> &'a Arc<LiveSession> {
         session.live.get_or_init(|| {
             let key = SessionKey::of(claims);
-            self.pool.enter(key, |key| LiveSession::new(key, claims, self.clock.now()))
+            self.pool.enter(key, |key| LiveSession::new(key, claims))
         })
     }
 
@@ -433,7 +433,8 @@ impl SessionRegister {
     fn opening(&self, live: &LiveSession, told: Option<Timestamp>, table: &Table) -> Opening {
         let now = self.clock.now();
         let opened = live.opened();
-        let at = if opened.is_some() { now } else { live.seen.min(now) };
+        // It may have begun while the store was out.
+        let at = live.first().filter(|_| opened.is_none()).map_or(now, |first| first.min(now));
         let known = opened.map(|opened| opened.started);
         let retention = &self.settings.retention;
         let tokens = retention.tokens();
