@@ -3,6 +3,8 @@
 //! No gateway is told of changes. A gateway asks when it first sees a session, and before it refuses one for idleness.
 
 use std::sync::Arc;
+#[cfg(any(feature = "embedded", feature = "redis"))]
+use std::time::Duration;
 
 use async_trait::async_trait;
 
@@ -15,6 +17,10 @@ use crate::{
 
 /// The most sessions of one subject that are kept. Of more, those that were opened first are forgotten.
 pub const MAX_SESSIONS: usize = 1000;
+
+/// How much longer than it is a session must be kept for that to be worth a write.
+#[cfg(any(feature = "embedded", feature = "redis"))]
+pub(super) const PROLONGED_BY: Duration = Duration::from_secs(60 * 60);
 
 /// A session as a gateway comes upon it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -54,6 +60,29 @@ pub struct StoredSession {
     pub client: Option<ClientId>,
     /// Which gateway first came upon it.
     pub gateway: Arc<str>,
+}
+
+#[cfg(feature = "embedded")]
+impl Opening {
+    /// What is to be kept from now on of a session of which this is `kept`, and whether that is something else.
+    pub(super) fn meet(&self, kept: Option<&StoredSession>) -> (StoredSession, bool) {
+        let anew = |active: Timestamp, until: Timestamp| StoredSession {
+            started: self.started,
+            opened: self.at,
+            active,
+            until,
+            limits: Arc::clone(&self.limits),
+            client: self.client.clone(),
+            gateway: Arc::clone(&self.gateway),
+        };
+        let Some(kept) = kept else { return (anew(self.at, self.until), true) };
+        if self.told && self.started > kept.started {
+            return (anew(self.at.max(kept.active), self.until.max(kept.until)), true);
+        }
+        let prolonged = self.until > kept.until.plus(PROLONGED_BY);
+        let until = if prolonged { self.until } else { kept.until };
+        (StoredSession { until, ..kept.clone() }, prolonged)
+    }
 }
 
 /// Sessions. What is stored under a name and cannot be read counts as absent, and is replaced.
