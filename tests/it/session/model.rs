@@ -255,6 +255,17 @@ struct Session {
     elsewhere: i64,
 }
 
+impl Session {
+    /// A gateway comes upon it, which is its first activity.
+    fn see(&mut self, gateway: usize, now: i64, limits: Limits) {
+        if self.seen.is_none() {
+            self.seen = Some(limits);
+            self.active = self.active.max(now);
+            (self.by, self.elsewhere) = (gateway, now);
+        }
+    }
+}
+
 /// A gateway: as real as one can be without a listener.
 struct Gateway {
     clock: ManualClock,
@@ -509,7 +520,10 @@ impl Play {
             // Whoever cannot ask says that nobody knows, and never that it is over.
             "stale" => prop_assert!(down, "{}", situation),
             "session_ended" => prop_assert!(session.ended, "{}", situation),
-            "reauthentication_required" => prop_assert!(over && !session.ended, "{}", situation),
+            "reauthentication_required" => {
+                prop_assert!(over && !session.ended, "{}", situation);
+                session.see(index, now, self.limits);
+            }
             "idle_timeout" => {
                 prop_assert!(!down && !over && !session.ended, "{}", situation);
                 let lost = if troubled { i64::MAX } else { session.lost };
@@ -525,11 +539,7 @@ impl Play {
                 // Clocks differ by the skew at most, and what another gateway recorded is given as much.
                 let most = if exact { idle } else { idle + 2 * SKEW };
                 prop_assert!(silent < most, "an idle session was not seen to be one; {}", situation);
-                if session.seen.is_none() {
-                    session.seen = Some(self.limits);
-                    session.active = session.active.max(now);
-                    (session.by, session.elsewhere) = (index, now);
-                }
+                session.see(index, now, self.limits);
                 if !background {
                     if session.by != index {
                         session.elsewhere = session.active;
@@ -546,7 +556,8 @@ impl Play {
 
 #[test]
 fn sessions_live_as_long_as_the_model_says() {
-    let config = ProptestConfig { cases: 96, max_shrink_iters: 400, ..ProptestConfig::default() };
+    let config =
+        ProptestConfig { cases: 96, max_shrink_iters: 400, failure_persistence: None, ..ProptestConfig::default() };
     let mut runner = TestRunner::new(config);
     runner
         .run(&acts(), |(limits, offsets, acts)| {
