@@ -33,7 +33,7 @@ impl Ids {
             issuer: "bench".try_into()?,
             clients: (0..20).map(|n| ClientId::try_from(&*text(n, 1, 32))).collect::<Result<_, _>>()?,
             gateways: (0..40).map(|n| format!("portcullis-6d5f8c9b7d-{}", text(n, 2, 4)).into()).collect(),
-            limits: "3f9ac2d17be04586".into(),
+            limits: "3f9ac2d17be0".into(),
             began: now,
         })
     }

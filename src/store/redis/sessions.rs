@@ -15,7 +15,7 @@ use futures_util::future::{try_join, try_join_all};
 use super::{
     ACTIVITY_CHUNK, RedisStore,
     keys::{Note, score},
-    node::{Failure, Reply, Use},
+    node::{Failure, Use},
     script, understood,
 };
 use crate::{
@@ -262,9 +262,9 @@ impl Sessions for RedisStore {
         check_value(&self.name, table)?;
         let mut set = ::redis::cmd("SET");
         set.arg(&key).arg(table).arg("NX");
-        // Sessions would be judged by nothing without it, so it is to survive a failover.
-        let Reply { node, live, .. } = self.topology.execute(Use::Write, &key, &set).await?;
-        node.replicated(live).await
+        // Not held up by replicas: no session could be opened while one is away.
+        self.topology.execute(Use::Rest, &key, &set).await?;
+        Ok(())
     }
 
     async fn limits(&self, name: &str) -> Result<Option<String>, StoreError> {
