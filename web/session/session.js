@@ -34,6 +34,8 @@ const HEARTBEAT = 10 * SECOND;
 const ASLEEP = 3 * SECOND;
 // What is known for no longer than this is not asked for again on focus.
 const FRESH = 5 * SECOND;
+// `Date` tells whole seconds, here and in what it is compared with.
+const PRECISION = 2 * SECOND;
 const PATIENCE = 10 * SECOND;
 const PAUSE = 500;
 const LONGEST_PAUSE = 30 * SECOND;
@@ -329,7 +331,7 @@ class Session extends EventTarget {
   /** Whether an answer is older than its request: the browser's cache keeps header fields too. */
   #isFromCache(date, at) {
     const written = Date.parse(date ?? '');
-    return this.#skew !== null && written + FRESH < at + this.#skew;
+    return this.#skew !== null && written + PRECISION < at + this.#skew;
   }
 
   #refused(code, own) {
@@ -419,8 +421,10 @@ class Session extends EventTarget {
     if (this.#phase === 'warning' && now < warnsAt - SECOND) {
       this.#enter('active');
     } else if (now >= warnsAt) {
-      if (confirmed || this.#phase === 'warning') this.#warn(now);
-      if (!confirmed && (this.#phase === 'active' || now >= this.#endsAt())) this.#ask();
+      const reason = now >= this.#idleWarnsAt() && this.#seen.idleEndsAt === this.#endsAt() ? 'idle' : 'absolute';
+      const isWarned = this.#phase === 'warning' && this.#reason === reason;
+      if (confirmed || isWarned) this.#warn(reason, now);
+      if (!confirmed && (!isWarned || now >= this.#endsAt())) this.#ask();
     }
     if (now < this.#absoluteWarnsAt() - SECOND) this.#dismissed = false;
     if (this.#track) this.#continueIfTouched(now);
@@ -428,11 +432,9 @@ class Session extends EventTarget {
     return this.#arm();
   }
 
-  #warn(now) {
-    const { idleEndsAt, absoluteEndsAt } = this.#seen;
-    const isIdle = now >= this.#idleWarnsAt() && idleEndsAt < (absoluteEndsAt ?? Infinity);
-    const reason = isIdle ? 'idle' : 'absolute';
-    const seconds = Math.max(0, Math.ceil(((isIdle ? idleEndsAt : absoluteEndsAt) - now) / SECOND));
+  #warn(reason, now) {
+    const end = reason === 'idle' ? this.#seen.idleEndsAt : this.#seen.absoluteEndsAt;
+    const seconds = Math.max(0, Math.ceil((end - now) / SECOND));
     if (this.#phase === 'warning' && this.#reason === reason) {
       this.#dialog?.update(seconds);
       return;
@@ -538,7 +540,10 @@ class Session extends EventTarget {
   /** The clock was set, or the machine slept: what was computed from the clock before may be wrong. */
   #wake(late) {
     if (this.#phase === 'unknown') return;
-    if (late < 0) this.#seen = { ...this.#seen, at: 0 };
+    if (late < 0) {
+      this.#seen = { ...this.#seen, at: 0 };
+      this.#continueAt = 0;
+    }
     this.#skew = null;
     this.#askAt = 0;
     this.#ask();
@@ -552,7 +557,9 @@ class Session extends EventTarget {
       // Whether anybody is logged in, the application knows.
       if (this.#phase === 'unknown' && !force) return;
       const age = Date.now() - this.#seen.at;
-      if (force || age > FRESH || age < 0) {
+      if (age < 0) {
+        this.#wake(age);
+      } else if (force || age > FRESH) {
         this.#askAt = 0;
         this.#ask();
       }
@@ -600,7 +607,9 @@ class Session extends EventTarget {
   #touched() {
     // In the dialog, the buttons say what is meant.
     if (this.#phase === 'warning') return;
+    const isFirst = this.#touchedAt <= this.#activeAt();
     this.#touchedAt = Date.now();
+    if (isFirst) this.#arm();
   }
 
   /** When a quarter of the idle limit has passed since the gate last heard of the person. */
