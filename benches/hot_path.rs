@@ -47,6 +47,10 @@ use portcullis::{
         path::{CanonicalPath, canonicalise},
         table::{HostPattern, RouteTable},
     },
+    session::{
+        Lifetime,
+        register::{RegisterSettings, SessionRegister, TokenSession},
+    },
     store::{Store, Watcher, embedded::EmbeddedStore},
     token::{
         claims::{Claims, Subject, SubjectId},
@@ -168,7 +172,7 @@ fn verdict(criterion: &mut Criterion) {
         let case = Case {
             presented: Presented::Verified(&claims),
             knowledge: Knowledge::Current(&known),
-            session: None,
+            lifetime: Lifetime::Unlimited,
             settings: &bench.policy.settings,
             now,
         };
@@ -328,6 +332,12 @@ impl Bench {
             tokens: TokenCache::new(128 << 20),
             ledger: self.ledger.clone(),
             recorder: Arc::new(Recorder::new(settings, Clock::System)),
+            sessions: Arc::new(SessionRegister::new(
+                RegisterSettings::default(),
+                Arc::clone(self.ledger.store()),
+                Arc::clone(self.ledger.cache()),
+                Clock::System,
+            )),
             clock: Clock::System,
             verdicts: VerdictMetrics::default(),
             observer: None,
@@ -345,7 +355,7 @@ impl Bench {
         match self.verifier.verify(token) {
             Ok(token) => {
                 let marks = self.ledger.cache().marks(&token.claims);
-                Arc::new(KnownToken { token, marks, trace: Trace::default() })
+                Arc::new(KnownToken { token, marks, trace: Trace::default(), session: TokenSession::default() })
             }
             Err(error) => panic!("a token does not verify: {error}"),
         }

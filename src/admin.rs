@@ -13,6 +13,7 @@ mod explain;
 mod health;
 mod look_up;
 mod names;
+mod sessions;
 mod sources;
 #[cfg(test)]
 mod tests;
@@ -122,6 +123,7 @@ fn guarded() -> Vec<(&'static str, MethodRouter<Admin>)> {
         ("/v1/subjects/{issuer}/{subject}", get(look_up::subject)),
         ("/v1/subjects/{issuer}/{subject}/logout", post(change::log_out)),
         ("/v1/subjects/{issuer}/{subject}/block", put(change::block).delete(change::unblock)),
+        ("/v1/subjects/{issuer}/{subject}/sessions", get(sessions::list)),
         ("/v1/sessions/{issuer}/{session}", get(look_up::session)),
         ("/v1/sessions/{issuer}/{session}/end", post(change::end_session)),
         ("/v1/tokens/{issuer}/{token}", get(look_up::token)),

@@ -11,6 +11,7 @@ mod demo;
 mod print;
 mod replay;
 mod serve;
+mod sessions;
 mod sources;
 
 use std::{io, path::PathBuf, process::ExitCode};
@@ -21,6 +22,7 @@ use self::{
     admin::{Explain, Remote, Target},
     demo::Demo,
     replay::Replay,
+    sessions::Sessions,
 };
 use crate::config::{Config, ConfigErrors, environment};
 
@@ -128,6 +130,8 @@ enum Command {
     /// Shows why a token would be admitted or refused, step by step
     #[command(after_help = "Examples:\n  portcullis explain \"$TOKEN\" --route api\n  pbpaste | portcullis explain -")]
     Explain(Explain),
+    /// Lists a user's live sessions, or ends one
+    Sessions(Sessions),
     /// Shows how the sources of events are
     #[command(after_help = "Examples:\n  portcullis sources\n  portcullis sources --output json")]
     Sources {
@@ -180,6 +184,7 @@ impl Cli {
                 admin::status(&config, user.as_deref(), issuer.as_deref(), &remote, output)
             }
             Command::Explain(explain) => explain.run(&config, output),
+            Command::Sessions(sessions) => sessions.run(&config, output),
             Command::Sources { remote } => sources::run(&config, &remote, output),
             Command::Replay(replay) => replay.run(&config, output),
             Command::Completions { shell } => {

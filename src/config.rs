@@ -15,6 +15,7 @@ mod problem;
 mod reader;
 mod route;
 mod secret;
+mod session;
 mod source;
 mod store;
 #[cfg(test)]
@@ -39,7 +40,7 @@ use crate::{
     revocation::RevocationSettings,
     route::RouteSettings,
     server::{ListenerSettings, own::last_logout::LastLogoutSettings},
-    session::SessionLimits,
+    session::register::SessionSettings,
     store::{embedded::EmbeddedSettings, redis::RedisSettings},
     telemetry::log::LogSettings,
     token::issuer::IssuerSettings,
@@ -62,6 +63,10 @@ pub struct Config {
     pub tokens: TokenSettings,
     /// How activity is recorded.
     pub activity: ActivitySettings,
+    /// How sessions are recorded.
+    pub sessions: SessionSettings,
+    /// Pages elsewhere whose scripts may ask the gate's own endpoints about their session, as origins (RFC 6454 §6.2).
+    pub origins: Box<[Box<str>]>,
     /// Whom to trust. Empty only where no route asks for a token.
     pub issuers: Vec<IssuerSettings>,
     /// The routes. Never empty.
@@ -103,14 +108,6 @@ pub struct TokenSettings {
 }
 
 impl Config {
-    /// Whether any session limit is configured.
-    #[must_use]
-    pub fn has_session_limits(&self) -> bool {
-        let of_routes = self.routes.iter().map(|route| route.policy.limits);
-        let mut limits = self.issuers.iter().map(|issuer| issuer.limits).chain(of_routes);
-        limits.any(|limits| limits != SessionLimits::default())
-    }
-
     /// Reads a file, and the variables over it: [`environment`] outside of tests.
     ///
     /// # Errors
@@ -185,12 +182,11 @@ fn read_sections(root: &Section<'_>) -> Config {
     let store = store::read(&root.section("store"), &markers);
     let tokens = gateway::tokens(&root.section("tokens"), listener.max_header_size);
     let activity = gateway::activity(&root.section("activity"));
-    let session = root.section("session");
-    let limits = gateway::session(&session, &activity, &markers.retention);
-    gateway::check_limits(&session, &limits);
+    let limits = session::Basis { activity: &activity, retention: &markers.retention };
+    let session = session::read(&root.section("session"), &limits);
     let last_logout = logout::last_logout(&root.section("last_logout"), admin.token.as_ref());
     let log = gateway::log(&root.section("log"));
-    let basis = issuer::Basis { activity: &activity, retention: &markers.retention, limits: &limits };
+    let basis = issuer::Basis { limits, session: &session };
     let issuers = issuer::read_all(root, &basis);
     let issuer_names = root.keys("issuers");
     let basis = route::Basis {
@@ -198,10 +194,10 @@ fn read_sections(root: &Section<'_>) -> Config {
         listener: listener.address,
         admin: admin.address,
         markers: &markers,
-        activity: &activity,
+        limits,
+        session: &session,
         issuers: &issuers,
         issuer_names: &issuer_names,
-        limits: &limits,
     };
     let routes = route::read_all(root, &basis);
     let basis = source::Basis { issuer_names: &issuer_names, issuers: &issuers };
@@ -216,6 +212,8 @@ fn read_sections(root: &Section<'_>) -> Config {
         retention: markers.retention,
         tokens,
         activity,
+        sessions: session.settings,
+        origins: session.origins,
         logouts: issuers.iter().filter_map(|issuer| issuer.ends.logout.clone()).collect(),
         revocations: issuers.iter().filter_map(|issuer| issuer.ends.revocation.clone()).collect(),
         last_logout,

@@ -19,6 +19,7 @@ pub mod policy;
 pub mod problem;
 pub mod refusal;
 mod service;
+pub mod time_left;
 pub mod tokens;
 pub mod verdicts;
 

@@ -22,7 +22,7 @@ use crate::{
         Engine, EngineSettings, Judge, Policy,
         identity::ReservedNames,
         judge::{Parts, TokenObserver},
-        policy::{Authentication, Mode},
+        policy::{ActivityRule, Authentication, Mode},
     },
     http_client::HttpClient,
     logout::{IssuerLogouts, NoEndpoint},
@@ -31,8 +31,12 @@ use crate::{
         ListenerSettings,
         gateway::{Gateway, GatewayOptions},
         listener,
-        own::{OwnEndpoints, last_logout::LastLogoutEndpoint, logout::LogoutEndpoint},
+        own::{
+            OwnEndpoints, cross_origin::TrustedOrigins, last_logout::LastLogoutEndpoint, logout::LogoutEndpoint,
+            session::SessionEndpoint,
+        },
     },
+    session::SessionLimits,
     store::{
         Notes, Store, Watcher,
         embedded::{EmbeddedOpenError, EmbeddedStore},
@@ -157,6 +161,7 @@ impl Instance {
             markers: config.markers,
             retention: config.retention,
             activity: config.activity,
+            sessions: config.sessions.clone(),
             observer: index.clone().map(|index| index as Arc<dyn TokenObserver>),
         };
         let mut notes = None;
@@ -176,14 +181,19 @@ impl Instance {
         let metrics = ServerMetrics::new();
         let reserved = ReservedNames::new(&config.identity_fields);
         let gates = Gateway::gates(&config.routes, &reserved, &judge);
+        let (own_policy, origins) = (own_policy(&config), TrustedOrigins::new(config.origins.clone()));
+        let policies = config.routes.iter().map(|route| &route.policy);
         let own = OwnEndpoints {
+            session: SessionEndpoint::new(judge.clone(), &own_policy, policies, origins.clone()),
             logout: LogoutEndpoint::new(
                 judge.clone(),
-                own_policy(&config),
+                own_policy,
                 IssuerLogouts::start(config.logouts.clone(), &http)?,
                 revocations.clone(),
+                origins.clone(),
                 clock.clone(),
             ),
+            origins,
             last_logout: config.last_logout.clone().map(|settings| {
                 let issuers = config.issuers.iter().map(|issuer| issuer.name.clone()).collect();
                 LastLogoutEndpoint::new(settings, issuers, judge.clone(), clock.clone())
@@ -314,6 +324,8 @@ fn own_policy(config: &Config) -> Policy {
             ..first.policy.settings.clone()
         },
         identity: Box::default(),
+        limits: SessionLimits::NONE,
+        activity: ActivityRule::Never,
         ..first.policy.clone()
     }
 }

@@ -10,13 +10,14 @@ mod hash;
 pub mod notes;
 #[cfg(feature = "redis")]
 pub mod redis;
+pub mod sessions;
 
 use std::{fmt, io, sync::Arc, time::Instant};
 
 use async_trait::async_trait;
 use prometheus_client::registry::Registry;
 
-pub use self::notes::Notes;
+pub use self::{notes::Notes, sessions::Sessions};
 #[cfg(any(feature = "embedded", feature = "redis"))]
 use crate::telemetry::gauge::Measured;
 use crate::{
@@ -147,6 +148,11 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     /// # Errors
     /// [`StoreError`]: any part of it may have been done. Repeating it is harmless.
     async fn forget_activity(&self, batch: &[(Subject, Timestamp)]) -> Result<(), StoreError>;
+
+    /// What it keeps of sessions. By default it keeps none, and sessions with limits are judged by the outage policy.
+    fn sessions(&self) -> &dyn Sessions {
+        &sessions::NoSessions
+    }
 
     /// Asks the store what it is and whether it can keep its promises.
     ///

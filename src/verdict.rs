@@ -15,7 +15,7 @@ pub use self::rules::{RULES, Rule};
 use crate::{
     clock::Timestamp,
     marker::Known,
-    session::SessionRecord,
+    session::Lifetime,
     token::{TokenFault, claims::Claims},
 };
 
@@ -96,8 +96,8 @@ pub struct Case<'a> {
     pub presented: Presented<'a>,
     /// What is known against it.
     pub knowledge: Knowledge<'a>,
-    /// What is remembered of its session.
-    pub session: Option<&'a SessionRecord>,
+    /// What is known of its session's time.
+    pub lifetime: Lifetime,
     /// What the operator decided.
     pub settings: &'a Settings,
     /// The time.

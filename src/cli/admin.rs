@@ -131,7 +131,7 @@ fn change(
     action: &str,
     mut body: Value,
 ) -> anyhow::Result<Outcome> {
-    body["by"] = json!(std::env::var("USER").map_or_else(|_| "cli".to_owned(), |user| format!("cli:{user}")));
+    body["by"] = json!(by());
     if let Some(reason) = &target.reason {
         body["reason"] = json!(reason);
     }
@@ -143,6 +143,11 @@ fn change(
     })?;
     show(&answer, output)?;
     Ok(Outcome::Done)
+}
+
+/// Who asks, for the audit trail.
+pub(super) fn by() -> String {
+    std::env::var("USER").map_or_else(|_| "cli".to_owned(), |user| format!("cli:{user}"))
 }
 
 impl Remote {
@@ -218,7 +223,7 @@ impl Gate {
     }
 
     /// The issuer that is meant: the given one, or the only one.
-    async fn issuer(&self, given: Option<&str>) -> anyhow::Result<String> {
+    pub(super) async fn issuer(&self, given: Option<&str>) -> anyhow::Result<String> {
         if let Some(given) = given {
             return Ok(given.to_owned());
         }
@@ -236,7 +241,7 @@ fn join(names: &[&String]) -> String {
     names.iter().map(|name| name.as_str()).collect::<Vec<_>>().join(", ")
 }
 
-fn subject_path(issuer: &str, user: &str) -> String {
+pub(super) fn subject_path(issuer: &str, user: &str) -> String {
     let encode = |text| utf8_percent_encode(text, NON_ALPHANUMERIC);
     format!("/v1/subjects/{}/{}", encode(issuer), encode(user))
 }

@@ -78,10 +78,9 @@ pub(super) fn run(path: &Path, offline: bool, output: Output) -> anyhow::Result<
     Ok(if problems { Outcome::No } else { Outcome::Done })
 }
 
-/// What works, and should be looked at; and what does not take effect yet.
+/// What works, and should be looked at.
 fn warnings(config: &Config) -> Vec<Finding> {
-    let unenforced = config.has_session_limits().then(|| "session limits are not enforced by this version".to_owned());
-    let messages = config.warnings.iter().map(|warning| warning.to_string().replace("\n ", ";")).chain(unenforced);
+    let messages = config.warnings.iter().map(|warning| warning.to_string().replace("\n ", ";"));
     let finding = |message| Finding { level: Level::Warning, what: "configuration".to_owned(), message };
     messages.map(finding).collect()
 }

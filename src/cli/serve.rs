@@ -14,9 +14,6 @@ pub(super) fn run(path: &Path) -> anyhow::Result<Outcome> {
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
-    if config.has_session_limits() {
-        tracing::warn!("session limits are configured, and this version does not enforce them");
-    }
     runtime()?.block_on(async {
         let instance = Instance::start(config).await?;
         tracing::info!(

@@ -20,7 +20,6 @@ use crate::{
     admin::AdminSettings,
     marker::{Retention, cache::MarkerSettings},
     server::ListenerSettings,
-    session::SessionLimits,
     telemetry::log::{LogFormat, LogSettings},
     verdict::OutagePolicy,
 };
@@ -153,67 +152,6 @@ pub(super) fn activity(section: &Section<'_>) -> ActivitySettings {
     };
     section.finish();
     settings
-}
-
-/// Session limits, and where each stands.
-#[derive(Clone, Default, Debug)]
-pub(super) struct Limits {
-    pub(super) idle: Option<(Duration, At)>,
-    pub(super) absolute: Option<(Duration, At)>,
-}
-
-impl Limits {
-    /// These, and the `wider` ones where there is none.
-    pub(super) fn or(&self, wider: &Self) -> Self {
-        Self {
-            idle: self.idle.clone().or_else(|| wider.idle.clone()),
-            absolute: self.absolute.clone().or_else(|| wider.absolute.clone()),
-        }
-    }
-
-    pub(super) fn settings(&self) -> SessionLimits {
-        let duration = |limit: &Option<(Duration, At)>| limit.as_ref().map(|(duration, _)| *duration);
-        SessionLimits { idle: duration(&self.idle), absolute: duration(&self.absolute) }
-    }
-}
-
-/// `[session]`, of the gateway, an issuer or a route. A limit that the rest of the configuration cannot keep is refused.
-pub(super) fn session(section: &Section<'_>, activity: &ActivitySettings, retention: &Retention) -> Limits {
-    let delay = 2 * (activity.resolution + activity.flush_interval);
-    let idle = section.get::<Duration>("idle_limit").between(MILLISECOND, 400 * DAY).check(|idle| {
-        if *idle > delay {
-            return Ok(());
-        }
-        let message = format!(
-            "must be more than {}, twice the sum of `activity.resolution` and `activity.flush_interval`: activity is known no sooner",
-            delay.show()
-        );
-        Err(Fault::new(message).hint("raise the limit, or lower `activity.resolution`"))
-    });
-    let absolute = section.get::<Duration>("absolute_limit").between(MILLISECOND, 400 * DAY).check(|absolute| {
-        if *absolute <= retention.session {
-            return Ok(());
-        }
-        let message = format!(
-            "is more than `markers.session_retention`, {}: an ended session would be forgotten while it could still go on",
-            retention.session.show()
-        );
-        Err(Fault::new(message))
-    });
-    let limits = Limits { idle: idle.placed(), absolute: absolute.placed() };
-    section.finish();
-    limits
-}
-
-/// Refuses an idle limit that the absolute limit makes pointless.
-pub(super) fn check_limits(section: &Section<'_>, limits: &Limits) {
-    if let (Some((idle, at)), Some((absolute, other))) = (&limits.idle, &limits.absolute)
-        && idle > absolute
-    {
-        let message =
-            format!("{} is longer than `{}`, {}, and would never apply", idle.show(), other.key, absolute.show());
-        section.reader().report(at, Fault::new(message));
-    }
 }
 
 /// `[log]`

@@ -6,21 +6,17 @@ use jsonwebtoken::{Algorithm, AlgorithmFamily};
 use secrecy::ExposeSecret as _;
 
 use super::{
-    gateway::{self, Limits},
     logout::{self, AtIssuer},
     problem::Fault,
     reader::{At, Section},
     secret,
+    session::{self, Limits, Session},
     value::{DAY, MILLISECOND, MINUTE, Raw, SECOND, Setting, choose},
     web::{self, CookieName, FieldName},
 };
-use crate::{
-    activity::ActivitySettings,
-    marker::Retention,
-    token::{
-        claims::IssuerName,
-        issuer::{ClaimNames, IssuerSettings, KeySource, TokenProfile},
-    },
+use crate::token::{
+    claims::IssuerName,
+    issuer::{ClaimNames, IssuerSettings, KeySource, TokenProfile},
 };
 
 /// An issuer and what routes take from it.
@@ -35,10 +31,8 @@ pub(super) struct Issuer {
 
 /// What issuers rest on.
 pub(super) struct Basis<'a> {
-    pub(super) activity: &'a ActivitySettings,
-    pub(super) retention: &'a Retention,
-    /// Of `[session]`.
-    pub(super) limits: &'a Limits,
+    pub(super) limits: session::Basis<'a>,
+    pub(super) session: &'a Session,
 }
 
 /// All issuers. Whoever is read with problems is left out: nothing is built from it then.
@@ -93,8 +87,8 @@ fn read(
     let claims = claims(&section.section("claims"));
     let fetch_timeout = section.get("fetch_timeout").between(MILLISECOND, MINUTE).or(5 * SECOND);
     let session = section.section("session");
-    let limits = gateway::session(&session, basis.activity, basis.retention).or(basis.limits);
-    gateway::check_limits(&session, &limits);
+    let limits = session::limits(&session, &basis.limits, &basis.session.caps).or(&basis.session.limits);
+    session::check(&session, &limits);
     let cookie = section.get("cookie").placed();
     let header = section.get("header").placed();
     let basis = logout::Basis {
@@ -243,6 +237,7 @@ fn claims(section: &Section<'_>) -> ClaimNames {
     let claims = ClaimNames {
         session: name("session", defaults.session),
         session_start: name("session_start", defaults.session_start),
+        session_expiry: section.get::<String>("session_expiry").option().map(Into::into),
         last_logout: name("last_logout", defaults.last_logout),
         email: section.get::<String>("email").option().map(Into::into),
         phone: section.get::<String>("phone").option().map(Into::into),

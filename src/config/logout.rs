@@ -213,7 +213,7 @@ impl Setting for Revoke {
 }
 
 /// An origin (RFC 6454 §6.2) without `*`.
-struct Origin(Box<str>);
+pub(super) struct Origin(pub(super) Box<str>);
 
 impl Setting for Origin {
     fn read(raw: Raw<'_>) -> Result<Self, Fault> {

@@ -5,17 +5,17 @@ use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
 use http::{HeaderName, Uri, uri::Authority};
 
 use super::{
-    gateway::{self, Limits, Markers},
+    gateway::Markers,
     issuer::Issuer,
     problem::{Fault, nearest},
     reader::{At, Reader, Section},
+    session::{self, Session},
     value::{DAY, MILLISECOND, MINUTE, Raw, SECOND, Setting, choose},
     web::{self, CookieName, FieldName},
 };
 use crate::{
-    activity::ActivitySettings,
     credential::{CredentialSources, Source},
-    gate::policy::{Authentication, Mode, Policy},
+    gate::policy::{ActivityRule, Authentication, Mode, Policy},
     route::{RouteSettings, path::CanonicalPath, table::HostPattern},
     token::claims::IssuerName,
     upstream::{Protocol, UpstreamSettings},
@@ -34,12 +34,11 @@ pub(super) struct Basis<'a> {
     pub(super) listener: SocketAddr,
     pub(super) admin: SocketAddr,
     pub(super) markers: &'a Markers,
-    pub(super) activity: &'a ActivitySettings,
+    pub(super) limits: session::Basis<'a>,
+    pub(super) session: &'a Session,
     pub(super) issuers: &'a [Issuer],
     /// The names of all issuers, those with problems included.
     pub(super) issuer_names: &'a [String],
-    /// Of `[session]`.
-    pub(super) limits: &'a Limits,
 }
 
 /// What routes have in common.
@@ -181,10 +180,10 @@ fn policy(section: &Section<'_>, basis: &Basis<'_>, routes: &mut Routes, name: A
         }
     }
     let own = section.section("session");
-    let limits = gateway::session(&own, basis.activity, &basis.markers.retention);
-    for wider in accepted.iter().map(|issuer| &issuer.limits).chain(names.is_none().then_some(basis.limits)) {
+    let limits = session::limits(&own, &basis.limits, &basis.session.caps);
+    for wider in accepted.iter().map(|issuer| &issuer.limits).chain(names.is_none().then_some(&basis.session.limits)) {
         if limits.idle.is_some() || limits.absolute.is_some() {
-            gateway::check_limits(&own, &limits.or(wider));
+            session::check(&own, &limits.or(wider));
         }
     }
     Policy {
@@ -200,6 +199,7 @@ fn policy(section: &Section<'_>, basis: &Basis<'_>, routes: &mut Routes, name: A
             required_scopes: scopes.or(Vec::new()).into_iter().map(|(scope, _)| scope.into()).collect(),
         },
         limits: limits.settings(),
+        activity: if section.get("activity").or(true) { ActivityRule::Counts } else { ActivityRule::Never },
         identity: identity(section, routes),
         forward_token: section.get("forward_token").or(true),
         realm: section.get::<String>("realm").check(|realm| check_realm(realm)).or("portcullis".to_owned()).into(),

@@ -7,7 +7,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use super::*;
 use crate::{
     event::auth0::pace::RateShare,
-    gate::policy::Authentication,
+    gate::policy::{ActivityRule, Authentication},
     logout::LogoutKind,
     revocation::Extent,
     store::redis::Login,
@@ -107,6 +107,11 @@ flush_interval = "2s"
 [session]
 idle_limit = "1h"
 absolute_limit = "10h"
+idle_cap = "2h"
+absolute_cap = "20h"
+record = true
+gateway = "edge-1"
+origins = ["https://app.acme.test"]
 [log]
 level = "warn,portcullis::store=debug"
 format = "json"
@@ -118,7 +123,7 @@ audiences = ["api", "web"]
 algorithms = ["ES256", "EdDSA"]
 profile = "rfc9068"
 jwks_url = "https://acme.test/keys"
-claims = { session = "https://acme.test/sid", session_start = "start", last_logout = "logout" }
+claims = { session = "https://acme.test/sid", session_start = "start", session_expiry = "end", last_logout = "logout" }
 cookie = "acme"
 header = "X-Acme"
 refresh_interval = "15m"
@@ -152,6 +157,7 @@ response_timeout = "19s"
 body_idle_timeout = "20s"
 keep_alive = "21s"
 max_idle = 22
+activity = false
 session = { absolute_limit = "8h" }
 identity = { "X-User" = "sub", "X-Email" = "email" }
 [[routes]]
@@ -198,6 +204,8 @@ upstream = "http://[::1]:82/"
     );
     assert_eq!((config.tokens.cache_size, config.tokens.max_length), (1 << 30, 8192));
     assert_eq!([config.activity.resolution, config.activity.flush_interval], [seconds(5), seconds(2)]);
+    assert_eq!(config.sessions, SessionSettings { gateway: "edge-1".into(), record_all: true });
+    assert_eq!(texts(&config.origins), ["https://app.acme.test"]);
     assert_eq!(
         config.log,
         LogSettings { level: "warn,portcullis::store=debug".into(), format: LogFormat::Json, access: true }
@@ -214,6 +222,7 @@ upstream = "http://[::1]:82/"
         [&*acme.claims.session, &*acme.claims.session_start, &*acme.claims.last_logout],
         ["https://acme.test/sid", "start", "logout"]
     );
+    assert_eq!(acme.claims.session_expiry.as_deref(), Some("end"));
     assert_eq!(
         [acme.refresh_interval, acme.refetch_interval, acme.fetch_timeout],
         [seconds(900), seconds(16), seconds(17)]
@@ -255,6 +264,7 @@ upstream = "http://[::1]:82/"
     assert_eq!((policy.describe, policy.forward_token), (false, false));
     assert_eq!((policy.limits.idle, policy.limits.absolute), (None, Some(seconds(28_800))));
     assert_eq!(policy.limits.or(acme.limits).idle, Some(seconds(3000)));
+    assert_eq!((policy.activity, every.policy.activity), (ActivityRule::Never, ActivityRule::Counts));
     assert_eq!(texts(&policy.settings.required_scopes), ["read"]);
     assert_eq!((policy.settings.outage, policy.settings.clock_skew), (OutagePolicy::Reject, seconds(9)));
     assert_eq!(policy.settings.max_token_lifetime, seconds(36_000));
@@ -284,6 +294,23 @@ upstream = "http://[::1]:82/"
     assert_eq!(texts(&config.forwarded_claims), ["sub", "email"]);
     assert!(config.identity_fields.iter().map(HeaderName::as_str).eq(["x-user", "x-email", "x-forwarded-user"]));
     assert_eq!(config.warnings, []);
+}
+
+#[test]
+fn no_limit_goes_over_its_cap() {
+    let text = GUARDED
+        .replace("[[routes]]\n", "session = { idle_limit = \"30m\" }\n[[routes]]\nsession.idle_limit = \"3h\"\n");
+    let config = parse(&format!("[session]\nidle_cap = \"1h\"\nabsolute_cap = \"8h\"\n{text}"), &[]).unwrap();
+    let hours = |hours: u64| Some(Duration::from_secs(3600 * hours));
+    let limits = config.issuers[0].limits;
+    assert_eq!((limits.idle, limits.absolute), (Some(Duration::from_secs(1800)), hours(8)), "a cap alone is a limit");
+    assert_eq!(config.routes[0].policy.limits.idle, hours(1));
+    let warnings: Vec<_> = config.warnings.iter().map(ToString::to_string).collect();
+    let [warning] = &warnings[..] else { panic!("{warnings:?}") };
+    assert!(
+        warning
+            .ends_with("routes[0].session.idle_limit: 3h is more than `session.idle_cap`, 1h, which applies instead")
+    );
 }
 
 #[test]

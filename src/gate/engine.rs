@@ -25,6 +25,7 @@ use crate::{
         cache::{MarkerCache, MarkerSettings},
         ledger::Ledger,
     },
+    session::register::{RegisterSettings, SessionRegister, SessionSettings},
     store::{Store, Watcher},
     token::{
         issuer::IssuerSettings,
@@ -50,6 +51,8 @@ pub struct EngineSettings {
     pub retention: Retention,
     /// How activity is recorded.
     pub activity: ActivitySettings,
+    /// How sessions are recorded. Their limits are those of [`IssuerSettings::limits`] and [`Policy::limits`].
+    pub sessions: SessionSettings,
     /// Wants to know of verified tokens. Default none.
     pub observer: Option<Arc<dyn TokenObserver>>,
 }
@@ -65,6 +68,7 @@ impl EngineSettings {
             markers: MarkerSettings::default(),
             retention: Retention::default(),
             activity: ActivitySettings::default(),
+            sessions: SessionSettings::default(),
             observer: None,
         }
     }
@@ -76,7 +80,7 @@ impl EngineSettings {
 pub struct Engine {
     judge: Judge,
     refreshing: Refreshing,
-    recording: JoinHandle<()>,
+    recording: [JoinHandle<()>; 2],
     stop: DropGuard,
 }
 
@@ -93,23 +97,35 @@ impl Engine {
         open: impl FnOnce(Arc<dyn Watcher>, Clock) -> Result<Arc<dyn Store>, E>,
     ) -> Result<Self, E> {
         let clock = settings.tokens.clock.clone();
+        let limits = settings.issuers.iter().map(|issuer| (issuer.name.clone(), issuer.limits)).collect();
         let verifier = Arc::new(Verifier::new(settings.issuers, settings.tokens)?);
         let cache = Arc::new(MarkerCache::with_clock(settings.markers, clock.clone()));
         let store = open(Arc::clone(&cache) as Arc<dyn Watcher>, clock.clone())?;
         let refreshing = verifier.start();
         let recorder = Arc::new(Recorder::new(settings.activity, clock.clone()));
+        let register = RegisterSettings {
+            sessions: settings.sessions,
+            issuers: limits,
+            activity: settings.activity,
+            retention: settings.retention,
+            read_timeout: settings.markers.read_timeout,
+            max_waiting: settings.markers.max_waiting,
+        };
+        let sessions = SessionRegister::new(register, Arc::clone(&store), Arc::clone(&cache), clock.clone());
+        let sessions = Arc::new(sessions);
         let write_timeout = settings.markers.write_timeout;
         let judge = Judge::new(Parts {
             verifier,
             tokens: TokenCache::new(settings.token_cache_size),
             ledger: Ledger::new(Arc::clone(&store), cache, settings.retention, write_timeout, clock.clone()),
             recorder: Arc::clone(&recorder),
+            sessions: Arc::clone(&sessions),
             clock,
             verdicts: VerdictMetrics::default(),
             observer: settings.observer,
         });
         let stop = CancellationToken::new();
-        let recording = tokio::spawn(recorder.run(store, stop.clone()));
+        let recording = [tokio::spawn(recorder.run(store, stop.clone())), tokio::spawn(sessions.run(stop.clone()))];
         tokio::spawn(maintain(judge.clone(), stop.clone()));
         Ok(Self { judge, refreshing, recording, stop: stop.drop_guard() })
     }
@@ -136,8 +152,10 @@ impl Engine {
     /// Writes the activity that waits, and closes the store.
     pub async fn stop(self) {
         self.stop.disarm().cancel();
-        // A task that panicked has nothing left to wait for.
-        let _ = self.recording.await;
+        for recording in self.recording {
+            // A task that panicked has nothing left to wait for.
+            let _ = recording.await;
+        }
         self.refreshing.stop().await;
         self.judge.parts().ledger.store().close().await;
     }

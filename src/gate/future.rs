@@ -9,7 +9,7 @@ use http::{Request, Response};
 use pin_project_lite::pin_project;
 use tower::Service;
 
-use super::{Decision, service::Shared};
+use super::{Decision, service::Shared, time_left::TimeLeft};
 
 type Pending = Pin<Box<dyn Future<Output = Decision> + Send>>;
 
@@ -29,7 +29,7 @@ pin_project! {
     #[project = StageProjection]
     enum Stage<S, F, B, R> {
         Judging { decision: Pending, rest: Option<Box<Rest<S, B>>> },
-        Forwarding { #[pin] response: F },
+        Forwarding { #[pin] response: F, time_left: Option<TimeLeft> },
         Refusing { response: Option<Response<R>> },
     }
 }
@@ -46,8 +46,8 @@ impl<S: Service<Request<B>>, B, R> ResponseFuture<S, B, R> {
         Self { stage: Stage::Judging { decision, rest: Some(Box::new(Rest { shared, request, inner })) } }
     }
 
-    pub(super) const fn forwarding(response: S::Future) -> Self {
-        Self { stage: Stage::Forwarding { response } }
+    pub(super) const fn forwarding(response: S::Future, time_left: Option<TimeLeft>) -> Self {
+        Self { stage: Stage::Forwarding { response, time_left } }
     }
 
     pub(super) const fn refusing(response: Response<R>) -> Self {
@@ -71,11 +71,17 @@ where
                     let Some(rest) = rest.take() else { unreachable!("polled after it was ready") };
                     let Rest { shared, request, mut inner } = *rest;
                     match shared.apply(decision, request) {
-                        Ok(request) => Stage::Forwarding { response: inner.call(request) },
+                        Ok((request, time_left)) => Stage::Forwarding { response: inner.call(request), time_left },
                         Err(refusal) => Stage::Refusing { response: Some(refusal) },
                     }
                 }
-                StageProjection::Forwarding { response } => return response.poll(context),
+                StageProjection::Forwarding { response, time_left } => {
+                    let mut response = ready!(response.poll(context))?;
+                    if let Some(time_left) = time_left {
+                        time_left.add(response.headers_mut());
+                    }
+                    return Poll::Ready(Ok(response));
+                }
                 StageProjection::Refusing { response } => {
                     let Some(response) = response.take() else { unreachable!("polled after it was ready") };
                     return Poll::Ready(Ok(response));

@@ -14,10 +14,15 @@ use crate::{
     activity::Recorder,
     clock::{Clock, Timestamp},
     credential::Credential,
-    marker::{Known, ledger::Ledger},
+    marker::{Known, Marker, MarkerKey, MarkerRecord, Source, ledger::Ledger},
+    session::{
+        Lifetime, SessionKey,
+        register::{Place, SessionRegister},
+    },
+    telemetry::audit::{self, Actor},
     token::{
         TokenFault,
-        claims::IssuerName,
+        claims::{Claims, IssuerName},
         verify::{Unverified, VerifiedToken, Verifier},
     },
     verdict::{self, Case, Knowledge, Presented, Reason, Step, Verdict},
@@ -44,6 +49,8 @@ pub struct Parts {
     pub ledger: Ledger,
     /// Records activity.
     pub recorder: Arc<Recorder>,
+    /// Knows the sessions.
+    pub sessions: Arc<SessionRegister>,
     /// Tells the time.
     pub clock: Clock,
     /// Counts verdicts.
@@ -61,6 +68,10 @@ pub struct Decision {
     pub token: Option<Arc<KnownToken>>,
     /// Why the token failed verification, for operators.
     pub fault: Option<TokenFault>,
+    /// What is known of the session's time, this request counted.
+    pub lifetime: Lifetime,
+    /// When it was judged.
+    pub at: Timestamp,
     /// Whether markers may have been missed.
     pub stale: bool,
     /// Whether the request goes on.
@@ -96,6 +107,7 @@ impl Judge {
         self.0.ledger.cache().register(registry);
         self.0.ledger.store().register(registry);
         self.0.recorder.register(registry);
+        self.0.sessions.register(registry);
     }
 
     /// Lets caches tidy up and brings gauges up to date. Called before metrics are read, and now and then.
@@ -103,21 +115,24 @@ impl Judge {
         self.0.tokens.maintain();
         self.0.ledger.cache().maintain().await;
         self.0.recorder.measure();
+        self.0.sessions.measure();
     }
 
-    /// Judges a request by its header. An admitted subject is recorded as active.
+    /// Judges a request by its header. An admitted subject, and its session, is recorded as active if the request counts as activity.
     #[must_use]
     pub fn judge(&self, policy: &Arc<Policy>, fields: &HeaderMap) -> Judgement {
         if policy.authentication == Authentication::None {
-            return Judgement::Decided(Decision::unasked());
+            return Judgement::Decided(self.unasked());
         }
         match policy.sources.find(fields) {
             Credential::Absent if policy.authentication == Authentication::Optional => {
-                Judgement::Decided(Decision::unasked())
+                Judgement::Decided(self.unasked())
             }
             Credential::Absent => Judgement::Decided(self.without_token(policy, Presented::Nothing)),
             Credential::Malformed => Judgement::Decided(self.without_token(policy, Presented::Malformed)),
-            Credential::Bearer { token, only, .. } => self.judge_token(policy, token, only),
+            Credential::Bearer { token, only, .. } => {
+                self.judge_token(policy, token, only, policy.activity.counts(fields))
+            }
         }
     }
 
@@ -137,33 +152,41 @@ impl Judge {
                     None => self.0.ledger.cache().cached(&known.marks).await,
                 };
                 let knowledge = if stale { Knowledge::Stale(&markers) } else { Knowledge::Current(&markers) };
-                let case = self.case(policy, Presented::Verified(&known.token.claims), knowledge);
-                let decision = Decision::new(policy, verdict::decide(&case), true);
+                let claims = &known.token.claims;
+                let lifetime = self.0.sessions.look_at(&known.session, claims, &place(policy)).await;
+                let case = Case { lifetime, ..self.case(policy, Presented::Verified(claims), knowledge) };
+                let decision = Decision::new(policy, &case, true);
                 let steps = verdict::explain(&case);
-                (Decision { token: Some(known), stale, ..decision }, steps)
+                (Decision { token: Some(Arc::clone(&known)), stale, ..decision }, steps)
             }
             Err(unverified) => {
                 let case = self.case(policy, unverified.presented(), Knowledge::Current(&NOTHING));
-                let decision = Decision::new(policy, verdict::decide(&case), unverified.is_signed());
+                let decision = Decision::new(policy, &case, unverified.is_signed());
                 (Decision { fault: unverified.fault(), ..decision }, verdict::explain(&case))
             }
         }
     }
 
-    fn judge_token(&self, policy: &Arc<Policy>, token: &str, only: Option<&IssuerName>) -> Judgement {
+    fn judge_token(&self, policy: &Arc<Policy>, token: &str, only: Option<&IssuerName>, counts: bool) -> Judgement {
         let known = match self.know(token) {
             Ok(known) => known,
             Err(Unverified::Fault(fault)) => {
                 return Judgement::Decided(self.unverified(policy, &Unverified::Fault(fault)));
             }
-            Err(_) => return self.judge_later(policy, token, only, None),
+            Err(_) => return self.judge_later(policy, token, only, counts, None),
         };
         if let Err(unverified) = check_place(policy, only, &known) {
             return Judgement::Decided(self.unverified(policy, &unverified));
         }
-        match self.0.ledger.recall(&known.marks) {
-            Some(markers) => Judgement::Decided(self.decide(policy, token, known, Knowledge::Current(&markers))),
-            None => self.judge_later(policy, token, only, Some(known)),
+        let Some(markers) = self.0.ledger.recall(&known.marks) else {
+            return self.judge_later(policy, token, only, counts, Some(known));
+        };
+        let case = self.case(policy, Presented::Verified(&known.token.claims), Knowledge::Current(&markers));
+        match self.recall_lifetime(policy, &known, &case) {
+            Some(lifetime) => {
+                Judgement::Decided(self.decide(policy, token, &known, &Case { lifetime, ..case }, counts))
+            }
+            None => self.judge_later(policy, token, only, counts, Some(known)),
         }
     }
 
@@ -172,6 +195,7 @@ impl Judge {
         policy: &Arc<Policy>,
         token: &str,
         only: Option<&IssuerName>,
+        counts: bool,
         known: Option<Arc<KnownToken>>,
     ) -> Judgement {
         let (judge, policy, token, only) = (self.clone(), Arc::clone(policy), Box::<str>::from(token), only.cloned());
@@ -186,13 +210,48 @@ impl Judge {
             if let Err(unverified) = check_place(&policy, only.as_ref(), &known) {
                 return judge.unverified(&policy, &unverified);
             }
-            if let Some(markers) = judge.0.ledger.learn(&known.marks).await {
-                judge.decide(&policy, &token, known, Knowledge::Current(&markers))
-            } else {
-                let markers = judge.0.ledger.cache().cached(&known.marks).await;
-                judge.decide(&policy, &token, known, Knowledge::Stale(&markers))
+            let (markers, stale) = match judge.0.ledger.learn(&known.marks).await {
+                Some(markers) => (markers, false),
+                None => (judge.0.ledger.cache().cached(&known.marks).await, true),
+            };
+            let knowledge = if stale { Knowledge::Stale(&markers) } else { Knowledge::Current(&markers) };
+            let claims = &known.token.claims;
+            let case = judge.case(&policy, Presented::Verified(claims), knowledge);
+            let lifetime = match judge.recall_lifetime(&policy, &known, &case) {
+                Some(lifetime) => lifetime,
+                None => judge.0.sessions.learn(&known.session, claims, &place(&policy)).await,
+            };
+            let case = Case { lifetime, ..judge.case(&policy, Presented::Verified(claims), knowledge) };
+            let decision = judge.decide(&policy, &token, &known, &case, counts);
+            if decision.reason() == Some(Reason::IdleTimeout) && policy.mode == Mode::Enforce {
+                judge.end(claims, case.now).await;
             }
+            decision
         }))
+    }
+
+    /// What is known of the session's time, unless the store has to be asked. Of a token that is refused anyway nobody wants to know.
+    fn recall_lifetime(&self, policy: &Policy, known: &KnownToken, case: &Case<'_>) -> Option<Lifetime> {
+        let recalled = self.0.sessions.recall(&known.session, &known.token.claims, &place(policy), case.now);
+        recalled.or_else(|| match verdict::decide(case) {
+            Verdict::Admit | Verdict::Refuse(Reason::InsufficientScope) => None,
+            Verdict::Refuse(_) => Some(Lifetime::Unlimited),
+        })
+    }
+
+    /// A session that was idle for too long is over for good, with every gateway and for every token of it.
+    async fn end(&self, claims: &Claims, now: Timestamp) {
+        let key = MarkerKey::session(&claims.subject.issuer, &SessionKey::of(claims).id);
+        let marker = Marker::SessionEnd(now);
+        let reason = Some(Reason::IdleTimeout.code().to_owned());
+        let record = MarkerRecord { reason, ..MarkerRecord::new(marker).written_by(Source::Idle) };
+        let result = self.0.ledger.write(&key, &record).await;
+        let actor = Actor { who: Source::Idle.as_str().to_owned(), from: None, event: None };
+        audit::record(&actor, "session_end", &key, &marker, &result);
+        // Until it can be written, the session stays idle: what is refused is no activity.
+        if let Err(error) = result {
+            tracing::error!(error = &error as &dyn std::error::Error, "the end of an idle session could not be stored");
+        }
     }
 
     /// The verified token, from the cache or by verifying it with the keys at hand.
@@ -215,40 +274,58 @@ impl Judge {
             (verified.email, verified.phone) = (None, None);
         }
         let marks = self.0.ledger.cache().marks(&verified.claims);
-        let known = Arc::new(KnownToken { token: verified, marks, trace: crate::activity::Trace::default() });
+        let session = self.0.sessions.enter(&verified.claims);
+        let known = Arc::new(KnownToken { token: verified, marks, trace: crate::activity::Trace::default(), session });
         self.0.tokens.insert(token, &known);
         known
     }
 
-    fn decide(&self, policy: &Policy, token: &str, known: Arc<KnownToken>, knowledge: Knowledge<'_>) -> Decision {
+    fn decide(&self, policy: &Policy, token: &str, known: &Arc<KnownToken>, case: &Case<'_>, counts: bool) -> Decision {
         let claims = &known.token.claims;
-        let case = self.case(policy, Presented::Verified(claims), knowledge);
-        let verdict = verdict::decide(&case);
-        match verdict {
-            Verdict::Admit => self.0.recorder.touch(&known.trace, &claims.subject, case.now),
-            Verdict::Refuse(Reason::TokenExpired | Reason::TokenLifetime) => self.0.tokens.remove(token),
-            Verdict::Refuse(_) => {}
+        let mut decision = Decision::new(policy, case, true);
+        match decision.verdict {
+            Some(Verdict::Admit) if counts => {
+                self.0.recorder.touch(&known.trace, &claims.subject, case.now);
+                self.0.sessions.touch(&known.session, claims, &place(policy), case.now);
+                decision.lifetime.touch(case.now);
+            }
+            Some(Verdict::Refuse(Reason::TokenExpired | Reason::TokenLifetime)) => self.0.tokens.remove(token),
+            _ => {}
         }
-        let stale = matches!(knowledge, Knowledge::Stale(_));
-        Decision { stale, token: Some(known), ..Decision::new(policy, verdict, true) }
+        decision.stale = matches!(case.knowledge, Knowledge::Stale(_));
+        decision.token = Some(Arc::clone(known));
+        decision
     }
 
     fn unverified(&self, policy: &Policy, unverified: &Unverified) -> Decision {
-        let signed = unverified.is_signed();
-        let fault = unverified.fault();
         let case = self.case(policy, unverified.presented(), Knowledge::Current(&NOTHING));
-        Decision { fault, ..Decision::new(policy, verdict::decide(&case), signed) }
+        Decision { fault: unverified.fault(), ..Decision::new(policy, &case, unverified.is_signed()) }
     }
 
     fn without_token(&self, policy: &Policy, presented: Presented<'_>) -> Decision {
-        let case = self.case(policy, presented, Knowledge::Current(&NOTHING));
-        Decision::new(policy, verdict::decide(&case), false)
+        Decision::new(policy, &self.case(policy, presented, Knowledge::Current(&NOTHING)), false)
+    }
+
+    fn unasked(&self) -> Decision {
+        Decision {
+            verdict: None,
+            token: None,
+            fault: None,
+            lifetime: Lifetime::Unlimited,
+            at: self.0.clock.now(),
+            stale: false,
+            passes: true,
+        }
     }
 
     fn case<'a>(&self, policy: &'a Policy, presented: Presented<'a>, knowledge: Knowledge<'a>) -> Case<'a> {
-        let now: Timestamp = self.0.clock.now();
-        Case { presented, knowledge, session: None, settings: &policy.settings, now }
+        let now = self.0.clock.now();
+        Case { presented, knowledge, lifetime: Lifetime::Unlimited, settings: &policy.settings, now }
     }
+}
+
+fn place(policy: &Policy) -> Place<'_> {
+    Place { route: &policy.name, limits: policy.limits, clock_skew: policy.settings.clock_skew }
 }
 
 /// Nothing is known against a token that is not known itself.
@@ -285,14 +362,19 @@ impl Unverified {
 }
 
 impl Decision {
-    const fn unasked() -> Self {
-        Self { verdict: None, token: None, fault: None, stale: false, passes: true }
-    }
-
     /// In `observe` mode everything with a valid signature passes.
-    fn new(policy: &Policy, verdict: Verdict, signed: bool) -> Self {
+    fn new(policy: &Policy, case: &Case<'_>, signed: bool) -> Self {
+        let verdict = verdict::decide(case);
         let passes = verdict == Verdict::Admit || (policy.mode == Mode::Observe && signed);
-        Self { verdict: Some(verdict), token: None, fault: None, stale: false, passes }
+        Self {
+            verdict: Some(verdict),
+            token: None,
+            fault: None,
+            lifetime: case.lifetime,
+            at: case.now,
+            stale: false,
+            passes,
+        }
     }
 
     /// Why it is refused, if it is: whether it passes or not.

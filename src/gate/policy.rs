@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use http::HeaderName;
+use http::{HeaderMap, HeaderName};
 use serde::Deserialize;
 
 use crate::{credential::CredentialSources, session::SessionLimits, token::claims::IssuerName, verdict::Settings};
@@ -31,6 +31,34 @@ pub enum Mode {
     Observe,
 }
 
+/// Whether requests count as activity of their session and subject.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum ActivityRule {
+    /// They do, unless they say that they come from the background ([`ACTIVITY`]).
+    #[default]
+    Counts,
+    /// They do not, such as those of a page that asks for news by itself.
+    Never,
+    /// They do if they say that a person is behind them.
+    WhenTold,
+}
+
+/// What a request says about itself: `user` or `background`.
+pub const ACTIVITY: HeaderName = HeaderName::from_static("portcullis-activity");
+
+impl ActivityRule {
+    /// Whether a request with this header counts.
+    #[must_use]
+    pub fn counts(self, fields: &HeaderMap) -> bool {
+        let says = |what: &str| fields.get(ACTIVITY).is_some_and(|value| value.as_bytes() == what.as_bytes());
+        match self {
+            Self::Counts => !says("background"),
+            Self::Never => false,
+            Self::WhenTold => says("user"),
+        }
+    }
+}
+
 /// What applies to one route.
 #[derive(Clone, Debug)]
 pub struct Policy {
@@ -49,6 +77,8 @@ pub struct Policy {
     /// How long sessions may last; where it says nothing, the limits of the token's issuer apply
     /// ([`SessionLimits::or`]).
     pub limits: SessionLimits,
+    /// Whether its requests count as activity.
+    pub activity: ActivityRule,
     /// Claims that become header fields: the field, and the claim's place among the verifier's forwarded claims.
     pub identity: Box<[(HeaderName, usize)]>,
     /// Whether the token itself goes on to the upstream.
@@ -71,6 +101,7 @@ impl Policy {
             sources: CredentialSources::default(),
             settings: Settings::default(),
             limits: SessionLimits::default(),
+            activity: ActivityRule::default(),
             identity: Box::default(),
             forward_token: true,
             realm: "portcullis".into(),

@@ -2,8 +2,6 @@
 //!
 //! Everything but the choice among them is prepared once per policy.
 
-use std::time::Duration;
-
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 
@@ -15,7 +13,12 @@ const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
 
 /// The refusals of one policy.
 #[derive(Debug)]
-pub struct Refusals(Vec<Prepared>);
+pub struct Refusals {
+    prepared: Vec<Prepared>,
+    /// Of challenges that tell how old a login may be.
+    realm: Box<str>,
+    describe: bool,
+}
 
 #[derive(Debug)]
 struct Prepared {
@@ -29,14 +32,18 @@ impl Refusals {
     /// Prepares them.
     #[must_use]
     pub fn new(policy: &Policy) -> Self {
-        Self(Reason::ALL.iter().map(|reason| Prepared::new(with_max_age(*reason, policy), policy)).collect())
+        Self {
+            prepared: Reason::ALL.iter().map(|reason| Prepared::new(*reason, policy)).collect(),
+            realm: policy.realm.clone(),
+            describe: policy.describe,
+        }
     }
 
     /// The response that refuses a request with this header, for this reason, which is an extension of it.
     #[must_use]
     pub fn answer<B: From<Bytes>>(&self, reason: Reason, request: &HeaderMap) -> Response<B> {
         let index = Reason::ALL.iter().position(|each| each.code() == reason.code()).unwrap_or_default();
-        let prepared = &self.0[index];
+        let prepared = &self.prepared[index];
         if grpc::is_call(request) {
             let mut response = Response::new(Bytes::new().into());
             response.headers_mut().clone_from(&prepared.grpc);
@@ -46,17 +53,13 @@ impl Refusals {
         let mut response = Response::new(prepared.body.clone().into());
         *response.status_mut() = prepared.status;
         response.headers_mut().clone_from(&prepared.fields);
+        if let Reason::ReauthenticationRequired { .. } = reason
+            && let Some(challenge) = challenge(reason, &self.realm, self.describe, &[])
+        {
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
+        }
         response.extensions_mut().insert(reason);
         response
-    }
-}
-
-fn with_max_age(reason: Reason, policy: &Policy) -> Reason {
-    match reason {
-        Reason::ReauthenticationRequired { .. } => {
-            Reason::ReauthenticationRequired { max_age: policy.limits.absolute.unwrap_or(Duration::ZERO) }
-        }
-        other => other,
     }
 }
 
@@ -66,7 +69,8 @@ impl Prepared {
         let mut fields = HeaderMap::new();
         fields.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         fields.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        if let Some(challenge) = challenge(reason, policy) {
+        let scopes = &policy.settings.required_scopes;
+        if let Some(challenge) = challenge(reason, &policy.realm, policy.describe, scopes) {
             fields.insert(header::WWW_AUTHENTICATE, challenge);
         }
         let mut grpc = grpc::fields(status, reason.code());
@@ -155,20 +159,20 @@ impl Reason {
     }
 }
 
-fn challenge(reason: Reason, policy: &Policy) -> Option<HeaderValue> {
+fn challenge(reason: Reason, realm: &str, describe: bool, scopes: &[Box<str>]) -> Option<HeaderValue> {
     if reason.status() == StatusCode::SERVICE_UNAVAILABLE {
         return None;
     }
-    let mut parameters = vec![format!("realm={}", quoted(&policy.realm))];
+    let mut parameters = vec![format!("realm={}", quoted(realm))];
     if let Some(error) = reason.error() {
         parameters.push(format!("error=\"{error}\""));
-        if policy.describe {
+        if describe {
             parameters.push(format!("error_description=\"{}\"", reason.detail().trim_end_matches('.')));
         }
     }
     match reason {
         Reason::InsufficientScope => {
-            parameters.push(format!("scope={}", quoted(&policy.settings.required_scopes.join(" "))));
+            parameters.push(format!("scope={}", quoted(&scopes.join(" "))));
         }
         Reason::ReauthenticationRequired { max_age } => parameters.push(format!("max_age=\"{}\"", max_age.as_secs())),
         _ => {}

@@ -13,6 +13,7 @@ use super::{
     identity::{self, ReservedNames},
     policy::Authentication,
     refusal::Refusals,
+    time_left::TimeLeft,
     tokens::KnownToken,
     verdicts::Verdicts,
 };
@@ -51,15 +52,16 @@ impl Shared {
     pub(super) fn new(judge: Judge, policy: Policy, reserved: ReservedNames) -> Self {
         let refusals = Refusals::new(&policy);
         let verdicts = judge.parts().verdicts.of_route(&policy.name);
+        judge.parts().sessions.add_route(&policy.name, policy.limits);
         Self { judge, policy: Arc::new(policy), reserved, refusals, verdicts }
     }
 
-    /// What a decision comes to: the request as it goes on, or the response that refuses it.
+    /// What a decision comes to: the request as it goes on, and what its response tells of the session; or the response that refuses it.
     pub(super) fn apply<B, R: From<Bytes>>(
         &self,
         decision: Decision,
         mut request: Request<B>,
-    ) -> Result<Request<B>, Response<R>> {
+    ) -> Result<(Request<B>, Option<TimeLeft>), Response<R>> {
         self.verdicts.count(&decision);
         if let Some(reason) = decision.reason() {
             self.log(reason, &decision);
@@ -67,6 +69,7 @@ impl Shared {
                 return Err(self.refusals.answer(reason, request.headers()));
             }
         }
+        let time_left = TimeLeft::of(&decision);
         let fields = request.headers_mut();
         self.reserved.strip(fields);
         if !self.policy.forward_token && self.policy.authentication != Authentication::None {
@@ -79,7 +82,7 @@ impl Shared {
             identity::add(&self.policy.identity, &known.token, fields);
             request.extensions_mut().insert(Admission(known));
         }
-        Ok(request)
+        Ok((request, time_left))
     }
 
     fn withhold_token(&self, fields: &mut http::HeaderMap) {
@@ -139,7 +142,7 @@ where
         let mut inner = mem::replace(&mut self.inner, clone);
         match judgement {
             Judgement::Decided(decision) => match self.shared.apply(decision, request) {
-                Ok(request) => ResponseFuture::forwarding(inner.call(request)),
+                Ok((request, time_left)) => ResponseFuture::forwarding(inner.call(request), time_left),
                 Err(refusal) => ResponseFuture::refusing(refusal),
             },
             Judgement::Pending(decision) => ResponseFuture::judging(decision, Arc::clone(&self.shared), request, inner),

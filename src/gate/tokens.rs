@@ -12,7 +12,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::{activity::Trace, marker::cache::Marks, token::verify::VerifiedToken};
+use crate::{activity::Trace, marker::cache::Marks, session::register::TokenSession, token::verify::VerifiedToken};
 
 /// What an entry takes beside its token, in bytes: a process grew by 3.2 KiB for each token of 938 bytes with six marks,
 /// what is remembered of its subject's activity included.
@@ -27,6 +27,8 @@ pub struct KnownToken {
     pub marks: Marks,
     /// When its subject was last recorded because of it.
     pub trace: Trace,
+    /// The session that it belongs to.
+    pub session: TokenSession,
 }
 
 /// A bounded cache of verified tokens.

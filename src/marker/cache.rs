@@ -35,6 +35,7 @@ use tokio::sync::Semaphore;
 use super::{Known, Marker, MarkerKey, Reading, generations::Generations, propagation::Propagation};
 use crate::{
     clock::Clock,
+    session::SessionKey,
     store::{Store, StoreError, Watcher},
     telemetry::gauge::Measured,
     token::claims::Claims,
@@ -173,7 +174,7 @@ impl MarkerCache {
             Some(MarkerKey::logout(subject)),
             Some(MarkerKey::block(subject)),
             Some(MarkerKey::issuer(issuer)),
-            claims.session.as_ref().map(|session| MarkerKey::session(issuer, session)),
+            Some(MarkerKey::session(issuer, &SessionKey::of(claims).id)),
             claims.token_id.as_ref().map(|token| MarkerKey::token(issuer, token)),
             claims.client.as_ref().map(|client| MarkerKey::client(issuer, client)),
         ];

@@ -105,6 +105,8 @@ pub enum Source {
     Admin,
     /// The gateway's own logout endpoint.
     Logout,
+    /// The idle limit of sessions.
+    Idle,
     /// The stream of an Auth0 tenant's log.
     Auth0LogStream,
     /// The log of an Auth0 tenant, as it is asked for.
@@ -123,9 +125,10 @@ pub enum Source {
 
 impl Source {
     /// Every source.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Admin,
         Self::Logout,
+        Self::Idle,
         Self::Auth0LogStream,
         Self::Auth0Logs,
         Self::Auth0EventStream,
@@ -141,6 +144,7 @@ impl Source {
         match self {
             Self::Admin => "admin",
             Self::Logout => "logout",
+            Self::Idle => "idle",
             Self::Auth0LogStream => "auth0_log_stream",
             Self::Auth0Logs => "auth0_logs",
             Self::Auth0EventStream => "auth0_event_stream",
@@ -157,7 +161,9 @@ impl Source {
         match self {
             // Most have no time of their own: what is out when they come is over. A transmitter of signals has one, and need not be
             // the issuer.
-            Self::Admin | Self::Logout | Self::TokenRevocation | Self::SharedSignals => MarkerClock::Gateway,
+            Self::Admin | Self::Logout | Self::Idle | Self::TokenRevocation | Self::SharedSignals => {
+                MarkerClock::Gateway
+            }
             Self::Auth0LogStream
             | Self::Auth0Logs
             | Self::Auth0EventStream

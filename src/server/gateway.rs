@@ -18,6 +18,7 @@ use crate::{
         Body, Upstream,
         fields::{self, Downstream},
     },
+    verdict::Reason,
 };
 
 /// Everything between a listener and the upstreams.
@@ -127,8 +128,12 @@ impl Gateway {
             return (refusal, None);
         };
         request.extensions_mut().insert(downstream);
+        let origin = self.own.origins.of(request.headers()).cloned();
         // An upstream is always ready, so a clone of its gate is.
-        let Ok(response) = route.gate.clone().call(request).await;
+        let Ok(mut response) = route.gate.clone().call(request).await;
+        if response.extensions().get::<Reason>().is_some() {
+            self.own.origins.share(origin.as_ref(), response.headers_mut());
+        }
         (response, Some(route))
     }
 }

@@ -1,22 +1,29 @@
 //! The gate's own endpoints on the public listener, under `/.portcullis/`.
 //!
 //! - [`logout`]: a token's own session, or all of its subject's; with a redirect to the issuer's logout.
+//! - [`session`]: how much time a session has left, and more of it; [`module`]: the browser's side of it.
 //! - [`last_logout`]: what the issuer's login asks before it issues a token.
 //! - `events/<name>`: senders of events, see [`receiver`](crate::event::receiver).
 
+pub mod cross_origin;
 pub mod last_logout;
 pub mod logout;
+pub mod module;
 mod page;
 mod parameters;
+pub mod session;
 
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 
-use self::{last_logout::LastLogoutEndpoint, logout::LogoutEndpoint};
+use self::{
+    cross_origin::TrustedOrigins, last_logout::LastLogoutEndpoint, logout::LogoutEndpoint, session::SessionEndpoint,
+};
 use crate::{
+    credential::{Credential, CredentialSources},
     event::receiver::Receivers,
     gate::problem,
     marker::{Logout, Marker, MarkerClock},
@@ -35,6 +42,10 @@ const EVENTS: &str = "/.portcullis/events/";
 pub struct OwnEndpoints {
     /// `/.portcullis/logout`
     pub logout: LogoutEndpoint,
+    /// `/.portcullis/session`
+    pub session: SessionEndpoint,
+    /// Pages elsewhere whose scripts may use these two.
+    pub origins: TrustedOrigins,
     /// `/.portcullis/last-logout`, where it is configured.
     pub last_logout: Option<LastLogoutEndpoint>,
     /// `/.portcullis/events/`
@@ -54,12 +65,48 @@ impl OwnEndpoints {
             let name = name.to_owned();
             return self.receivers.serve(&name, request).await;
         }
-        match (request.uri().path().strip_prefix(PREFIX), &self.last_logout) {
-            (Some("/logout"), _) => self.logout.serve(request, downstream).await,
-            (Some("/last-logout"), Some(last_logout)) => last_logout.serve(&request.into_parts().0, downstream).await,
+        let path = request.uri().path().strip_prefix(PREFIX).unwrap_or_default();
+        match (path, &self.last_logout) {
+            ("/logout" | "/session" | "/session/continue", _) => self.serve_scripts(request, downstream).await,
+            ("/session.js", _) => module::serve(&request.into_parts().0),
+            ("/session.json", _) => module::describe(&request.into_parts().0),
+            ("/last-logout", Some(last_logout)) => last_logout.serve(&request.into_parts().0, downstream).await,
             _ => problem::response(StatusCode::NOT_FOUND, "no_endpoint", "There is no such endpoint."),
         }
     }
+
+    /// What scripts of trusted origins may use.
+    async fn serve_scripts(&self, request: Request<Incoming>, downstream: &Downstream) -> Response<Body> {
+        let (head, body) = request.into_parts();
+        if let Some(response) = self.origins.preflight(&head) {
+            return response;
+        }
+        let origin = self.origins.of(&head.headers).cloned();
+        let mut response = match head.uri.path().strip_prefix(PREFIX) {
+            Some("/session") => self.session.tell(&head).await,
+            Some("/session/continue") => self.session.go_on(&head).await,
+            _ => self.logout.serve(Request::from_parts(head, body), downstream).await,
+        };
+        self.origins.share(origin.as_ref(), response.headers_mut());
+        response
+    }
+}
+
+/// A cookie is sent by the browser whoever asks it to; only the site itself may ask (Fetch Metadata, or, in older browsers and without
+/// TLS, `Origin`).
+fn is_forged(sources: &CredentialSources, fields: &HeaderMap) -> bool {
+    let Credential::Bearer { ambient: true, .. } = sources.find(fields) else { return false };
+    match fields.get("sec-fetch-site") {
+        Some(site) => !matches!(site.as_bytes(), b"same-origin" | b"none"),
+        None => fields.get(header::ORIGIN).is_some_and(|origin| !is_own_origin(origin, fields)),
+    }
+}
+
+/// Whether an origin (RFC 6454 §6.2) names the host that was asked.
+fn is_own_origin(origin: &HeaderValue, fields: &HeaderMap) -> bool {
+    let origin = origin.to_str().ok().and_then(|origin| origin.split_once("://"));
+    let host = fields.get(header::HOST).and_then(|host| host.to_str().ok());
+    matches!((origin, host), (Some((_, origin)), Some(host)) if origin.eq_ignore_ascii_case(host))
 }
 
 /// A logout by this gateway's clock.

@@ -1,7 +1,7 @@
 //! The store inside the process: SQLite in a directory of its own, on a local disk.
 //!
 //! One thread writes, one reads; both have bounded queues. Marker writes that wait together are committed together and
-//! acknowledged when they are on disk (`synchronous=FULL`). Activity and most notes are written without waiting for the disk: a
+//! acknowledged when they are on disk (`synchronous=FULL`). Activity, sessions and most notes are written without waiting for the disk: a
 //! power cut may lose the last moments of them, never a marker.
 //!
 //! The values are those of the public format, see `docs/markers.md`.
@@ -14,6 +14,7 @@ mod presence;
 mod queue;
 mod reader;
 mod remembered;
+mod sessions;
 mod writer;
 
 use std::{
@@ -39,7 +40,7 @@ use self::{
     remembered::Remembered,
     writer::{Write, Writer},
 };
-use super::{Merged, Store, StoreError, StoreReport, Watcher, check_readable, register_names};
+use super::{Merged, Sessions, Store, StoreError, StoreReport, Watcher, check_readable, register_names};
 use crate::{
     clock::{Clock, Timestamp},
     marker::{MarkerKey, MarkerRecord, Reading},
@@ -277,6 +278,10 @@ impl Store for EmbeddedStore {
             self.change(Change::ForgetActivity { batch: chunk.to_vec() }).await?;
         }
         Ok(())
+    }
+
+    fn sessions(&self) -> &dyn Sessions {
+        self
     }
 
     async fn report(&self) -> Result<StoreReport, StoreError> {

@@ -5,7 +5,7 @@
 //! - the link: RESP3 with `CLIENT TRACKING ON BCAST` on the markers' prefix. It carries the server's invalidations, all
 //!   reads of markers and a heartbeat, so that an answer to the heartbeat proves that invalidations arrive too (`link`);
 //! - the writes of markers, which may wait for replicas (`merge`, `replicas`);
-//! - the rest: activity, notes, and questions about the server.
+//! - the rest: activity, sessions, notes, and questions about the server.
 //!
 //! Who is a primary is known from the settings, from sentinels (`sentinel`), or from the Cluster's nodes (`cluster`); the store
 //! counts as heard only when all have been whom that takes (`hearing`). The names of all markers are kept in memory (`index`).
@@ -28,6 +28,7 @@ mod replicas;
 mod report;
 mod script;
 mod sentinel;
+mod sessions;
 mod settings;
 mod topology;
 
@@ -49,7 +50,9 @@ use self::{
     node::{Failure, Reply, Use},
     topology::Topology,
 };
-use super::{Merged, Store, StoreError, StoreReport, Watcher, check_readable, merged, reading, register_names};
+use super::{
+    Merged, Sessions, Store, StoreError, StoreReport, Watcher, check_readable, merged, reading, register_names,
+};
 use crate::{
     clock::{Clock, Timestamp},
     marker::{MarkerKey, MarkerRecord, Reading},
@@ -116,6 +119,11 @@ impl RedisStore {
 
     fn refused(&self, message: impl Into<String>) -> StoreError {
         StoreError::Refused { store: Arc::clone(&self.name), message: message.into() }
+    }
+
+    /// The time that a score stands for.
+    fn time_of(&self, score: f64) -> Result<Timestamp, StoreError> {
+        keys::time_of(score).ok_or_else(|| self.refused("an activity score is no time"))
     }
 
     async fn get(&self, usage: Use, name: &str) -> Result<Option<Vec<u8>>, Failure> {
@@ -221,7 +229,7 @@ impl Store for RedisStore {
         let mut score = ::redis::cmd("ZSCORE");
         score.arg(&set).arg(subject.id.as_str());
         let score: Option<f64> = self.ask(Use::Rest, &set, &score).await?;
-        score.map(|score| keys::time_of(score).ok_or_else(|| self.refused("an activity score is no time"))).transpose()
+        score.map(|score| self.time_of(score)).transpose()
     }
 
     async fn forget_activity(&self, batch: &[(Subject, Timestamp)]) -> Result<(), StoreError> {
@@ -231,6 +239,10 @@ impl Store for RedisStore {
             try_join_all(writes).await?;
         }
         Ok(())
+    }
+
+    fn sessions(&self) -> &dyn Sessions {
+        self
     }
 
     async fn report(&self) -> Result<StoreReport, StoreError> {

@@ -11,6 +11,9 @@ use crate::clock::{Moment, Timestamp};
 /// The longest identifier that is accepted, in bytes (OpenID Connect Core §2 limits `sub` to 255).
 pub const MAX_ID_LENGTH: usize = 255;
 
+/// The longest session id in bytes, see [`SessionId::of_login`]: a subject, `@`, and a time.
+pub const MAX_SESSION_ID_LENGTH: usize = MAX_ID_LENGTH + 21;
+
 /// Not usable as an identifier.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum InvalidId {
@@ -97,6 +100,27 @@ id! {
     ClientId
 }
 
+impl SessionId {
+    /// The session of a subject since a login, where tokens name none: `<sub>@<milliseconds>`. It may be longer than other ids.
+    #[must_use]
+    pub fn of_login(subject: &SubjectId, login: Timestamp) -> Self {
+        Self(format!("{}@{}", subject.as_str(), login.as_millis()).into())
+    }
+
+    /// An id that was one before: as long as that of a login may be.
+    ///
+    /// # Errors
+    /// [`InvalidId`].
+    pub fn kept(text: &str) -> Result<Self, InvalidId> {
+        match check_id(text) {
+            Err(InvalidId::TooLong) if text.len() > MAX_SESSION_ID_LENGTH => Err(InvalidId::TooLong),
+            Err(InvalidId::TooLong) if text.chars().any(char::is_control) => Err(InvalidId::ControlCharacter),
+            Ok(()) | Err(InvalidId::TooLong) => Ok(Self(text.into())),
+            Err(fault) => Err(fault),
+        }
+    }
+}
+
 /// The short name that the configuration gives an issuer: part of every store key.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct IssuerName(Arc<str>);
@@ -161,6 +185,8 @@ pub struct Claims {
     pub not_before: Option<Timestamp>,
     /// When the session began: `auth_time`, or the claim that the issuer's configuration names.
     pub session_start: Option<Moment>,
+    /// When the session is over whatever its limits here, if the claim that the issuer's configuration names tells.
+    pub session_expiry: Option<Timestamp>,
     /// The latest logout of this subject that the issuer knew of when it issued the token.
     pub last_logout: Option<Moment>,
     /// `scope` values and `permissions`.
@@ -202,6 +228,20 @@ mod tests {
         assert_eq!(SubjectId::try_from(&*"x".repeat(256)), Err(InvalidId::TooLong));
         assert!(IssuerName::try_from("acme-eu_1").is_ok());
         assert_eq!(IssuerName::try_from("Acme:"), Err(InvalidId::IssuerName));
+    }
+
+    #[test]
+    fn an_id_of_a_login_is_read_back_whatever_its_length() {
+        let subject = SubjectId::try_from(&*"x".repeat(MAX_ID_LENGTH)).unwrap();
+        let id = SessionId::of_login(&subject, Timestamp::MIN);
+        assert_eq!(id.as_str().len(), MAX_SESSION_ID_LENGTH);
+        assert_eq!(SessionId::kept(id.as_str()), Ok(id));
+        assert_eq!(SessionId::kept("a b:c|d"), SessionId::try_from("a b:c|d"));
+        assert_eq!(SessionId::kept(""), Err(InvalidId::Empty));
+        for length in [1, 200, 270] {
+            assert_eq!(SessionId::kept(&format!("{}\n", "x".repeat(length))), Err(InvalidId::ControlCharacter));
+        }
+        assert_eq!(SessionId::kept(&"x".repeat(MAX_SESSION_ID_LENGTH + 1)), Err(InvalidId::TooLong));
     }
 
     #[test]

@@ -87,6 +87,8 @@ pub struct ClaimNames {
     pub session: Box<str>,
     /// When the session began: epoch seconds, epoch milliseconds or RFC 3339.
     pub session_start: Box<str>,
+    /// When the session is over at the latest, in the same forms; `None`: no token tells.
+    pub session_expiry: Option<Box<str>>,
     /// The latest logout that the issuer knew of, in the same forms.
     pub last_logout: Box<str>,
     /// An e-mail address that events may know the subject by; `None`: no token tells.
@@ -100,6 +102,7 @@ impl Default for ClaimNames {
         Self {
             session: "sid".into(),
             session_start: "auth_time".into(),
+            session_expiry: None,
             last_logout: "last_logout".into(),
             email: None,
             phone: None,

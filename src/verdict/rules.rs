@@ -6,6 +6,7 @@ use super::{Case, Knowledge, OutagePolicy, Presented, Reason};
 use crate::{
     clock::Timestamp,
     marker::{Known, Logout, MarkerClock, Reading},
+    session::Lifetime,
     token::claims::Claims,
 };
 
@@ -36,6 +37,9 @@ pub const RULES: &[Rule] = &[
     Rule { name: "logout", asks: "did the subject log out, and may the token be from before that?", judge: logout },
     Rule { name: "session", asks: "has the session ended?", judge: session },
     Rule { name: "revocation", asks: "was this token revoked?", judge: revocation },
+    Rule { name: "record", asks: "can nobody say how old the session is, and how long it was idle?", judge: record },
+    Rule { name: "absolute", asks: "has the session lasted as long as it may?", judge: absolute },
+    Rule { name: "idle", asks: "was the session idle for as long as it may be?", judge: idle },
     Rule { name: "scope", asks: "does the token lack a scope that the route requires?", judge: scope },
 ];
 
@@ -124,6 +128,26 @@ fn session(case: &Case<'_>) -> Option<Reason> {
 fn revocation(case: &Case<'_>) -> Option<Reason> {
     verified(case)?;
     known(case).token_revoked.refuses(|_| true).then_some(Reason::Revoked)
+}
+
+/// A session that cannot be shown to be over is not taken to be: the outage policy decides.
+fn record(case: &Case<'_>) -> Option<Reason> {
+    verified(case)?;
+    let unknown = matches!(case.lifetime, Lifetime::Unknown { .. });
+    (unknown && case.settings.outage == OutagePolicy::Reject).then_some(Reason::Stale)
+}
+
+fn absolute(case: &Case<'_>) -> Option<Reason> {
+    let claims = verified(case)?;
+    let over = case.lifetime.deadlines(claims, case.settings.clock_skew).absolute?;
+    let max_age = case.lifetime.limits().and_then(|limits| limits.absolute).unwrap_or_default();
+    (case.now >= over).then_some(Reason::ReauthenticationRequired { max_age })
+}
+
+fn idle(case: &Case<'_>) -> Option<Reason> {
+    let claims = verified(case)?;
+    let over = case.lifetime.deadlines(claims, case.settings.clock_skew).idle?;
+    (case.now >= over).then_some(Reason::IdleTimeout)
 }
 
 fn scope(case: &Case<'_>) -> Option<Reason> {

@@ -8,6 +8,7 @@ use super::*;
 use crate::{
     clock::{Moment, Timestamp},
     marker::{Block, Logout, MarkerClock, Reading},
+    session::{SessionLimits, SessionRecord},
     token::{
         TokenFault,
         claims::{Claims, Scopes, Subject},
@@ -36,6 +37,7 @@ fn claims() -> Claims {
         expires_at: Timestamp::from_millis(BASE + 9000),
         not_before: None,
         session_start: None,
+        session_expiry: None,
         last_logout: None,
         scopes: Scopes::from_iter(["read"]),
     }
@@ -45,7 +47,7 @@ fn judge(claims: &Claims, known: &Known, now: Timestamp) -> Verdict {
     decide(&Case {
         presented: Presented::Verified(claims),
         knowledge: Knowledge::Current(known),
-        session: None,
+        lifetime: Lifetime::Unlimited,
         settings: &settings(OutagePolicy::Reject, &[]),
         now,
     })
@@ -108,6 +110,49 @@ struct World {
     outage: OutagePolicy,
     lacks_scope: bool,
     now: i64,
+    lifetime: Option<DrawnLifetime>,
+    expiry: Option<i64>,
+}
+
+#[derive(Clone, Debug)]
+struct DrawnLifetime {
+    idle: Option<i64>,
+    absolute: Option<i64>,
+    record: Option<DrawnRecord>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct DrawnRecord {
+    started: i64,
+    here: Option<i64>,
+    elsewhere: Option<i64>,
+}
+
+impl World {
+    fn lifetime(&self) -> Lifetime {
+        let Some(drawn) = &self.lifetime else { return Lifetime::Unlimited };
+        let limit = |limit: Option<i64>| limit.map(|millis| Duration::from_millis(millis.unsigned_abs()));
+        let limits = SessionLimits { idle: limit(drawn.idle), absolute: limit(drawn.absolute) };
+        drawn.record.map_or(Lifetime::Unknown { limits }, |record| Lifetime::Limited {
+            limits,
+            record: SessionRecord {
+                started: Timestamp::from_millis(record.started),
+                active_here: record.here.map(Timestamp::from_millis),
+                active_elsewhere: record.elsewhere.map(Timestamp::from_millis),
+            },
+        })
+    }
+}
+
+fn lifetime() -> impl Strategy<Value = DrawnLifetime> {
+    let limit = || prop::option::weighted(0.8, 1..6000_i64);
+    let record = (millis(), prop::option::of(millis()), prop::option::of(millis()));
+    let record = record.prop_map(|(started, here, elsewhere)| DrawnRecord { started, here, elsewhere });
+    (limit(), limit(), prop::option::weighted(0.8, record)).prop_map(|(idle, absolute, record)| DrawnLifetime {
+        idle,
+        absolute,
+        record,
+    })
 }
 
 fn world() -> impl Strategy<Value = World> {
@@ -135,19 +180,24 @@ fn world() -> impl Strategy<Value = World> {
         prop_oneof![Just(OutagePolicy::Reject), Just(OutagePolicy::Allow)],
         prop::bool::weighted(0.2),
         millis(),
+        (prop::option::of(lifetime()), prop::option::weighted(0.2, millis())),
     );
-    (token, known, rest).prop_map(|((iat, start, claim, exp, nbf), known, (stale, outage, lacks_scope, now))| World {
-        iat,
-        start,
-        claim,
-        exp: exp + 6000,
-        nbf,
-        known,
-        stale,
-        outage,
-        lacks_scope,
-        now,
-    })
+    (token, known, rest).prop_map(
+        |((iat, start, claim, exp, nbf), known, (stale, outage, lacks_scope, now, (lifetime, expiry)))| World {
+            lifetime,
+            expiry,
+            iat,
+            start,
+            claim,
+            exp: exp + 6000,
+            nbf,
+            known,
+            stale,
+            outage,
+            lacks_scope,
+            now,
+        },
+    )
 }
 
 /// The contract once more, in plain words: sets of possible milliseconds instead of earliest and latest.
@@ -203,6 +253,26 @@ fn model(world: &World) -> &'static str {
     if world.known.token_revoked != Reading::Absent {
         return "revoked";
     }
+    if let Some(drawn) = &world.lifetime {
+        if drawn.record.is_none() && world.outage == OutagePolicy::Reject {
+            return "stale";
+        }
+        let seen = drawn.record.map(|record| record.started);
+        let start = world.start.map(|start| *start.possible().start()).or(seen);
+        let ended = start.zip(drawn.absolute).is_some_and(|(start, absolute)| now - start >= absolute);
+        if ended || world.expiry.is_some_and(|expiry| now >= expiry) {
+            return "reauthentication_required";
+        }
+        if let (Some(record), Some(idle)) = (drawn.record, drawn.idle) {
+            let here = record.here.is_none_or(|here| now - here >= idle);
+            let elsewhere = record.elsewhere.is_none_or(|elsewhere| now - elsewhere >= idle + SKEW);
+            if here && elsewhere && (record.here.is_some() || record.elsewhere.is_some()) {
+                return "idle_timeout";
+            }
+        }
+    } else if world.expiry.is_some_and(|expiry| now >= expiry) {
+        return "reauthentication_required";
+    }
     if world.lacks_scope { "insufficient_scope" } else { "admit" }
 }
 
@@ -217,13 +287,14 @@ proptest! {
             not_before: world.nbf.map(Timestamp::from_millis),
             session_start: world.start.map(Drawn::moment),
             last_logout: world.claim.map(Drawn::moment),
+            session_expiry: world.expiry.map(Timestamp::from_millis),
             ..claims()
         };
         let settings = settings(world.outage, if world.lacks_scope { &["read", "write"] } else { &["read"] });
         let case = Case {
             presented: Presented::Verified(&claims),
             knowledge: if world.stale { Knowledge::Stale(&world.known) } else { Knowledge::Current(&world.known) },
-            session: None,
+            lifetime: world.lifetime(),
             settings: &settings,
             now: Timestamp::from_millis(world.now),
         };
@@ -263,8 +334,13 @@ fn what_is_no_verified_token_is_refused_by_what_it_is() {
         (Presented::KeysUnavailable, Reason::KeysUnavailable),
     ] {
         for knowledge in [Knowledge::Current(&known), Knowledge::Stale(&known)] {
-            let case =
-                Case { presented, knowledge, session: None, settings: &settings, now: Timestamp::from_millis(BASE) };
+            let case = Case {
+                presented,
+                knowledge,
+                lifetime: Lifetime::Unlimited,
+                settings: &settings,
+                now: Timestamp::from_millis(BASE),
+            };
             assert_eq!(decide(&case), Verdict::Refuse(reason), "{presented:?}");
         }
     }

@@ -32,6 +32,7 @@ use portcullis::{
         cache::{MarkerCache, MarkerSettings},
         ledger::Ledger,
     },
+    session::register::{RegisterSettings, SessionRegister},
     store::{
         Merged, Store, StoreError, StoreReport, Watcher,
         embedded::{EmbeddedSettings, EmbeddedStore},
@@ -140,6 +141,12 @@ impl Court {
             tokens: TokenCache::new(1 << 20),
             ledger: Ledger::new(store.clone(), Arc::clone(&cache), retention, READ_TIMEOUT, Clock::System),
             recorder: Arc::new(Recorder::new(activity, Clock::System)),
+            sessions: Arc::new(SessionRegister::new(
+                RegisterSettings::default(),
+                store.clone(),
+                Arc::clone(&cache),
+                Clock::System,
+            )),
             clock: Clock::System,
             verdicts: VerdictMetrics::default(),
             observer: None,

@@ -13,6 +13,7 @@ mod gate;
 mod layer;
 mod own;
 mod proxy;
+mod session;
 mod store;
 mod support;
 mod token;

@@ -89,7 +89,7 @@ impl Store for SlowStore {
     async fn close(&self) {}
 }
 
-/// A token that three markers can concern: logout, block, issuer.
+/// A token that four markers can concern: logout, block, issuer, session.
 fn claims() -> Claims {
     Claims {
         subject: Subject { issuer: "acme".try_into().unwrap(), id: "alice".try_into().unwrap() },
@@ -100,6 +100,7 @@ fn claims() -> Claims {
         expires_at: Timestamp::from_secs(1_700_003_600),
         not_before: None,
         session_start: None,
+        session_expiry: None,
         last_logout: None,
         scopes: Scopes::default(),
     }
@@ -127,7 +128,7 @@ async fn absence_is_remembered_and_forgotten_when_it_changes() {
     store.write(&MarkerKey::logout(&claims().subject), FIRST, &cache);
     assert_eq!(cache.recall(&marks), None);
     assert_eq!(logged_out_at(&cache.learn(&marks, &store).await.unwrap()), Some(FIRST));
-    assert_eq!(store.reads.load(Ordering::SeqCst), 4, "only what changed was read again");
+    assert_eq!(store.reads.load(Ordering::SeqCst), 5, "only what changed was read again");
 }
 
 #[tokio::test]
@@ -155,7 +156,7 @@ async fn a_change_during_a_read_wins() {
             let (cache, store, marks) = (Arc::clone(&cache), Arc::clone(&store), Arc::clone(&marks));
             tokio::spawn(async move { cache.learn(&marks, &*store).await.unwrap() })
         };
-        while store.reads.load(Ordering::SeqCst) < 3 {
+        while store.reads.load(Ordering::SeqCst) < 4 {
             store.taken.notified().await;
         }
         store.write(&MarkerKey::logout(&claims().subject), FIRST, &cache);
@@ -165,7 +166,7 @@ async fn a_change_during_a_read_wins() {
         store.deliveries.add_permits(100);
         assert_eq!(logged_out_at(&reading.await.unwrap()), Some(FIRST), "what was read before the change is no answer");
         assert_eq!(cache.recall(&marks).as_ref().and_then(logged_out_at), Some(FIRST), "and is not kept");
-        assert_eq!(store.reads.load(Ordering::SeqCst), if reset { 6 } else { 4 }, "only what changed is read again");
+        assert_eq!(store.reads.load(Ordering::SeqCst), if reset { 8 } else { 5 }, "only what changed is read again");
     }
 }
 
@@ -177,7 +178,7 @@ async fn a_reset_forgets_everything() {
     cache.reset();
     assert_eq!(cache.recall(&marks), None);
     cache.learn(&marks, &store).await.unwrap();
-    assert_eq!(store.reads.load(Ordering::SeqCst), 6);
+    assert_eq!(store.reads.load(Ordering::SeqCst), 8);
 }
 
 #[tokio::test]
@@ -189,14 +190,14 @@ async fn many_who_ask_share_one_read() {
             tokio::spawn(async move { cache.learn(&cache.marks(&claims()), &*store).await.unwrap() })
         })
         .collect();
-    while store.reads.load(Ordering::SeqCst) < 3 {
+    while store.reads.load(Ordering::SeqCst) < 4 {
         store.taken.notified().await;
     }
-    store.deliveries.add_permits(3);
+    store.deliveries.add_permits(4);
     for caller in callers {
         caller.await.unwrap();
     }
-    assert_eq!(store.reads.load(Ordering::SeqCst), 3, "one for each key");
+    assert_eq!(store.reads.load(Ordering::SeqCst), 4, "one for each key");
 }
 
 #[tokio::test(start_paused = true)]

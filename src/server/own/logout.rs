@@ -15,13 +15,13 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header
 use hyper::body::Incoming;
 
 use super::{
-    json, log_out_at, method_not_allowed, no_content, page,
+    cross_origin::TrustedOrigins,
+    is_forged, json, log_out_at, method_not_allowed, no_content, page,
     parameters::{Parameters, Unreadable},
     store_failed,
 };
 use crate::{
     clock::Clock,
-    credential::Credential,
     gate::{Decision, Judge, Judgement, Policy, problem, refusal::Refusals, tokens::KnownToken},
     logout::{IssuerLogout, IssuerLogouts, MAX_STATE, Parting, return_url},
     marker::{Marker, MarkerKey, MarkerRecord, Reading, Source},
@@ -44,6 +44,8 @@ pub struct LogoutEndpoint {
     refusals: Refusals,
     logouts: IssuerLogouts,
     revocations: Revocations,
+    /// Pages elsewhere whose scripts may log people out.
+    origins: TrustedOrigins,
     clock: Clock,
 }
 
@@ -61,10 +63,19 @@ struct Onward {
 }
 
 impl LogoutEndpoint {
-    /// An endpoint that takes tokens by `policy`, leads on to these issuers, and has sessions revoked there.
+    /// An endpoint that takes tokens by `policy`, leads on to these issuers, and has sessions revoked there; for pages of its own site and
+    /// these origins.
     #[must_use]
-    pub fn new(judge: Judge, policy: Policy, logouts: IssuerLogouts, revocations: Revocations, clock: Clock) -> Self {
-        Self { judge, refusals: Refusals::new(&policy), policy: Arc::new(policy), logouts, revocations, clock }
+    pub fn new(
+        judge: Judge,
+        policy: Policy,
+        logouts: IssuerLogouts,
+        revocations: Revocations,
+        origins: TrustedOrigins,
+        clock: Clock,
+    ) -> Self {
+        let refusals = Refusals::new(&policy);
+        Self { judge, refusals, policy: Arc::new(policy), logouts, revocations, origins, clock }
     }
 
     pub(super) async fn serve(&self, request: Request<Incoming>, downstream: &Downstream) -> Response<Body> {
@@ -72,7 +83,7 @@ impl LogoutEndpoint {
         let fields = &head.headers;
         let parameters = Parameters::of_query(head.uri.query());
         match head.method {
-            Method::POST if self.is_forged(fields) => {
+            Method::POST if self.origins.of(fields).is_none() && is_forged(&self.policy.sources, fields) => {
                 let detail = "A logout with a cookie must come from the site itself.";
                 problem::response(StatusCode::FORBIDDEN, "cross_site", detail)
             }
@@ -142,6 +153,10 @@ impl LogoutEndpoint {
                 let key = claims.session.as_ref().map_or_else(|| MarkerKey::logout(&claims.subject), session);
                 self.confirm(&key, known, everywhere, downstream).await
             }
+            // Its time is up, which the issuer need not know; and who was idle for too long on one route may be told otherwise by another.
+            (Some(Reason::IdleTimeout | Reason::ReauthenticationRequired { .. }), Some(known)) => {
+                self.write(known, everywhere, downstream).await
+            }
             // Whether it still is, nobody knows while the store is silent; writing it again does no harm.
             (Some(Reason::SessionEnded), Some(known)) if decision.stale => {
                 self.write(known, everywhere, downstream).await
@@ -187,16 +202,6 @@ impl LogoutEndpoint {
         let from = downstream.peer.to_str().ok().and_then(|peer| peer.parse().ok());
         audit::record(&Actor { who: "self".to_owned(), from, event: None }, what, &key, &marker, &result);
         Ok(result.map(drop)?)
-    }
-
-    /// A cookie is sent by the browser whoever asks it to; only the site itself may ask (Fetch Metadata,
-    /// or, in older browsers and without TLS, `Origin`).
-    fn is_forged(&self, fields: &HeaderMap) -> bool {
-        let Credential::Bearer { ambient: true, .. } = self.policy.sources.find(fields) else { return false };
-        match fields.get("sec-fetch-site") {
-            Some(site) => !matches!(site.as_bytes(), b"same-origin" | b"none"),
-            None => fields.get(header::ORIGIN).is_some_and(|origin| !is_own_origin(origin, fields)),
-        }
     }
 
     /// Whether a `GET` is a page that the person opened, or that the site itself or a trusted page led to. Browsers that do not
@@ -332,13 +337,6 @@ fn accepts_json(fields: &HeaderMap) -> bool {
 fn invalid_parameters() -> Response<Body> {
     let detail = "A parameter is there twice, too long, or not readable.";
     problem::response(StatusCode::BAD_REQUEST, "invalid_parameters", detail)
-}
-
-/// Whether an origin (RFC 6454 §6.2) names the host that was asked.
-fn is_own_origin(origin: &HeaderValue, fields: &HeaderMap) -> bool {
-    let origin = origin.to_str().ok().and_then(|origin| origin.split_once("://"));
-    let host = fields.get(header::HOST).and_then(|host| host.to_str().ok());
-    matches!((origin, host), (Some((_, origin)), Some(host)) if origin.eq_ignore_ascii_case(host))
 }
 
 /// The origin of the page that led here. Pages can keep it back, but not make it up.

@@ -13,6 +13,7 @@ pub(super) enum Change {
     RemoveJobs { queue: String, ids: Vec<String> },
     AddMembers { sets: Vec<(String, String)>, keep: Duration },
     RemoveSet { name: String },
+    KeepLimits { name: String, table: String },
     ForgetActivity { batch: Vec<(Subject, Timestamp)> },
 }
 
@@ -20,7 +21,7 @@ impl Change {
     /// Whether it has to be on disk when it is acknowledged. Of the others the latest may be lost in a power cut, in their order: then
     /// something is read, done or said again, which is harmless.
     pub(super) const fn is_durable(&self) -> bool {
-        matches!(self, Self::PutJobs { .. })
+        matches!(self, Self::PutJobs { .. } | Self::KeepLimits { .. })
     }
 
     /// About how many rows it concerns.
@@ -30,7 +31,7 @@ impl Change {
             Self::RemoveJobs { ids, .. } => ids.len(),
             Self::AddMembers { sets, .. } => sets.len(),
             Self::ForgetActivity { batch } => batch.len(),
-            Self::Swap { .. } | Self::RemoveSet { .. } => 1,
+            Self::Swap { .. } | Self::RemoveSet { .. } | Self::KeepLimits { .. } => 1,
         }
     }
 
@@ -42,6 +43,7 @@ impl Change {
             Self::RemoveJobs { queue, ids } => notes.remove_jobs(queue, ids)?,
             Self::AddMembers { sets, keep } => notes.add_members(sets, |now| now.plus(*keep))?,
             Self::RemoveSet { name } => notes.remove_set(name)?,
+            Self::KeepLimits { name, table } => notes.keep_limits(name, table)?,
             Self::ForgetActivity { batch } => notes.forget_activity(batch)?,
         }
         Ok(true)

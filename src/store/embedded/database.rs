@@ -1,6 +1,7 @@
 //! The SQLite file and every statement that meets it.
 
 mod notes;
+mod sessions;
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -8,7 +9,7 @@ use rusqlite::{
     Connection, ErrorCode, OpenFlags, OptionalExtension, Transaction, TransactionBehavior, params, types::ValueRef,
 };
 
-pub(super) use self::notes::NoteTables;
+pub(super) use self::{notes::NoteTables, sessions::SessionTable};
 use super::EmbeddedOpenError;
 use crate::{
     clock::{Clock, Timestamp},
@@ -20,7 +21,7 @@ use crate::{
 const APPLICATION_ID: i64 = 0x506f_7274;
 
 /// What leads from each version of the schema to the next, from an empty file on. Never changed, only added to.
-const STEPS: [&str; 2] = [MARKERS_AND_ACTIVITY, notes::SCHEMA];
+const STEPS: [&str; 3] = [MARKERS_AND_ACTIVITY, notes::SCHEMA, sessions::SCHEMA];
 
 /// `PRAGMA user_version` of our files.
 #[expect(clippy::cast_possible_wrap, reason = "there are not that many")]
@@ -140,6 +141,11 @@ impl Database {
         NoteTables::new(&self.connection, self.clock.now())
     }
 
+    /// The sessions, to be read.
+    pub(super) fn sessions(&self) -> SessionTable<'_> {
+        SessionTable::new(&self.connection, self.clock.now())
+    }
+
     /// Names every stored marker, expired ones too.
     pub(super) fn each_marker(&self, mut name: impl FnMut(&str)) -> rusqlite::Result<()> {
         let mut select = self.connection.prepare("SELECT key FROM markers")?;
@@ -185,6 +191,18 @@ impl Database {
         let now = self.clock.now();
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let result = work(&NoteTables::new(&transaction, now))?;
+        transaction.commit()?;
+        Ok(result)
+    }
+
+    /// Does all of `work` on the sessions, or nothing, and returns when it is committed.
+    pub(super) fn change_sessions<T>(
+        &mut self,
+        work: impl FnOnce(&SessionTable<'_>) -> rusqlite::Result<T>,
+    ) -> rusqlite::Result<T> {
+        let now = self.clock.now();
+        let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let result = work(&SessionTable::new(&transaction, now))?;
         transaction.commit()?;
         Ok(result)
     }

@@ -33,7 +33,7 @@ impl EmbeddedStore {
     }
 
     /// What is in memory needs no thread, but ends with the store.
-    fn check_open(&self) -> Result<(), StoreError> {
+    pub(super) fn check_open(&self) -> Result<(), StoreError> {
         if self.writes.is_closed() { Err(self.stopped()) } else { Ok(()) }
     }
 }

@@ -10,8 +10,9 @@ use super::{
 use crate::{
     clock::Timestamp,
     marker::{MarkerKey, MarkerRecord, Reading},
-    store::{StoreReport, reading},
-    token::claims::Subject,
+    session::SessionKey,
+    store::{StoreReport, reading, sessions::StoredSession},
+    token::claims::{SessionId, Subject},
 };
 
 /// What can be asked.
@@ -20,8 +21,13 @@ pub(super) enum Read {
     Marker { key: MarkerKey, answer: Answer<Reading<MarkerRecord>> },
     Activity { subject: Subject, answer: Answer<Option<Timestamp>> },
     Notes(Question),
+    Session { key: SessionKey, answer: Answer<Option<StoredSession>> },
+    Sessions { subject: Subject, after: Option<SessionId>, limit: usize, answer: Answer<SessionPage> },
     Report { answer: Answer<StoreReport> },
 }
+
+/// Some sessions of a subject.
+pub(super) type SessionPage = Vec<(SessionId, StoredSession)>;
 
 /// What can be asked about notes.
 #[derive(Debug)]
@@ -29,6 +35,7 @@ pub(super) enum Question {
     Note { name: String, answer: Answer<Option<String>> },
     Jobs { queue: String, limit: usize, answer: Answer<(Vec<(String, String)>, usize)> },
     Members { set: String, answer: Answer<Vec<String>> },
+    Limits { name: String, answer: Answer<Option<String>> },
 }
 
 /// Answers until the queue is closed.
@@ -53,12 +60,19 @@ fn answer(name: &Arc<str>, database: &Database, job: Read) {
             let _ = answer.send(database.last_activity(&subject).map_err(|error| fault(name, error)));
         }
         Read::Notes(question) => answer_about_notes(name, database, question),
+        Read::Session { key, answer } if !answer.is_closed() => {
+            let _ = answer.send(database.sessions().get(&key).map_err(|error| fault(name, error)));
+        }
+        Read::Sessions { subject, after, limit, answer } => {
+            let page = database.sessions().page(&subject, after.as_ref(), limit);
+            let _ = answer.send(page.map_err(|error| fault(name, error)));
+        }
         Read::Report { answer } => {
             let description = format!("embedded store in {name}, SQLite {}", rusqlite::version());
             let asked = database.probe().map(|()| StoreReport { description, warnings: Vec::new() });
             let _ = answer.send(asked.map_err(|error| fault(name, error)));
         }
-        Read::Marker { .. } => {}
+        Read::Marker { .. } | Read::Session { .. } => {}
     }
 }
 
@@ -74,6 +88,9 @@ fn answer_about_notes(name: &Arc<str>, database: &Database, question: Question) 
         }
         Question::Members { set, answer } => {
             let _ = answer.send(notes.members(&set).map_err(failed));
+        }
+        Question::Limits { name, answer } => {
+            let _ = answer.send(notes.limits(&name).map_err(failed));
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::{
     collections::VecDeque,
+    ops::Range,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -16,7 +17,12 @@ use super::{
 use crate::{
     clock::Timestamp,
     marker::{MarkerKey, MarkerRecord},
-    store::{Merged, StoreError, Watcher, merged, notes::NoteDigest},
+    session::SessionKey,
+    store::{
+        Merged, StoreError, Watcher, merged,
+        notes::NoteDigest,
+        sessions::{Opening, StoredSession},
+    },
     token::claims::Subject,
 };
 
@@ -33,11 +39,16 @@ const GROUP: usize = 256;
 /// The most activities in one transaction: marker writes wait for no more than one of these.
 const ACTIVITY_CHUNK: usize = 500;
 
+/// The most sessions that are opened in one transaction.
+const OPENINGS: usize = 100;
+
 /// What can be asked for.
 #[derive(Debug)]
 pub(super) enum Write {
     Merge(Merge, Answer<Merged>),
     Activity(Vec<(Subject, Timestamp)>, Answer<()>),
+    SessionActivity(Vec<(SessionKey, Timestamp)>, Answer<()>),
+    Open(Opening, Answer<StoredSession>),
     Remember(Remember, Answer<()>),
     Change(Change, Answer<bool>),
 }
@@ -60,11 +71,32 @@ pub(super) struct Remember {
 
 /// An activity batch of which a part may be written.
 struct Activity {
-    batch: Vec<(Subject, Timestamp)>,
+    batch: Batch,
     written: usize,
     answer: Answer<()>,
     /// Keeps the place in the queue taken.
     _ticket: Ticket<()>,
+}
+
+enum Batch {
+    Subjects(Vec<(Subject, Timestamp)>),
+    Sessions(Vec<(SessionKey, Timestamp)>),
+}
+
+impl Batch {
+    const fn len(&self) -> usize {
+        match self {
+            Self::Subjects(batch) => batch.len(),
+            Self::Sessions(batch) => batch.len(),
+        }
+    }
+
+    fn record(&self, part: Range<usize>, database: &mut Database) -> rusqlite::Result<()> {
+        match self {
+            Self::Subjects(batch) => database.record_activity(&batch[part]),
+            Self::Sessions(batch) => database.change_sessions(|sessions| sessions.record_activity(&batch[part])),
+        }
+    }
 }
 
 /// The thread's state. The fields are dropped in this order: the lock goes last.
@@ -76,6 +108,7 @@ pub(super) struct Writer {
     durable: Database,
     relaxed: Database,
     activities: VecDeque<Activity>,
+    openings: VecDeque<Ticket<(Opening, Answer<StoredSession>)>>,
     remembers: VecDeque<Ticket<(Remember, Answer<()>)>>,
     changes: VecDeque<Ticket<(Change, Answer<bool>)>>,
     heard: Instant,
@@ -104,6 +137,7 @@ impl Writer {
             durable,
             relaxed,
             activities: VecDeque::new(),
+            openings: VecDeque::new(),
             remembers: VecDeque::new(),
             changes: VecDeque::new(),
             heard: now,
@@ -118,6 +152,7 @@ impl Writer {
         while open || self.is_busy() {
             let merges = self.collect(&mut open);
             self.commit(merges);
+            self.open_some_sessions();
             self.record_some_activity();
             self.remember_some_events();
             self.change_some_notes();
@@ -128,7 +163,10 @@ impl Writer {
 
     /// Whether something is left to do.
     fn is_busy(&self) -> bool {
-        !self.activities.is_empty() || !self.remembers.is_empty() || !self.changes.is_empty()
+        !self.activities.is_empty()
+            || !self.openings.is_empty()
+            || !self.remembers.is_empty()
+            || !self.changes.is_empty()
     }
 
     /// Waits for a job, unless there is other work, and takes what else waits.
@@ -140,8 +178,14 @@ impl Writer {
                 Next::Job(ticket) => match ticket.split() {
                     (Write::Merge(merge, answer), place) => merges.push(place.with((merge, answer))),
                     (Write::Activity(batch, answer), place) => {
+                        let batch = Batch::Subjects(batch);
                         self.activities.push_back(Activity { batch, written: 0, answer, _ticket: place });
                     }
+                    (Write::SessionActivity(batch, answer), place) => {
+                        let batch = Batch::Sessions(batch);
+                        self.activities.push_back(Activity { batch, written: 0, answer, _ticket: place });
+                    }
+                    (Write::Open(opening, answer), place) => self.openings.push_back(place.with((opening, answer))),
                     (Write::Remember(remember, answer), place) => {
                         self.remembers.push_back(place.with((remember, answer)));
                     }
@@ -199,10 +243,34 @@ impl Writer {
         }
     }
 
+    /// One transaction for those that wait, one after the other: each is told what the ones before it have left.
+    fn open_some_sessions(&mut self) {
+        let some = self.openings.len().min(OPENINGS);
+        let tickets: Vec<_> = self.openings.drain(..some).collect();
+        if tickets.is_empty() {
+            return;
+        }
+        match self.relaxed.change_sessions(|sessions| {
+            tickets.iter().map(|ticket| sessions.open(&ticket.job.0)).collect::<rusqlite::Result<Vec<_>>>()
+        }) {
+            Ok(kept) => {
+                for (ticket, kept) in tickets.into_iter().zip(kept) {
+                    let _ = ticket.job.1.send(Ok(kept));
+                }
+            }
+            Err(error) => {
+                let error = fault(&self.name, error);
+                for ticket in tickets {
+                    let _ = ticket.job.1.send(Err(error.clone()));
+                }
+            }
+        }
+    }
+
     fn record_some_activity(&mut self) {
         let Some(mut activity) = self.activities.pop_front() else { return };
         let end = activity.batch.len().min(activity.written + ACTIVITY_CHUNK);
-        let recorded = self.relaxed.record_activity(&activity.batch[activity.written..end]);
+        let recorded = activity.batch.record(activity.written..end, &mut self.relaxed);
         activity.written = end;
         match recorded {
             Ok(()) if end < activity.batch.len() => self.activities.push_front(activity),
@@ -292,6 +360,9 @@ impl Writer {
         }
         if let Err(error) = self.relaxed.change_notes(|notes| notes.purge(PURGE_CHUNK)) {
             tracing::warn!(store.name = %self.name, %error, "expired notes cannot be removed");
+        }
+        if let Err(error) = self.relaxed.change_sessions(|sessions| sessions.purge(ACTIVITY_CHUNK)) {
+            tracing::warn!(store.name = %self.name, %error, "expired sessions cannot be removed");
         }
     }
 }

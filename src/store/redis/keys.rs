@@ -5,7 +5,12 @@ use std::{collections::BTreeMap, sync::Arc};
 use aws_lc_rs::digest::{SHA256, digest};
 
 use super::script;
-use crate::{clock::Timestamp, marker::MarkerKey, token::claims::Subject};
+use crate::{
+    clock::Timestamp,
+    marker::MarkerKey,
+    session::SessionKey,
+    token::claims::{IssuerName, SessionId, Subject},
+};
 
 /// Over how many sorted sets the activity of an issuer is spread.
 const SHARDS: u8 = 64;
@@ -34,6 +39,8 @@ pub(super) enum Note {
     Jobs,
     /// What belongs together.
     Set,
+    /// A table of limits.
+    Limits,
 }
 
 impl Note {
@@ -44,6 +51,7 @@ impl Note {
             Self::Lease => "lease",
             Self::Jobs => "jobs",
             Self::Set => "set",
+            Self::Limits => "limits",
         }
     }
 }
@@ -81,8 +89,26 @@ impl Keys {
 
     /// The sorted set that holds a subject.
     pub(super) fn activity(&self, subject: &Subject) -> String {
-        let shard = digest(&SHA256, subject.id.as_str().as_bytes()).as_ref()[0] % SHARDS;
-        format!("{}seen:{}:{shard:02}", self.prefix, subject.issuer)
+        format!("{}seen:{}:{:02}", self.prefix, subject.issuer, shard(subject.id.as_str()))
+    }
+
+    /// The hash that holds the sessions of a subject.
+    pub(super) fn sessions(&self, subject: &Subject) -> String {
+        format!("{}sessions:{}:{}", self.prefix, subject.issuer, subject.id.as_str())
+    }
+
+    /// The sorted set that holds when a session of an issuer was last active.
+    pub(super) fn session_activity(&self, issuer: &IssuerName, session: &SessionId) -> String {
+        self.session_shard(issuer, shard(session.as_str()))
+    }
+
+    /// All such sorted sets of an issuer.
+    pub(super) fn session_shards(&self, issuer: &IssuerName) -> impl Iterator<Item = String> {
+        (0..SHARDS).map(|shard| self.session_shard(issuer, shard))
+    }
+
+    fn session_shard(&self, issuer: &IssuerName, shard: u8) -> String {
+        format!("{}active:{issuer}:{shard:02}", self.prefix)
     }
 
     pub(super) fn note(&self, note: Note, name: &str) -> String {
@@ -91,16 +117,17 @@ impl Keys {
 
     /// One `ZADD … GT` per sorted set, with its name: times never go back.
     pub(super) fn activity_commands(&self, batch: &[(Subject, Timestamp)]) -> BTreeMap<String, ::redis::Cmd> {
-        let mut sets = BTreeMap::<String, ::redis::Cmd>::new();
-        for (subject, seen) in batch {
-            let command = sets.entry(self.activity(subject)).or_insert_with_key(|set| {
-                let mut command = ::redis::cmd("ZADD");
-                command.arg(set).arg("GT");
-                command
-            });
-            command.arg(seen.as_millis().clamp(0, MAX_SCORE)).arg(subject.id.as_str());
-        }
-        sets
+        records(batch.iter().map(|(subject, seen)| (self.activity(subject), subject.id.as_str(), *seen)))
+    }
+
+    /// The same about sessions.
+    pub(super) fn session_activity_commands(
+        &self,
+        batch: &[(SessionKey, Timestamp)],
+    ) -> BTreeMap<String, ::redis::Cmd> {
+        records(batch.iter().map(|(SessionKey { subject, id }, active)| {
+            (self.session_activity(&subject.issuer, id), id.as_str(), *active)
+        }))
     }
 
     /// One call per sorted set, with its name, that removes subjects unless they were seen later.
@@ -112,13 +139,37 @@ impl Keys {
         let call = |(set, entries): (String, Vec<&(Subject, Timestamp)>)| {
             let call = script::call(FORGET, &set, |call| {
                 for (subject, seen) in &entries {
-                    call.arg(subject.id.as_str()).arg(seen.as_millis().clamp(0, MAX_SCORE));
+                    call.arg(subject.id.as_str()).arg(score(*seen));
                 }
             });
             (set, call)
         };
         sets.into_iter().map(call).collect()
     }
+}
+
+/// Which sorted set an id is in.
+fn shard(id: &str) -> u8 {
+    digest(&SHA256, id.as_bytes()).as_ref()[0] % SHARDS
+}
+
+/// One `ZADD … GT` per sorted set.
+fn records<'a>(entries: impl Iterator<Item = (String, &'a str, Timestamp)>) -> BTreeMap<String, ::redis::Cmd> {
+    let mut sets = BTreeMap::<String, ::redis::Cmd>::new();
+    for (set, member, at) in entries {
+        let command = sets.entry(set).or_insert_with_key(|set| {
+            let mut command = ::redis::cmd("ZADD");
+            command.arg(set).arg("GT");
+            command
+        });
+        command.arg(score(at)).arg(member);
+    }
+    sets
+}
+
+/// A time as a number that Redis and its scripts hold exactly.
+pub(super) fn score(at: Timestamp) -> i64 {
+    at.as_millis().clamp(0, MAX_SCORE)
 }
 
 /// The time that a score stands for, if it is one.
@@ -144,7 +195,12 @@ mod tests {
         // printf 'auth0|123' | sha256sum begins with 40: 0x40 % 64 = 0
         assert_eq!(keys.activity(&subject("auth0|123")), "portcullis:seen:acme:00");
         assert_eq!(keys.note(Note::Seen, "logs"), "portcullis:n:seen:logs");
-        for name in [keys.activity(&subject("auth0|123")), keys.note(Note::Value, "m:a")] {
+        let (issuer, session) = ("acme".try_into().unwrap(), SessionId::try_from("auth0|123").unwrap());
+        assert_eq!(keys.sessions(&subject("auth0|123")), "portcullis:sessions:acme:auth0|123");
+        assert_eq!(keys.session_activity(&issuer, &session), "portcullis:active:acme:00");
+        assert_eq!(keys.session_shards(&issuer).nth(63).unwrap(), "portcullis:active:acme:63");
+        for name in [keys.activity(&subject("auth0|123")), keys.note(Note::Value, "m:a"), keys.sessions(&subject("a"))]
+        {
             assert!(!name.starts_with(&*keys.markers()), "{name} is not to be pushed");
         }
     }

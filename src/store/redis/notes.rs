@@ -65,12 +65,12 @@ return 1";
 
 impl RedisStore {
     /// The key of a note, if it may have this name.
-    fn key(&self, note: Note, name: &str) -> Result<String, StoreError> {
+    pub(super) fn key(&self, note: Note, name: &str) -> Result<String, StoreError> {
         check_name(&self.name, name)?;
         Ok(self.keys.note(note, name))
     }
 
-    async fn text(&self, note: Note, name: &str) -> Result<Option<String>, StoreError> {
+    pub(super) async fn text(&self, note: Note, name: &str) -> Result<Option<String>, StoreError> {
         let key = self.key(note, name)?;
         Ok(self.ask(Use::Rest, &key, ::redis::cmd("GET").arg(&key)).await?)
     }

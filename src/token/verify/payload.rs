@@ -37,6 +37,10 @@ pub(super) fn read(settings: &IssuerSettings, payload: &Object<'_>) -> Result<Cl
         expires_at: claims.date("exp")?.ok_or(TokenFault::Claim)?.earliest(),
         not_before: claims.date("nbf")?.map(Moment::earliest),
         session_start: claims.moment(&settings.claims.session_start)?,
+        session_expiry: match &settings.claims.session_expiry {
+            Some(name) => claims.moment(name)?.map(Moment::earliest),
+            None => None,
+        },
         last_logout: claims.moment(&settings.claims.last_logout).unwrap_or(None),
         scopes: claims.scopes(),
     };

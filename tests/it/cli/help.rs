@@ -4,8 +4,20 @@ use std::process::Command;
 
 use super::run;
 
-const COMMANDS: [&str; 11] =
-    ["serve", "check", "demo", "logout", "block", "unblock", "status", "explain", "sources", "replay", "completions"];
+const COMMANDS: [&str; 12] = [
+    "serve",
+    "check",
+    "demo",
+    "logout",
+    "block",
+    "unblock",
+    "status",
+    "explain",
+    "sessions",
+    "sources",
+    "replay",
+    "completions",
+];
 
 #[test]
 fn help_of_every_command() {

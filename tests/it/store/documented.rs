@@ -8,13 +8,19 @@ use std::{
 use portcullis::{
     clock::Clock,
     marker::{Block, Kind, Marker, MarkerKey, MarkerRecord, Reading, Unreadable},
+    session::SessionKey,
     store::{
-        Notes, Store, StoreError,
+        Notes, Sessions, Store, StoreError,
         redis::{RedisSettings, RedisStore},
+        sessions::{MAX_SESSIONS, Opening},
     },
 };
 
-use super::{block, logout, open_redis, subject, suite::notes::notes_work, time};
+use super::{
+    block, logout, open_redis, subject,
+    suite::{notes::notes_work, sessions::sessions_work},
+    time,
+};
 use crate::support::{eventually, redis::RedisServer, watcher::Recorder};
 
 const PAGE: &str = include_str!("../../../docs/markers.md");
@@ -132,6 +138,7 @@ async fn the_documented_user_may_do_all_that_a_gateway_does() {
     store.forget_activity(&[(subject("a"), time(1))]).await.unwrap();
     assert_eq!(store.last_activity(&subject("a")).await.unwrap(), None);
     notes_work(&*store, "logs").await.unwrap();
+    sessions_work(&*store, "logs").await.unwrap();
     assert_eq!(store.report().await.unwrap().warnings, [""; 0]);
     watcher.forget();
     run(&server, "redis-cli DEL portcullis:m:logout:acme:a");
@@ -186,7 +193,7 @@ async fn serves(server: &RedisServer, url: &str, patience: Duration) -> bool {
         let active = store.record_activity(&[(subject("a"), time(1))]).await.is_ok()
             && store.last_activity(&subject("a")).await.is_ok()
             && store.forget_activity(&[(subject("a"), time(1))]).await.is_ok();
-        let noted = noted(&store).await;
+        let noted = noted(&store).await && keeps_sessions(&store).await;
         let warnings = store.report().await.map(|report| report.warnings).unwrap_or_default();
         let checked = matches!(&warnings[..], [disk, replicas]
             if disk.starts_with("nothing is written to disk") && replicas.starts_with("0 of 1 replicas"));
@@ -222,6 +229,47 @@ async fn noted(store: &RedisStore) -> bool {
     done.await.is_ok()
 }
 
+/// Whether all is permitted that a gateway does with sessions. No replica has the limits.
+async fn keeps_sessions(store: &RedisStore) -> bool {
+    let limits = store.keep_limits("v1", "{}").await;
+    if !matches!(limits, Err(StoreError::NotReplicated { .. })) {
+        return false;
+    }
+    let now = super::now();
+    let id = format!("s{}", now.as_millis());
+    let opening = Opening {
+        key: SessionKey { subject: subject("crowd"), id: (&*id).try_into().unwrap() },
+        started: now,
+        told: false,
+        at: now,
+        until: now.plus(Duration::from_secs(200_000)),
+        limits: "v1".into(),
+        client: None,
+        gateway: "one".into(),
+    };
+    let done = async {
+        // There are too many already, so that some have to go.
+        store.open_session(&opening).await?;
+        store.session(&opening.key).await?;
+        store.record_session_activity(&[(opening.key.clone(), now)]).await?;
+        store.sessions_of(&opening.key.subject, None, 10).await?;
+        store.forget_idle_sessions(&opening.key.subject.issuer, now.plus(Duration::from_secs(1))).await?;
+        store.limits("v1").await
+    };
+    done.await.is_ok()
+}
+
+/// As many sessions of one subject as there may be.
+fn crowd(server: &RedisServer) {
+    let mut fields = ::redis::cmd("HSET");
+    fields.arg("portcullis:sessions:acme:crowd");
+    for number in 0..MAX_SESSIONS {
+        fields.arg(number).arg(format!("{} 0 100000000 v1", super::now().as_millis()));
+        fields.arg(format!("\u{1}{number}")).arg("\none");
+    }
+    fields.exec(&mut server.client()).unwrap();
+}
+
 /// Nothing less would do.
 #[tokio::test]
 async fn each_permission_of_the_documented_user_is_needed() {
@@ -229,6 +277,7 @@ async fn each_permission_of_the_documented_user_is_needed() {
     let (line, url) = gateway_user(&server);
     let line = format!("{line} +wait");
     run(&server, &line);
+    crowd(&server);
     assert!(serves(&server, &url, Duration::from_secs(10)).await, "with all of them it works");
     let words: Vec<&str> = line.split(' ').collect();
     for (at, word) in words.iter().enumerate() {
@@ -239,6 +288,7 @@ async fn each_permission_of_the_documented_user_is_needed() {
         let without = word.replace(permission, "");
         let line = [&words[..at], &[&*without], &words[at + 1..]].concat().join(" ");
         assert_eq!(run(&server, &line), "OK", "{line}");
+        crowd(&server);
         assert!(!serves(&server, &url, Duration::from_millis(700)).await, "{permission} is not needed, number {at}");
     }
 }
@@ -254,7 +304,8 @@ async fn the_documented_user_may_do_nothing_else() {
     };
     assert!(may(&["GET", "portcullis:m:issuer:acme"]) && may(&["ZSCORE", "portcullis:seen:acme:00", "a"]));
     assert!(may(&["DEL", "portcullis:n:set:a"]) && may(&["ZRANGE", "portcullis:n:seen:logs", "0", "-1"]));
-    let others: [&[&str]; 16] = [
+    assert!(may(&["HGETALL", "portcullis:sessions:acme:a"]) && may(&["ZSCORE", "portcullis:active:acme:00", "a"]));
+    let others: [&[&str]; 20] = [
         &["GET", "secret"],
         &["SET", "portcullis:other", "1"],
         &["EVAL", "return 1", "1", "secret"],
@@ -271,6 +322,10 @@ async fn the_documented_user_may_do_nothing_else() {
         &["ZRANGE", "portcullis:seen:acme:00", "0", "-1"],
         &["HGETALL", "portcullis:n:jobs:a"],
         &["SADD", "portcullis:m:issuer:acme", "a"],
+        &["DEL", "portcullis:sessions:acme:a"],
+        &["HSET", "portcullis:m:issuer:acme", "a", "1"],
+        &["PEXPIREAT", "portcullis:m:issuer:acme", "1"],
+        &["ZREMRANGEBYRANK", "portcullis:seen:acme:00", "0", "-1"],
     ];
     for command in others {
         assert!(!may(command), "{command:?}");

@@ -18,15 +18,20 @@ use std::{
 use portcullis::{
     clock::{Clock, ManualClock},
     marker::{MarkerKey, Reading},
+    session::SessionKey,
     store::{
-        Notes, Store,
+        Notes, Sessions, Store,
         embedded::{EmbeddedOpenError, EmbeddedSettings, EmbeddedStore},
+        sessions::Opening,
     },
 };
 
 use super::{
     database, logout, open_embedded, sqlite, subject,
-    suite::notes::{keep_notes, kept_notes, notes_work},
+    suite::{
+        notes::{keep_notes, kept_notes, notes_work},
+        sessions::{keep_sessions, kept_sessions, sessions_work},
+    },
     time,
 };
 use crate::support::{
@@ -68,9 +73,9 @@ async fn the_directory_is_made_and_belongs_to_one_at_a_time() {
 fn a_newer_schema_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     close(&open(directory.path()).unwrap());
-    sqlite(directory.path()).pragma_update(None, "user_version", 3).unwrap();
+    sqlite(directory.path()).pragma_update(None, "user_version", 4).unwrap();
     let error = open(directory.path()).unwrap_err();
-    assert!(matches!(error, EmbeddedOpenError::Newer { found: 3, known: 2, .. }), "{error:?}");
+    assert!(matches!(error, EmbeddedOpenError::Newer { found: 4, known: 3, .. }), "{error:?}");
 }
 
 /// What was in the file when there were markers and activity only.
@@ -83,6 +88,18 @@ CREATE INDEX activity_seen ON activity (issuer, seen);
 INSERT INTO markers (key, value) VALUES ('logout:acme:anna', CAST('1763700000123' AS BLOB));
 INSERT INTO activity VALUES ('acme', 'anna', 1763700000002);
 PRAGMA application_id = 0x506f7274; PRAGMA user_version = 1;";
+
+/// What came to it when there were notes, but no sessions.
+const SECOND_STEP: &str = "\
+CREATE TABLE seen (source TEXT NOT NULL, place INTEGER NOT NULL, event BLOB NOT NULL, PRIMARY KEY (source, place))
+    STRICT, WITHOUT ROWID;
+CREATE TABLE notes (name TEXT NOT NULL PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
+CREATE TABLE jobs (queue TEXT NOT NULL, id TEXT NOT NULL, value TEXT NOT NULL, PRIMARY KEY (queue, id)) STRICT, WITHOUT ROWID;
+CREATE TABLE sets (name TEXT NOT NULL PRIMARY KEY, until INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+CREATE INDEX sets_until ON sets (until);
+CREATE TABLE members (name TEXT NOT NULL, member TEXT NOT NULL, PRIMARY KEY (name, member)) STRICT, WITHOUT ROWID;
+INSERT INTO notes VALUES ('checkpoint', '900');
+PRAGMA user_version = 2;";
 
 /// The statements that made everything in the file.
 fn schema(directory: &std::path::Path) -> Vec<String> {
@@ -101,13 +118,32 @@ async fn a_file_of_the_first_schema_is_taken_on() {
         assert_eq!(marker.present().unwrap().marker.at(), time(123));
         assert_eq!(store.last_activity(&subject("anna")).await.unwrap(), Some(time(2)));
         notes_work(&*store, name).await.unwrap();
+        sessions_work(&*store, name).await.unwrap();
         store.close().await;
     }
-    let version = sqlite(directory.path()).pragma_query_value(None, "user_version", |row| row.get::<_, i64>(0));
-    assert_eq!(version.unwrap(), 2);
+    is_of_the_latest_schema(directory.path()).await;
+}
+
+#[tokio::test]
+async fn a_file_of_the_second_schema_is_taken_on() {
+    let directory = tempfile::tempdir().unwrap();
+    sqlite(directory.path()).execute_batch(&format!("{FIRST_SCHEMA}{SECOND_STEP}")).unwrap();
+    for name in ["one", "again"] {
+        let store = open(directory.path()).unwrap();
+        assert_eq!(store.note("checkpoint").await.unwrap().as_deref(), Some("900"));
+        assert_eq!(store.last_activity(&subject("anna")).await.unwrap(), Some(time(2)));
+        sessions_work(&*store, name).await.unwrap();
+        store.close().await;
+    }
+    is_of_the_latest_schema(directory.path()).await;
+}
+
+async fn is_of_the_latest_schema(directory: &std::path::Path) {
+    let version = sqlite(directory).pragma_query_value(None, "user_version", |row| row.get::<_, i64>(0));
+    assert_eq!(version.unwrap(), 3);
     let fresh = tempfile::tempdir().unwrap();
     open(fresh.path()).unwrap().close().await;
-    assert_eq!(schema(directory.path()), schema(fresh.path()));
+    assert_eq!(schema(directory), schema(fresh.path()));
 }
 
 #[test]
@@ -122,13 +158,15 @@ fn a_file_that_cannot_be_taken_on_is_as_it_was() {
 }
 
 #[tokio::test]
-async fn notes_are_there_after_a_reopening_but_leases_end_with_the_process() {
+async fn notes_and_sessions_are_there_after_a_reopening_but_leases_end_with_the_process() {
     let directory = tempfile::tempdir().unwrap();
     let store = open(directory.path()).unwrap();
     keep_notes(&*store).await;
+    let kept = keep_sessions(&*store).await;
     store.close().await;
     let store = open(directory.path()).unwrap();
     kept_notes(&*store).await;
+    kept_sessions(&*store, kept).await;
     assert!(store.lease("poll", "other", Duration::from_secs(60)).await.unwrap(), "nobody else is left to have it");
 }
 
@@ -155,7 +193,39 @@ async fn sets_that_are_over_are_removed_with_their_members() {
 }
 
 #[tokio::test]
-async fn nothing_that_is_asked_of_notes_takes_a_scan() {
+async fn sessions_whose_time_is_over_are_removed() {
+    let directory = tempfile::tempdir().unwrap();
+    let clock = ManualClock::new(time(0));
+    let settings = EmbeddedSettings { directory: directory.path().to_owned() };
+    let store = EmbeddedStore::open(&settings, Recorder::new(), Clock::Manual(clock.clone())).unwrap();
+    let opening = |id: &str, until| Opening {
+        key: SessionKey { subject: subject("anna"), id: id.try_into().unwrap() },
+        started: time(0),
+        told: false,
+        at: time(0),
+        until,
+        limits: "v1".into(),
+        client: None,
+        gateway: "one".into(),
+    };
+    let (brief, long) = (opening("brief", time(1000)), opening("long", time(1001)));
+    store.open_session(&brief).await.unwrap();
+    store.open_session(&long).await.unwrap();
+    clock.set(time(999));
+    tokio::time::sleep(Duration::from_millis(1200)).await;
+    assert!(store.session(&brief.key).await.unwrap().is_some(), "not before its time");
+    clock.set(time(1000));
+    assert_eq!(store.session(&brief.key).await.unwrap(), None, "even before it is removed");
+    eventually("it is removed", async || {
+        let count = "SELECT count(*), max(id) FROM sessions";
+        let row = |row: &rusqlite::Row<'_>| Ok((row.get::<_, i64>(0)?, row.get::<_, String>(1)?));
+        sqlite(directory.path()).query_row(count, [], row).is_ok_and(|row| row == (1, "long".to_owned()))
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn nothing_that_is_asked_of_notes_and_sessions_takes_a_scan() {
     let directory = tempfile::tempdir().unwrap();
     let _store = open(directory.path()).unwrap();
     for query in [
@@ -163,6 +233,10 @@ async fn nothing_that_is_asked_of_notes_takes_a_scan() {
         "DELETE FROM seen WHERE source = 'a' AND place <= 5 RETURNING event",
         "SELECT id, value FROM jobs WHERE queue = 'a' ORDER BY id LIMIT 1 OFFSET 1",
         "SELECT name FROM sets WHERE until <= 5 LIMIT 10",
+        "SELECT * FROM sessions WHERE issuer = 'a' AND subject = 'a' AND id > 'a' AND until > 5 ORDER BY id",
+        "SELECT count(*) FROM sessions WHERE issuer = 'a' AND subject = 'a'",
+        "SELECT issuer, id FROM sessions WHERE until <= 5 LIMIT 10",
+        "SELECT id FROM sessions WHERE issuer = 'a' AND active < 5 ORDER BY active LIMIT 10",
         "SELECT member FROM members JOIN sets USING (name) WHERE name = 'a' AND until > 5",
     ] {
         let connection = sqlite(directory.path());

@@ -5,16 +5,21 @@ use std::time::{Duration, Instant};
 use portcullis::{
     clock::Clock,
     marker::{MarkerKey, Reading},
+    session::SessionKey,
     store::{
-        Notes, Store, StoreError,
+        Notes, Sessions, Store, StoreError,
         redis::{InvalidRedisSettings, RedisSettings, RedisStore},
+        sessions::Opening,
     },
 };
 use redis::Connection;
 
 use super::{
     logout, now, open_redis, raw_key, subject,
-    suite::notes::{keep_notes, kept_notes, notes_work},
+    suite::{
+        notes::{keep_notes, kept_notes, notes_work},
+        sessions::sessions_work,
+    },
     time,
 };
 use crate::support::{
@@ -37,6 +42,90 @@ const DEADLINE: Duration = Duration::from_millis(1500);
 
 async fn within_deadline<T>(what: impl Future<Output = T>) -> T {
     tokio::time::timeout(DEADLINE, what).await.expect("an answer within the deadline")
+}
+
+fn opening(id: &str, until: Duration) -> Opening {
+    let at = now();
+    Opening {
+        key: SessionKey { subject: subject("anna"), id: id.try_into().unwrap() },
+        started: at,
+        told: false,
+        at,
+        until: at.plus(until),
+        limits: "0123456789abcdef".into(),
+        client: Some("my5Ke2dqQ0Gx8cTzWv1LbNpRhYs7JfUa".try_into().unwrap()),
+        gateway: "portcullis-7d9f8b6c5d-x2x4".into(),
+    }
+}
+
+#[tokio::test]
+async fn the_sessions_of_a_user_are_packed_and_expire_with_the_last_of_them() {
+    let Some(server) = RedisServer::start() else { return };
+    let store = open_redis(&server.url(), &Recorder::new()).await;
+    let ask = |command: &[&str]| server.ask::<i64>(&[command, &["portcullis:sessions:acme:anna"]].concat()).unwrap();
+    let [brief, long] =
+        [("Zm9vYmFyYmF6cXV4Zm9vYmFyYmF6cXV4", 2), ("a", 3)].map(|(id, secs)| opening(id, Duration::from_secs(secs)));
+    for (opening, last) in [(&long, &long), (&brief, &long)] {
+        store.open_session(opening).await.unwrap();
+        assert_eq!(ask(&["PEXPIRETIME"]), last.until.as_millis());
+    }
+    let encoding: String = server.ask(&["OBJECT", "ENCODING", "portcullis:sessions:acme:anna"]).unwrap();
+    assert_eq!(encoding, "listpack");
+    let later = Opening { until: long.until.plus(Duration::from_secs(4000)), ..brief.clone() };
+    store.open_session(&later).await.unwrap();
+    assert_eq!(ask(&["PEXPIRETIME"]), later.until.as_millis());
+    store.open_session(&opening("c", Duration::from_millis(50))).await.unwrap();
+    assert_eq!(ask(&["PEXPIRETIME"]), later.until.as_millis());
+}
+
+#[tokio::test]
+async fn sessions_whose_time_is_over_are_taken_from_a_hash_that_stays() {
+    let Some(server) = RedisServer::start() else { return };
+    let store = open_redis(&server.url(), &Recorder::new()).await;
+    let fields = || server.ask::<i64>(&["HLEN", "portcullis:sessions:acme:anna"]).unwrap();
+    for number in 0..8 {
+        store.open_session(&opening(&format!("brief {number}"), Duration::from_millis(100))).await.unwrap();
+        store.open_session(&opening("long", Duration::from_secs(60))).await.unwrap();
+    }
+    tokio::time::sleep(Duration::from_millis(150)).await;
+    for number in 0..8 {
+        store.open_session(&opening(&format!("{number}"), Duration::from_secs(60))).await.unwrap();
+    }
+    assert_eq!(fields(), 2 * 9);
+    assert_eq!(store.sessions_of(&subject("anna"), None, 100).await.unwrap().len(), 9);
+}
+
+#[tokio::test]
+async fn a_key_of_another_type_holds_no_sessions() {
+    let Some(server) = RedisServer::start() else { return };
+    let store = open_redis(&server.url(), &Recorder::new()).await;
+    server.ask::<String>(&["SET", "portcullis:sessions:acme:anna", "1"]).unwrap();
+    let opening = opening("a", Duration::from_secs(60));
+    assert_eq!(store.session(&opening.key).await.unwrap(), None);
+    assert_eq!(store.sessions_of(&subject("anna"), None, 1).await.unwrap(), []);
+    let Err(StoreError::Refused { message, .. }) = store.open_session(&opening).await else { panic!("it was kept") };
+    assert!(message.contains("delete it"), "{message}");
+}
+
+#[tokio::test]
+async fn who_was_idle_is_forgotten_in_bites() {
+    const MANY: u32 = 40_000;
+    let Some(server) = RedisServer::start() else { return };
+    let store = open_redis(&server.url(), &Recorder::new()).await;
+    let entry = |number: u32| {
+        let key = SessionKey { subject: subject("anna"), id: (&*number.to_string()).try_into().unwrap() };
+        (key, time(number.into()))
+    };
+    store.record_session_activity(&(0..MANY).map(entry).collect::<Vec<_>>()).await.unwrap();
+    let left = || {
+        let count = |shard| server.ask::<u32>(&["ZCARD", &format!("portcullis:active:acme:{shard:02}")]).unwrap();
+        (0..64).map(count).sum::<u32>()
+    };
+    assert_eq!(left(), MANY);
+    store.forget_idle_sessions(&"acme".try_into().unwrap(), time(0)).await.unwrap();
+    assert_eq!(left(), MANY, "the first was active at that moment");
+    store.forget_idle_sessions(&"acme".try_into().unwrap(), time(39_990)).await.unwrap();
+    assert_eq!(left(), 10);
 }
 
 #[tokio::test]
@@ -87,12 +176,13 @@ async fn a_flush_resets() {
 }
 
 #[tokio::test]
-async fn activity_and_notes_are_not_pushed() {
+async fn activity_sessions_and_notes_are_not_pushed() {
     let Some(server) = RedisServer::start() else { return };
     let watcher = Recorder::new();
     let store = open_redis(&server.url(), &watcher).await;
     watcher.forget();
     store.record_activity(&[(subject("a"), time(1))]).await.unwrap();
+    sessions_work(&*store, "m:logout:acme:a").await.unwrap();
     notes_work(&*store, "m:logout:acme:a").await.unwrap();
     run(&mut server.client(), &["SET", "other:m:logout:acme:a", "1763700000123"]);
     run(&mut server.client(), &["SET", "portcullis:m:issuer:fence", "1763700000123"]);
@@ -263,7 +353,7 @@ async fn notes_are_there_after_a_restart() {
 }
 
 #[tokio::test]
-async fn scripts_about_notes_that_were_forgotten_are_sent_again() {
+async fn scripts_about_notes_and_sessions_that_were_forgotten_are_sent_again() {
     let Some(server) = RedisServer::start() else { return };
     let store = open_redis(&server.url(), &Recorder::new()).await;
     run(&mut server.client(), &["SCRIPT", "FLUSH"]);
@@ -271,6 +361,7 @@ async fn scripts_about_notes_that_were_forgotten_are_sent_again() {
     store.forget_activity(&[(subject("a"), time(1))]).await.unwrap();
     assert_eq!(store.last_activity(&subject("a")).await.unwrap(), None);
     notes_work(&*store, "a").await.unwrap();
+    sessions_work(&*store, "a").await.unwrap();
 }
 
 #[tokio::test]

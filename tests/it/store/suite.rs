@@ -39,6 +39,7 @@ macro_rules! suite {
 }
 
 pub(super) mod notes;
+pub(super) mod sessions;
 
 suite![
     an_unknown_key_is_absent,

@@ -13,7 +13,11 @@ use portcullis::{
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use tempfile::TempDir;
 
-use super::{logout, open_redis, raw_key, subject, suite::notes::notes_work, time};
+use super::{
+    logout, open_redis, raw_key, subject,
+    suite::{notes::notes_work, sessions::sessions_work},
+    time,
+};
 use crate::support::{
     cluster::{Cluster, ask_cluster},
     eventually,
@@ -24,7 +28,7 @@ use crate::support::{
 
 /// A user with a password and nothing else, and what `docs/markers.md` lists for one server.
 const USER: [&str; 6] = ["ACL", "SETUSER", "gateway", "reset", "on", ">secret"];
-const FOR_ONE: [&str; 17] = [
+const FOR_ONE: [&str; 18] = [
     "~portcullis:m:*",
     "~portcullis:seen:*",
     "+ping",
@@ -43,6 +47,8 @@ const FOR_ONE: [&str; 17] = [
     "+time",
     "(~portcullis:n:* +get +set +del +eval +evalsha +zadd +zmscore +zrange +zremrangebyrank +hset +hdel +hlen +hrandfield \
      +sadd +scard +smembers +pexpire)",
+    "(~portcullis:sessions:* ~portcullis:active:* +eval +evalsha +hmget +hset +hdel +hlen +hgetall +pexpiretime +pexpireat +zadd \
+     +zscore +zmscore +zcount +zremrangebyrank)",
 ];
 
 /// An authority, and what it has certified: a server on loopback, and a client.
@@ -89,7 +95,7 @@ fn open(settings: &RedisSettings, watcher: &Arc<Recorder>) -> Arc<RedisStore> {
     RedisStore::open(settings, watcher.clone(), Clock::System).unwrap()
 }
 
-/// Writes, reads, pushes, activity and notes work.
+/// Writes, reads, pushes, activity, notes and sessions work.
 async fn works(store: &RedisStore, watcher: &Recorder, write: impl Fn(&str)) {
     eventually("the store is connected", async || store.report().await.is_ok()).await;
     let key = MarkerKey::logout(&subject("a"));
@@ -103,6 +109,7 @@ async fn works(store: &RedisStore, watcher: &Recorder, write: impl Fn(&str)) {
     // In a Cluster, of all nodes.
     for name in 0..12 {
         notes_work(store, &name.to_string()).await.unwrap();
+        sessions_work(store, &name.to_string()).await.unwrap();
     }
     watcher.forget();
     write(&raw_key(&key));

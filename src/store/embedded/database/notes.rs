@@ -91,6 +91,20 @@ impl<'a> NoteTables<'a> {
         Ok(true)
     }
 
+    /// Keeps a table of limits, unless there is one of this name.
+    pub(in super::super) fn keep_limits(&self, name: &str, table: &str) -> rusqlite::Result<()> {
+        let mut insert = self
+            .connection
+            .prepare_cached("INSERT INTO limits (name, value) VALUES (?1, ?2) ON CONFLICT DO NOTHING")?;
+        insert.execute([name, table]).map(drop)
+    }
+
+    /// A table of limits.
+    pub(in super::super) fn limits(&self, name: &str) -> rusqlite::Result<Option<String>> {
+        let mut select = self.connection.prepare_cached("SELECT value FROM limits WHERE name = ?1")?;
+        select.query_row([name], |row| row.get(0)).optional()
+    }
+
     /// Puts jobs into a queue, in the place of those with the same ids.
     pub(in super::super) fn put_jobs(&self, queue: &str, jobs: &[(String, String)]) -> rusqlite::Result<()> {
         let mut upsert = self.connection.prepare_cached(

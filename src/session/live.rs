@@ -1,0 +1,170 @@
+//! A session as this gateway knows it. All of its tokens here share it.
+
+use std::sync::{
+    Arc, Mutex, OnceLock, PoisonError,
+    atomic::{AtomicBool, AtomicI64, Ordering},
+};
+
+use arc_swap::ArcSwapOption;
+use futures_util::future::{BoxFuture, Shared};
+
+use super::{Lifetime, SessionKey, SessionLimits, SessionRecord, tables::Table};
+use crate::{
+    clock::Timestamp,
+    store::{StoreError, sessions::StoredSession},
+    token::claims::{Claims, ClientId},
+};
+
+/// Not yet.
+const NEVER: i64 = i64::MIN;
+
+/// A question to the store, shared by all who wait for its answer.
+pub(super) type Asking = Shared<BoxFuture<'static, Result<(), StoreError>>>;
+
+/// What belongs to a verified token of its session.
+#[derive(Default, Debug)]
+pub struct TokenSession {
+    /// The limits of its issuer.
+    pub(super) limits: SessionLimits,
+    pub(super) live: OnceLock<Arc<LiveSession>>,
+}
+
+#[derive(Debug)]
+pub(super) struct LiveSession {
+    pub(super) key: SessionKey,
+    /// Who its first token here was issued to.
+    pub(super) client: Option<ClientId>,
+    /// When it began, as its first token here told.
+    pub(super) told: Option<Timestamp>,
+    /// Whether it outlives a token: without a session id and a time of login each token is a session of its own.
+    pub(super) outlives_tokens: bool,
+    /// What the store keeps of it; none until it has told.
+    opened: ArcSwapOption<Opened>,
+    /// When it was first active here.
+    first: AtomicI64,
+    here: AtomicI64,
+    elsewhere: AtomicI64,
+    /// The latest activity that was sent to the store.
+    sent: AtomicI64,
+    /// Whether it waits to be written.
+    queued: AtomicBool,
+    asking: Mutex<Option<Asking>>,
+}
+
+/// What does not change unless there is another login.
+#[derive(Debug)]
+pub(super) struct Opened {
+    pub(super) started: Timestamp,
+    /// The limits under which it began.
+    pub(super) table: Arc<Table>,
+}
+
+impl LiveSession {
+    pub(super) fn new(key: SessionKey, claims: &Claims) -> Self {
+        Self {
+            key,
+            client: claims.client.clone(),
+            told: told(claims),
+            outlives_tokens: claims.session.is_some() || claims.session_start.is_some(),
+            opened: ArcSwapOption::empty(),
+            first: AtomicI64::new(NEVER),
+            here: AtomicI64::new(NEVER),
+            elsewhere: AtomicI64::new(NEVER),
+            sent: AtomicI64::new(NEVER),
+            queued: AtomicBool::new(false),
+            asking: Mutex::default(),
+        }
+    }
+
+    pub(super) fn opened(&self) -> Option<Arc<Opened>> {
+        self.opened.load_full()
+    }
+
+    pub(super) fn active_here(&self) -> Option<Timestamp> {
+        time(&self.here)
+    }
+
+    /// What is known of its time; `None`: the store has not told yet, or not of the login that a token tells of.
+    pub(super) fn lifetime(
+        &self,
+        told: Option<Timestamp>,
+        limits: impl FnOnce(&Opened) -> SessionLimits,
+    ) -> Option<Lifetime> {
+        let opened = self.opened.load();
+        let opened = opened.as_ref().filter(|opened| told.is_none_or(|told| told <= opened.started))?;
+        let record = SessionRecord {
+            started: opened.started,
+            active_here: self.active_here(),
+            active_elsewhere: time(&self.elsewhere),
+        };
+        Some(Lifetime::Limited { limits: limits(opened), record })
+    }
+
+    /// When it was first active here, if it was.
+    pub(super) fn first(&self) -> Option<Timestamp> {
+        time(&self.first)
+    }
+
+    /// It begins `now`, and nothing is kept of it.
+    pub(super) fn begin(&self, now: Timestamp, table: Arc<Table>) {
+        self.here.fetch_max(now.as_millis(), Ordering::AcqRel);
+        self.opened.store(Some(Arc::new(Opened { started: self.told.unwrap_or(now), table })));
+    }
+
+    /// Takes in what the store keeps. What this gateway wrote itself is by its own clock.
+    pub(super) fn settle(&self, stored: &StoredSession, table: Arc<Table>, opened_here: bool) {
+        let active = stored.active.as_millis();
+        let is_own = active == self.sent.load(Ordering::Acquire) || (opened_here && stored.active == stored.opened);
+        let clock = if is_own { &self.here } else { &self.elsewhere };
+        clock.fetch_max(active, Ordering::AcqRel);
+        self.opened.store(Some(Arc::new(Opened { started: stored.started, table })));
+    }
+
+    /// It was active; whether it has to be queued now to be written.
+    pub(super) fn touch(&self, now: Timestamp) -> bool {
+        if self.here.fetch_max(now.as_millis(), Ordering::AcqRel) == NEVER {
+            self.first.store(now.as_millis(), Ordering::Release);
+        }
+        !self.queued.load(Ordering::Acquire) && !self.queued.swap(true, Ordering::AcqRel)
+    }
+
+    /// The latest activity that was sent, if any was.
+    pub(super) fn sent(&self) -> Option<Timestamp> {
+        time(&self.sent)
+    }
+
+    /// What is to be written, no later than `now`.
+    pub(super) fn send(&self, now: Timestamp) -> Timestamp {
+        let active = self.here.load(Ordering::Acquire).min(now.as_millis());
+        self.sent.fetch_max(active, Ordering::AcqRel);
+        Timestamp::from_millis(active)
+    }
+
+    /// It was written up to `sent`; whether it was active since, and has to be queued again.
+    pub(super) fn written(&self, sent: Timestamp) -> bool {
+        self.queued.store(false, Ordering::Release);
+        self.here.load(Ordering::Acquire) > sent.as_millis() && !self.queued.swap(true, Ordering::AcqRel)
+    }
+
+    pub(super) fn is_queued(&self) -> bool {
+        self.queued.load(Ordering::Acquire)
+    }
+
+    /// Joins the question that is under way, or asks it.
+    pub(super) fn ask(&self, ask: impl FnOnce() -> Asking) -> Asking {
+        let mut asking = self.asking.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*asking {
+            Some(asked) if asked.peek().is_none() => asked.clone(),
+            _ => asking.insert(ask()).clone(),
+        }
+    }
+}
+
+fn time(time: &AtomicI64) -> Option<Timestamp> {
+    Some(time.load(Ordering::Acquire)).filter(|time| *time != NEVER).map(Timestamp::from_millis)
+}
+
+/// When the session of a token began, if the token tells.
+pub(super) fn told(claims: &Claims) -> Option<Timestamp> {
+    claims.session_start.map(crate::clock::Moment::earliest)
+}

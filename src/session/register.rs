@@ -1,0 +1,480 @@
+//! The sessions that this gateway knows of, and the way to the store.
+//!
+//! # What costs a round trip, and what does not
+//!
+//! While a session was active here within its idle limit, nothing is asked: three atomic loads tell that it is alive. The store is
+//! asked when a session is first seen here, when its token tells of a newer login, and before a session is refused for idleness,
+//! since it may have been active on another gateway.
+//!
+//! # Why an active session is never taken for an idle one
+//!
+//! A gateway writes when a session was last active at the next flush, and then again as soon as a `resolution` has passed since, as long
+//! as there is something newer. So the store is behind by `resolution + flush_interval` at most, and a session that fell
+//! silent is in the store with its very last moment after that time. An idle limit is longer than twice that (the configuration is
+//! refused otherwise): whoever asks because a limit has passed is told of the last moment, of whichever gateway. What is not yet written
+//! here, because the store was out, counts here all the same: all tokens of a session share one entry.
+
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use futures_util::{FutureExt as _, StreamExt as _, TryStreamExt as _, stream};
+use prometheus_client::{
+    metrics::{counter::Counter, gauge::Gauge},
+    registry::Registry,
+};
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, MissedTickBehavior, interval, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+pub use super::live::TokenSession;
+use super::{
+    Lifetime, LimitTable, SessionKey, SessionLimits,
+    live::{Asking, LiveSession, Opened, told},
+    pool::Pool,
+    tables::{Table, Tables},
+};
+use crate::{
+    activity::ActivitySettings,
+    clock::{Clock, Timestamp},
+    marker::{
+        Retention,
+        cache::{MarkerCache, MarkerSettings},
+    },
+    store::{
+        Store, StoreError,
+        sessions::{Opening, StoredSession},
+    },
+    token::claims::{Claims, IssuerName},
+};
+
+/// The most sessions that are written in one call of the store.
+const BATCH: usize = 1000;
+
+/// How many sessions are opened at once that the store could not be asked about when they were first seen.
+const OPENINGS: usize = 64;
+
+/// How often sessions that were idle for longer than they are kept are removed from the index.
+const TIDYING: Duration = Duration::from_secs(3600);
+
+/// How sessions are recorded.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SessionSettings {
+    /// What this gateway is called in records.
+    pub gateway: Arc<str>,
+    /// Whether sessions without limits are recorded too, so that they can be listed.
+    pub record_all: bool,
+}
+
+/// Not named, limits only.
+impl Default for SessionSettings {
+    fn default() -> Self {
+        Self { gateway: "-".into(), record_all: false }
+    }
+}
+
+/// What a [`SessionRegister`] works by.
+#[derive(Clone, Debug)]
+pub struct RegisterSettings {
+    /// How sessions are recorded.
+    pub sessions: SessionSettings,
+    /// The limits of issuers, where a route says nothing else.
+    pub issuers: Vec<(IssuerName, SessionLimits)>,
+    /// How activity is recorded.
+    pub activity: ActivitySettings,
+    /// How long sessions are kept.
+    pub retention: Retention,
+    /// How long the store may take to answer.
+    pub read_timeout: Duration,
+    /// How many requests may wait for the store at once.
+    pub max_waiting: usize,
+}
+
+/// No issuers with limits; a read timeout of 1 s, 10,000 requests, everything else by default.
+impl Default for RegisterSettings {
+    fn default() -> Self {
+        let markers = MarkerSettings::default();
+        Self {
+            sessions: SessionSettings::default(),
+            issuers: Vec::new(),
+            activity: ActivitySettings::default(),
+            retention: Retention::default(),
+            read_timeout: markers.read_timeout,
+            max_waiting: markers.max_waiting,
+        }
+    }
+}
+
+/// Where a session is used, and what applies there.
+#[derive(Clone, Copy, Debug)]
+pub struct Place<'a> {
+    /// The name of the route.
+    pub route: &'a str,
+    /// The route's own limits, which go over those of the issuer.
+    pub limits: SessionLimits,
+    /// How far the clocks of gateways may be apart.
+    pub clock_skew: Duration,
+}
+
+/// The sessions that this gateway knows of.
+#[derive(Debug)]
+pub struct SessionRegister {
+    settings: RegisterSettings,
+    store: Arc<dyn Store>,
+    /// Tells whether the store is heard: one that is silent is not asked.
+    cache: Arc<MarkerCache>,
+    clock: Clock,
+    tables: Tables,
+    pool: Pool,
+    /// One for each request that may yet wait for the store.
+    places: Semaphore,
+    metrics: RegisterMetrics,
+}
+
+impl SessionRegister {
+    /// A register without sessions, over a store that tells `cache` of changes.
+    #[must_use]
+    pub fn new(settings: RegisterSettings, store: Arc<dyn Store>, cache: Arc<MarkerCache>, clock: Clock) -> Self {
+        let mut table = LimitTable::default();
+        for (issuer, limits) in &settings.issuers {
+            table.set_issuer(issuer, *limits);
+        }
+        Self {
+            places: Semaphore::new(settings.max_waiting.min(Semaphore::MAX_PERMITS)),
+            pool: Pool::new(settings.activity.resolution),
+            tables: Tables::new(table),
+            metrics: RegisterMetrics::default(),
+            settings,
+            store,
+            cache,
+            clock,
+        }
+    }
+
+    /// Takes in the limits of a route: sessions that begin from now on begin under them.
+    pub fn add_route(&self, route: &str, limits: SessionLimits) {
+        self.tables.amend(|table| table.set_route(route, limits));
+    }
+
+    /// What belongs to a newly verified token.
+    #[must_use]
+    pub fn enter(&self, claims: &Claims) -> TokenSession {
+        TokenSession { limits: self.limits_of(&claims.subject.issuer), live: OnceLock::new() }
+    }
+
+    /// What is known of the session's time, if it is known without asking the store that the session is not idle. No I/O, no lock, no
+    /// allocation.
+    #[must_use]
+    pub fn recall(
+        &self,
+        session: &TokenSession,
+        claims: &Claims,
+        place: &Place<'_>,
+        now: Timestamp,
+    ) -> Option<Lifetime> {
+        let limits = place.limits.or(session.limits);
+        if limits == SessionLimits::NONE {
+            return Some(Lifetime::Unlimited);
+        }
+        let lifetime = self.lifetime(session.live.get()?, claims, place, limits)?;
+        let idle = lifetime.deadlines(claims, place.clock_skew).idle;
+        if idle.is_some_and(|idle| now >= idle) { None } else { Some(lifetime) }
+    }
+
+    /// What is known of the session's time, as the store tells it now. Many who ask for the same session at once share one question.
+    ///
+    /// # Cancel safety
+    /// Dropping the future is harmless: the question goes on for others.
+    pub async fn learn(self: &Arc<Self>, session: &TokenSession, claims: &Claims, place: &Place<'_>) -> Lifetime {
+        let limits = place.limits.or(session.limits);
+        let unknown = Lifetime::Unknown { limits };
+        let live = self.live(session, claims);
+        if !self.cache.is_current() {
+            return unknown;
+        }
+        let Ok(_place) = self.places.try_acquire() else {
+            self.metrics.shed.inc();
+            return unknown;
+        };
+        // Whoever joins a question about an older login asks once more.
+        for _ in 0..2 {
+            if let Err(error) = self.ask(live, told(claims)).await {
+                tracing::debug!(error = &error as &dyn std::error::Error, "what is kept of a session is not known");
+                return unknown;
+            }
+            if let Some(lifetime) = self.lifetime(live, claims, place, limits) {
+                return lifetime;
+            }
+        }
+        unknown
+    }
+
+    /// What is known of the session's time. Nothing is recorded: a session that was not seen before would begin now.
+    pub async fn look_at(&self, session: &TokenSession, claims: &Claims, place: &Place<'_>) -> Lifetime {
+        let limits = place.limits.or(session.limits);
+        if limits == SessionLimits::NONE {
+            return Lifetime::Unlimited;
+        }
+        let key = SessionKey::of(claims);
+        let here = session.live.get().cloned().or_else(|| self.pool.find(&key));
+        let seen = LiveSession::new(key, claims);
+        if let Some(active) = here.and_then(|here| here.active_here()) {
+            seen.touch(active);
+        }
+        let read = async {
+            let sessions = self.store.sessions();
+            Ok::<_, StoreError>(match sessions.session(&seen.key).await? {
+                Some(stored) => Some((self.tables.named(&stored.limits, sessions).await?, stored)),
+                None => None,
+            })
+        };
+        match timeout(self.settings.read_timeout, read).await {
+            Ok(Ok(Some((table, stored)))) => seen.settle(&stored, table, false),
+            Ok(Ok(None)) => seen.begin(self.clock.now(), self.tables.current()),
+            Ok(Err(_)) | Err(_) => return Lifetime::Unknown { limits },
+        }
+        self.lifetime(&seen, claims, place, limits).unwrap_or(Lifetime::Unknown { limits })
+    }
+
+    /// The session was active at `now`.
+    pub fn touch(&self, session: &TokenSession, claims: &Claims, place: &Place<'_>, now: Timestamp) {
+        if self.settings.sessions.record_all || place.limits.or(session.limits) != SessionLimits::NONE {
+            self.pool.touch(self.live(session, claims), now);
+        }
+    }
+
+    /// When the session was last active here, written or not.
+    #[must_use]
+    pub fn active_here(&self, key: &SessionKey) -> Option<Timestamp> {
+        self.pool.find(key)?.active_here()
+    }
+
+    /// The limits that an issuer's sessions have that began under the table of this name: the smaller of those then and now.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn limits_since(&self, issuer: &IssuerName, table: &str) -> Result<SessionLimits, StoreError> {
+        let then = self.tables.named(table, self.store.sessions()).await?;
+        Ok(then.limits.of(issuer, "").tightest(self.limits_of(issuer)))
+    }
+
+    /// Writes what is due, or all that waits. What the store does not take waits on.
+    ///
+    /// # Errors
+    /// The store's, at its first refusal.
+    ///
+    /// # Cancel safety
+    /// Dropping the future loses what was being written: call it only from a task that is not cancelled.
+    pub async fn flush(self: &Arc<Self>, all: bool) -> Result<(), StoreError> {
+        let now = self.clock.now();
+        let mut waiting = self.pool.take(if all { Timestamp::MAX } else { now });
+        while !waiting.is_empty() {
+            let rest = waiting.split_off(waiting.len().min(BATCH));
+            if let Err(error) = self.write(&waiting, now).await {
+                waiting.extend(rest);
+                self.pool.put_back(waiting, now);
+                self.metrics.failures.inc();
+                return Err(error);
+            }
+            waiting = rest;
+        }
+        Ok(())
+    }
+
+    async fn write(self: &Arc<Self>, sessions: &[Arc<LiveSession>], now: Timestamp) -> Result<(), StoreError> {
+        let unopened = sessions.iter().filter(|session| session.opened().is_none());
+        let openings = stream::iter(unopened).map(|session| Ok(self.ask(session, session.told)));
+        openings.try_for_each_concurrent(OPENINGS, |opening| opening).await?;
+        let batch: Vec<_> = sessions.iter().map(|session| (session.key.clone(), session.send(now))).collect();
+        self.store.sessions().record_session_activity(&batch).await?;
+        self.metrics.written.inc_by(batch.len() as u64);
+        for (session, (_, sent)) in sessions.iter().zip(batch) {
+            self.pool.written(session, sent);
+        }
+        Ok(())
+    }
+
+    /// Writes every `flush_interval` until it is told to stop, and then once more.
+    pub async fn run(self: Arc<Self>, stop: CancellationToken) {
+        let mut ticks = interval(self.settings.activity.flush_interval);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut failing = false;
+        let mut tidied = Instant::now();
+        loop {
+            let stopping = tokio::select! {
+                () = stop.cancelled() => true,
+                _ = ticks.tick() => false,
+            };
+            match self.flush(stopping).await {
+                Ok(()) if failing => {
+                    tracing::info!("the activity of sessions is written again");
+                    failing = false;
+                }
+                Ok(()) => {}
+                Err(error) => {
+                    let error = &error as &dyn std::error::Error;
+                    if stopping {
+                        tracing::error!(error, "the activity of sessions in the last moments is lost");
+                    } else if !failing {
+                        tracing::warn!(error, "the activity of sessions could not be written; it waits");
+                    }
+                    failing = true;
+                }
+            }
+            if stopping {
+                return;
+            }
+            self.pool.tidy();
+            if tidied.elapsed() >= TIDYING {
+                tidied = Instant::now();
+                self.forget_idle().await;
+            }
+        }
+    }
+
+    /// Registers the register's metrics.
+    pub fn register(&self, registry: &mut Registry) {
+        let metrics = &self.metrics;
+        registry.register("session_opens", "Questions to the store about a session", metrics.opens.clone());
+        registry.register(
+            "session_open_failures",
+            "Questions about a session that the store did not answer, or not in time",
+            metrics.open_failures.clone(),
+        );
+        registry.register(
+            "session_opens_shed",
+            "Requests turned away because too many waited to hear of their sessions already",
+            metrics.shed.clone(),
+        );
+        registry.register("session_activity_written", "Sessions whose activity was written", metrics.written.clone());
+        registry.register(
+            "session_activity_flush_failures",
+            "Writes of the activity of sessions that the store did not take",
+            metrics.failures.clone(),
+        );
+        registry.register(
+            "session_activity_pending",
+            "Sessions whose activity waits to be written",
+            metrics.pending.clone(),
+        );
+        registry.register("sessions_known", "Sessions that this gateway keeps in memory", metrics.known.clone());
+    }
+
+    /// Brings gauges up to date. Called before metrics are read.
+    pub fn measure(&self) {
+        let (known, pending) = self.pool.count();
+        self.metrics.known.set(i64::try_from(known).unwrap_or(i64::MAX));
+        self.metrics.pending.set(i64::try_from(pending).unwrap_or(i64::MAX));
+    }
+
+    fn limits_of(&self, issuer: &IssuerName) -> SessionLimits {
+        let of = self.settings.issuers.iter().find(|(name, _)| name == issuer);
+        of.map_or(SessionLimits::NONE, |(_, limits)| *limits)
+    }
+
+    /// What all tokens of the session share here.
+    fn live<'a>(&self, session: &'a TokenSession, claims: &Claims) -> &'a Arc<LiveSession> {
+        session.live.get_or_init(|| {
+            let key = SessionKey::of(claims);
+            self.pool.enter(key, |key| LiveSession::new(key, claims))
+        })
+    }
+
+    /// `None`: the store has not told yet, or of an older login.
+    fn lifetime(
+        &self,
+        live: &LiveSession,
+        claims: &Claims,
+        place: &Place<'_>,
+        limits: SessionLimits,
+    ) -> Option<Lifetime> {
+        let since = |opened: &Opened| {
+            if self.tables.is_current(&opened.table) {
+                limits
+            } else {
+                opened.table.limits.of(&claims.subject.issuer, place.route).tightest(limits)
+            }
+        };
+        live.lifetime(told(claims), since)
+    }
+
+    /// Asks the store for the session, which is kept from now on if it was not. Goes on though nobody waits for it.
+    fn ask(self: &Arc<Self>, live: &Arc<LiveSession>, told: Option<Timestamp>) -> Asking {
+        live.ask(|| {
+            let (register, live) = (Arc::clone(self), Arc::clone(live));
+            let asked = tokio::spawn(async move {
+                register.metrics.opens.inc();
+                let opening = timeout(register.settings.read_timeout, register.open(&live, told)).await;
+                let opened = opening.unwrap_or_else(|_| Err(StoreError::timed_out(&"session store".into())));
+                opened.inspect_err(|_| {
+                    register.metrics.open_failures.inc();
+                })
+            });
+            let answer = asked.map(|joined| {
+                joined.unwrap_or_else(|error| Err(StoreError::unavailable(&"session store".into(), error)))
+            });
+            answer.boxed().shared()
+        })
+    }
+
+    async fn open(&self, live: &LiveSession, told: Option<Timestamp>) -> Result<(), StoreError> {
+        let sessions = self.store.sessions();
+        let table = self.tables.kept(sessions).await?;
+        let opening = self.opening(live, told, &table);
+        let stored = sessions.open_session(&opening).await?;
+        let table = self.tables.named(&stored.limits, sessions).await?;
+        live.settle(&stored, table, is_first(&stored, &opening));
+        Ok(())
+    }
+
+    fn opening(&self, live: &LiveSession, told: Option<Timestamp>, table: &Table) -> Opening {
+        let now = self.clock.now();
+        let opened = live.opened();
+        // It may have begun while the store was out.
+        let at = live.first().filter(|_| opened.is_none()).map_or(now, |first| first.min(now));
+        let known = opened.map(|opened| opened.started);
+        let retention = &self.settings.retention;
+        let tokens = retention.tokens();
+        let kept = if live.outlives_tokens { retention.session.saturating_add(tokens) } else { tokens };
+        Opening {
+            key: live.key.clone(),
+            started: told.max(known).unwrap_or(at),
+            told: told.is_some(),
+            at,
+            until: now.plus(kept),
+            limits: Arc::clone(&table.name),
+            client: live.client.clone(),
+            gateway: Arc::clone(&self.settings.sessions.gateway),
+        }
+    }
+
+    /// Failing, it is tried again the next time: it only keeps the index small.
+    async fn forget_idle(&self) {
+        let retention = &self.settings.retention;
+        let before = self.clock.now().minus(retention.session.saturating_add(retention.tokens()));
+        for (issuer, _) in &self.settings.issuers {
+            if let Err(error) = self.store.sessions().forget_idle_sessions(issuer, before).await {
+                tracing::debug!(error = &error as &dyn std::error::Error, "idle sessions could not be forgotten");
+            }
+        }
+    }
+}
+
+/// Whether it was this gateway, just now, that came upon the session first.
+fn is_first(stored: &StoredSession, opening: &Opening) -> bool {
+    stored.opened == opening.at && stored.gateway == opening.gateway
+}
+
+#[derive(Default, Debug)]
+struct RegisterMetrics {
+    opens: Counter,
+    open_failures: Counter,
+    shed: Counter,
+    written: Counter,
+    failures: Counter,
+    pending: Gauge,
+    known: Gauge,
+}

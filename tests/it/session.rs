@@ -1,0 +1,3 @@
+//! Session lifetime: limits, activity, and what clients see of them.
+
+mod model;
