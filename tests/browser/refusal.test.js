@@ -158,6 +158,6 @@ test('what goes wrong is an error that tells', async (t) => {
   const found = await tab.page.evaluate(async (token) => {
     window.token = token;
     return window.session.continue().catch(({ name, status, code }) => ({ name, status, code }));
-  }, 'not a token');
+  }, 'not-a-token');
   assert.deepEqual(found, { name: 'SessionError', status: 401, code: 'invalid_token' });
 });

@@ -86,10 +86,10 @@ class Session extends EventTarget {
   #state = UNKNOWN;
   #published = UNKNOWN;
 
-  // Whose session it is. `started` is undefined until the gate was asked.
+  // Whose session it is.
   #subject = '';
   #hasSessionId = false;
-  #started;
+  #started = null;
 
   #timer;
   #expected = 0;
@@ -378,7 +378,7 @@ class Session extends EventTarget {
 
   #forget() {
     this.#seen = NOTHING;
-    this.#started = undefined;
+    this.#started = null;
     this.#subject = '';
     this.#hasSessionId = false;
     this.#dismissed = false;
@@ -410,7 +410,8 @@ class Session extends EventTarget {
       this.#tell({ type: 'seen', ...this.#seen });
     }
     this.#judge(true);
-    if (this.#started === undefined && this.#identity === null) this.#ask();
+    // The gate tells a session's start once it has a record of it.
+    if (this.#identity === null) this.#ask();
   }
 
   /** Nobody is warned, and nothing ends, by this clock alone: `confirmed` says that the gate spoke just now. */
