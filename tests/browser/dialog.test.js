@@ -166,7 +166,7 @@ test('near the absolute limit it says that a login is needed, and can be put awa
   const tab = await openTab(context, { token, warnBefore: 5 });
   await tab.page.locator('#letter').focus();
   await tab.dialog.waitFor();
-  assert.equal(await tab.page.getByRole('heading', { name: 'You will have to sign in again' }).isVisible(), true);
+  assert.equal(await tab.page.getByRole('heading', { name: 'Your session ends soon' }).isVisible(), true);
   assert.equal(await tab.page.getByRole('button', { name: 'Stay signed in' }).count(), 0);
   await tab.page.getByRole('button', { name: 'OK' }).click();
   await tab.dialog.waitFor({ state: 'hidden' });

@@ -712,8 +712,8 @@ function digest(text) {
 const STRINGS = {
   idleTitle: 'Are you still there?',
   idleText: 'You have not been active for a while, so you are about to be signed out.',
-  absoluteTitle: 'You will have to sign in again',
-  absoluteText: 'This session ends soon, however active you are. Please save your work.',
+  absoluteTitle: 'Your session ends soon',
+  absoluteText: 'You will have to sign in again, however active you are. Please save your work.',
   timeLeft: (left) => (left === 1 ? '1 second left' : `${left} seconds left`),
   clock: (left) => `${Math.floor(left / 60)}:${String(left % 60).padStart(2, '0')}`,
   stay: 'Stay signed in',
@@ -1053,7 +1053,7 @@ circle {
 }
 
 button {
-  flex: 1 1 8rem;
+  flex: 1 1 auto;
   box-sizing: border-box;
   min-block-size: 2.75rem;
   margin: 0;

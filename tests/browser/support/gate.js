@@ -12,7 +12,7 @@ import { fileURLToPath } from 'node:url';
 const HERE = path.dirname(fileURLToPath(import.meta.url));
 const ROOT = path.resolve(HERE, '../../..');
 const PAGES = path.resolve(HERE, '../page');
-const BINARY = process.env.PORTCULLIS_BIN ?? path.join(ROOT, 'target/debug/portcullis');
+export const BINARY = process.env.PORTCULLIS_BIN ?? path.join(ROOT, 'target/debug/portcullis');
 const TYPES = { '.html': 'text/html; charset=utf-8', '.js': 'text/javascript', '.css': 'text/css' };
 // As strict as an application may be: no inline script, no inline style.
 const POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; base-uri 'none'";
