@@ -136,17 +136,16 @@ test('assistive technology is told what it is, and the time left at a few moment
 test('the time left is said aloud at steps, not every second', async (t) => {
   const context = await openTabs(t, rig);
   // The absolute limit is near, and the warning comes at once.
-  const tab = await openTab(context, { token: rig.gate.token({ loggedInAgo: 3600 - 23 }), warnBefore: 40, clock: true });
+  const tab = await openTab(context, { token: rig.gate.token({ loggedInAgo: 3600 - 25 }), warnBefore: 40, clock: true });
   await tab.dialog.waitFor();
   await tab.page.evaluate(() => {
     window.said = [];
     const status = document.querySelector('portcullis-session').shadowRoot.querySelector('[role="status"]');
     new MutationObserver(() => window.said.push(status.textContent)).observe(status, { childList: true });
   });
-  await tab.page.clock.runFor(4000);
-  const said = await tab.page.evaluate(() => window.said);
-  assert.equal(said.length, 1, said.join(', '));
-  assert.equal(said[0], '20 seconds left');
+  await tab.page.clock.runFor(7000);
+  const said = await tab.page.evaluate(() => window.said.filter((text) => text !== ''));
+  assert.deepEqual(said, ['20 seconds left']);
 });
 
 test('it stands above a modal dialog of the page', async (t) => {
@@ -162,9 +161,8 @@ test('it stands above a modal dialog of the page', async (t) => {
 
 test('near the absolute limit it says that a login is needed, and can be put away', async (t) => {
   const context = await openTabs(t, rig);
-  const token = rig.gate.token({ loggedInAgo: 3600 - 8 });
-  const tab = await openTab(context, { token, warnBefore: 5 });
-  await tab.page.locator('#letter').focus();
+  const token = rig.gate.token({ loggedInAgo: 3600 - 5 });
+  const tab = await openTab(context, { token, warnBefore: 60, focus: 'letter' });
   await tab.dialog.waitFor();
   assert.equal(await tab.page.getByRole('heading', { name: 'Your session ends soon' }).isVisible(), true);
   assert.equal(await tab.page.getByRole('button', { name: 'Stay signed in' }).count(), 0);

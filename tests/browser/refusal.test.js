@@ -151,6 +151,19 @@ test('a session by cookie is watched over as well', async (t) => {
   assert.equal((await ask(rig.gate, token)).code, 'session_ended');
 });
 
+test('the gate may be at another origin than the page', async (t) => {
+  const context = await openTabs(t, rig);
+  const token = rig.gate.token();
+  const tab = await openTab(context, { url: `${rig.gate.elsewhere}/`, token, base: rig.gate.url });
+  await tab.dialog.waitFor();
+  await tab.page.getByRole('button', { name: 'Stay signed in' }).click();
+  await tab.dialog.waitFor({ state: 'hidden' });
+  assert.equal((await tab.state()).phase, 'active');
+  await endElsewhere(token);
+  await tab.page.evaluate(() => window.session.check().catch(() => {}));
+  assert.deepEqual(await tab.ended(), [{ code: 'session_ended', requested: false }]);
+});
+
 test('what goes wrong is an error that tells', async (t) => {
   const context = await openTabs(t, rig);
   const tab = await openTab(context, { token: rig.gate.token() });

@@ -44,7 +44,7 @@ test('who wakes the machine after the end is told so, and not warned of it', asy
   const token = rig.gate.token();
   const tab = await openTab(context, { token, clock: true });
   await tab.isActive();
-  await tab.page.clock.pauseAt(await tab.page.evaluate(() => Date.now()));
+  await tab.page.clock.pauseAt(await tab.page.evaluate(() => Date.now() + 200));
   const asleep = Date.now();
   await eventually('the session ends meanwhile', async () => {
     if (Date.now() - asleep < IDLE_LIMIT * 1000) return false;
@@ -142,9 +142,20 @@ test('a network that is down ends nothing', async (t) => {
   await tab.dialog.waitFor();
   const warned = Date.now();
   await context.setOffline(true);
+  await tab.page.evaluate(() => {
+    window.timers = 0;
+    const { setTimeout } = window;
+    window.setTimeout = (...timer) => {
+      window.timers += 1;
+      return setTimeout(...timer);
+    };
+  });
   await tab.page.getByRole('button', { name: 'Stay signed in' }).click();
   await tab.page.getByText('The server cannot be reached').waitFor();
-  await eventually('the end is past', async () => Date.now() - warned > 4500);
+  await eventually('the end is past', async () => Date.now() - warned > 5500);
+  const timers = await tab.page.evaluate(() => window.timers);
+  assert.ok(timers < 30, `it waits in between: ${timers} timers`);
+  assert.ok((await tab.requests()).length < 15, 'and asks ever less often');
   assert.equal((await tab.state()).phase, 'warning');
   assert.deepEqual(await tab.ended(), []);
   await context.setOffline(false);
@@ -164,6 +175,22 @@ test('"stay signed in" is tried again until the network is back', async (t) => {
   assert.equal((await tab.state()).phase, 'active');
 });
 
+test('answers that were overtaken do not bring an end nearer', async (t) => {
+  const context = await openTabs(t, rig);
+  const tab = await openTab(context, { token: rig.gate.token() });
+  await tab.isActive();
+  const idle = await tab.page.evaluate(() => {
+    const answer = (idle) => ({ status: 200, headers: { 'portcullis-session-idle': String(idle) } });
+    const { session } = window;
+    const now = Date.now();
+    session.observe(answer(1000), { at: now });
+    session.observe(answer(2), { at: now + 5 });
+    session.observe(answer(1001), { at: now - 5 });
+    return session.state.idle;
+  });
+  assert.ok(idle > 1000, `${idle} s`);
+});
+
 test('answers out of the cache of the browser extend nothing', async (t) => {
   const context = await openTabs(t, rig);
   const tab = await openTab(context, { token: rig.gate.token() });
@@ -171,9 +198,10 @@ test('answers out of the cache of the browser extend nothing', async (t) => {
   const idle = await tab.page.evaluate(() => {
     const at = (ago) => new Date(Date.now() - ago).toUTCString();
     const { session } = window;
-    session.observe({ status: 200, headers: { date: at(60_000), 'portcullis-session-idle': '1000' } });
+    const answer = (date) => ({ status: 200, headers: { date, 'portcullis-session-idle': '1000' } });
+    session.observe(answer(at(60_000)));
     const stored = session.state.idle;
-    session.observe({ status: 200, headers: { date: at(0), 'portcullis-session-idle': '1000' } });
+    session.observe(answer(at(0)));
     return [stored, session.state.idle];
   });
   assert.ok(idle[0] <= IDLE_LIMIT && idle[1] === 1000, idle.join(' '));

@@ -205,9 +205,7 @@ class Session extends EventTarget {
    * and, for refusals, `data`, as axios has it. `at`: when it was asked for, in milliseconds.
    */
   observe(response, { at = Date.now() } = {}) {
-    if (typeof response.url !== 'string' || response.url === '' || this.#covers(response.url)) {
-      this.#read(response, at, this.#subject).then((refusal) => refusal && this.#refused(refusal), () => {});
-    }
+    this.#read(response, at, this.#subject).then((refusal) => refusal && this.#refused(refusal));
     return response;
   }
 
@@ -289,7 +287,9 @@ class Session extends EventTarget {
     const subject = this.#subject;
     // From its start: the gate judges a request when it arrives, however long the answer takes then.
     const at = Date.now();
-    const response = await this.#fetch(request);
+    const response = await this.#fetch(request).catch((cause) => {
+      throw own ? new SessionError('the gate cannot be reached', { cause }) : cause;
+    });
     return { response, refusal: await this.#read(response, at, subject, own) };
   }
 
@@ -302,16 +302,17 @@ class Session extends EventTarget {
 
   /** Learns from an answer. Returns the code of a refusal. */
   async #read(response, at, subject, own) {
-    if (this.#stop.signal.aborted) return null;
+    if (this.#stop.signal.aborted || (response.url && !this.#covers(response.url))) return null;
     const field = reader(response.headers);
     if (response.status >= 400) {
       const code = await refusalCode(response, field);
       // A late answer to a token of somebody who is no longer logged in here says nothing of who is.
       return subject === this.#subject ? code : null;
     }
-    if (response.url && !this.#covers(response.url)) return null;
     if (own && own !== 'logout') {
-      const said = await response.clone().json();
+      const said = await response.json().catch((cause) => {
+        throw new SessionError('the gate did not answer in JSON', { status: response.status, cause });
+      });
       if (subject !== this.#subject) return null;
       const date = Date.parse(field('date') ?? '');
       if (!Number.isNaN(date)) this.#skew = date - Date.now();
@@ -393,15 +394,15 @@ class Session extends EventTarget {
     if (this.#phase === 'ended') {
       // What was on its way when the session ended revives nothing.
       if (at <= this.#endedAt) return;
+      this.#seen = NOTHING;
       this.#dismissed = false;
     }
-    if (at < this.#seen.at) return;
     const before = this.#seen;
-    this.#seen = {
+    this.#seen = merge(before, {
       at,
       idleEndsAt: idle === null ? null : at + idle * SECOND,
       absoluteEndsAt: absolute === null ? null : at + absolute * SECOND,
-    };
+    });
     this.#failures = 0;
     this.#elsewhere = null;
     if (idle !== null && !(idle <= this.#idleLimit)) this.#idleLimit = idle;
@@ -423,9 +424,8 @@ class Session extends EventTarget {
       this.#enter('active');
     } else if (now >= warnsAt) {
       const reason = now >= this.#idleWarnsAt() && this.#seen.idleEndsAt === this.#endsAt() ? 'idle' : 'absolute';
-      const isWarned = this.#phase === 'warning' && this.#reason === reason;
-      if (confirmed || isWarned) this.#warn(reason, now);
-      if (!confirmed && (!isWarned || now >= this.#endsAt())) this.#ask();
+      if (confirmed || this.#phase === 'warning') this.#warn(confirmed ? reason : this.#reason, now);
+      if (!confirmed && (reason !== this.#reason || now >= this.#endsAt())) this.#ask();
     }
     if (now < this.#absoluteWarnsAt() - SECOND) this.#dismissed = false;
     if (this.#track) this.#continueIfTouched(now);
@@ -443,6 +443,7 @@ class Session extends EventTarget {
     this.#phase = 'warning';
     this.#reason = reason;
     const shown = this.dispatchEvent(new SessionEvent('warning', { reason, seconds }, true));
+    if (this.#stop.signal.aborted) return;
     if (shown && !(reason === 'absolute' && this.#dismissed)) this.#dialog?.show(reason, seconds);
     else this.#dialog?.hide();
   }
@@ -521,10 +522,12 @@ class Session extends EventTarget {
     const now = Date.now();
     const endsAt = this.#endsAt();
     let next = now + HEARTBEAT;
-    if (this.#phase === 'active') next = Math.min(next, Math.max(this.#warnsAt(), this.#askAt));
-    if (this.#phase === 'warning') next = Math.min(next, Math.max(endsAt, this.#askAt));
+    // An answer that is awaited arms it anew.
+    if (!this.#checking && this.#phase !== 'unknown') {
+      next = Math.min(next, Math.max(this.#phase === 'active' ? this.#warnsAt() : endsAt, this.#askAt));
+    }
     if (this.#phase === 'warning' || (this.#subscribers > 0 && endsAt !== Infinity)) {
-      next = Math.min(next, now + ((endsAt - now) % SECOND || SECOND));
+      next = Math.min(next, now + (endsAt > now ? (endsAt - now) % SECOND || SECOND : SECOND));
     }
     if (this.#track && this.#idleLimit !== null) next = Math.min(next, Math.max(this.#quarter(), this.#continueAt));
     this.#expected = Math.max(next, now + 20);
@@ -641,8 +644,9 @@ class Session extends EventTarget {
   #hear(message) {
     if (message?.portcullis !== 1 || message.identity !== this.#identity || this.#identity === null) return;
     if (this.#phase === 'ended') return;
-    if (message.type === 'seen' && isPlausible(message, Date.now()) && message.at > this.#seen.at) {
-      this.#seen = { at: message.at, idleEndsAt: message.idleEndsAt, absoluteEndsAt: message.absoluteEndsAt };
+    if (message.type === 'seen' && isPlausible(message, Date.now())) {
+      const { at, idleEndsAt, absoluteEndsAt } = message;
+      this.#seen = merge(this.#seen, { at, idleEndsAt, absoluteEndsAt });
       if (this.#phase === 'unknown') this.#enter('active');
       this.#judge(false);
     } else if (message.type === 'dismissed' && this.#reason === 'absolute') {
@@ -650,8 +654,13 @@ class Session extends EventTarget {
       this.#dialog?.hide();
     } else if (message.type === 'ended' && ENDING_CODES.includes(message.code)) {
       this.#elsewhere = message.code;
-      this.#askAt = 0;
-      this.#ask();
+      const ask = () => {
+        this.#askAt = 0;
+        this.#ask();
+      };
+      // An answer that is under way may be older than the end.
+      if (this.#checking) this.#checking.then(ask, ask);
+      else ask();
     }
   }
 }
@@ -675,6 +684,13 @@ function seconds(value) {
   if (value === null || value === undefined || value === '') return null;
   const number = Number(value);
   return Number.isInteger(number) && number >= 0 && number <= LONGEST ? number : null;
+}
+
+/** Requests overtake each other, and activity only ever puts the idle limit off: of two close in time, the later end is right. */
+function merge(known, said) {
+  const [first, last] = said.at < known.at ? [said, known] : [known, said];
+  if (last.at - first.at > PATIENCE || first.idleEndsAt === null || last.idleEndsAt === null) return last;
+  return { ...last, idleEndsAt: Math.max(first.idleEndsAt, last.idleEndsAt) };
 }
 
 function moved(before, after) {

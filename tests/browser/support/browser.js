@@ -51,11 +51,12 @@ export async function openTabs(t, { browser, gate }, options = {}) {
 }
 
 /** Opens the page and watches over the session of `token`. Options are those of `createSession`, as far as they are data. */
-export async function openTab(context, { token, url = '/', clock = false, ...options } = {}) {
+export async function openTab(context, { token, url = '/', clock = false, focus, ...options } = {}) {
   const page = await context.newPage();
   if (clock) await page.clock.install();
   await page.goto(url);
   await page.waitForFunction(() => window.portcullis);
+  if (focus) await page.locator(`#${focus}`).focus();
   await page.evaluate(({ token, options }) => window.watch(token, options), { token, options: { warnBefore: 3, ...options } });
   return {
     page,

@@ -15,7 +15,7 @@ const PAGES = path.resolve(HERE, '../page');
 export const BINARY = process.env.PORTCULLIS_BIN ?? path.join(ROOT, 'target/debug/portcullis');
 const TYPES = { '.html': 'text/html; charset=utf-8', '.js': 'text/javascript', '.css': 'text/css' };
 // As strict as an application may be: no inline script, no inline style.
-const POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; base-uri 'none'";
+const POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self' http://127.0.0.1:*; img-src 'self' data:; base-uri 'none'";
 
 export const IDLE_LIMIT = 6;
 export const ABSOLUTE_LIMIT = 3600;
@@ -28,7 +28,8 @@ export async function startGate() {
   upstream.listen(0, '127.0.0.1');
   await once(upstream, 'listening');
   const port = await freePort();
-  await writeFile(path.join(directory, 'portcullis.toml'), configuration(port, upstream.address().port, directory));
+  const elsewhere = `http://localhost:${upstream.address().port}`;
+  await writeFile(path.join(directory, 'portcullis.toml'), configuration(port, upstream.address().port, elsewhere, directory));
 
   const gate = spawn(BINARY, ['serve', '--config', path.join(directory, 'portcullis.toml')], { stdio: ['ignore', 'ignore', 'pipe'] });
   let log = '';
@@ -41,6 +42,8 @@ export async function startGate() {
 
   return {
     url,
+    /** Where the same pages are without the gate, as another origin that it trusts. */
+    elsewhere,
     /** Signs a token: a new session, unless `sid` says otherwise. */
     token: (claims = {}) => sign(secret, claims),
     async stop() {
@@ -70,7 +73,7 @@ export async function eventually(what, condition, within = 10_000) {
   }
 }
 
-function configuration(port, upstream, directory) {
+function configuration(port, upstream, elsewhere, directory) {
   return `
 [listener]
 address = "127.0.0.1:${port}"
@@ -89,6 +92,7 @@ flush_interval = "100ms"
 [session]
 idle_limit = "${IDLE_LIMIT}s"
 absolute_limit = "1h"
+origins = ["${elsewhere}"]
 
 [issuers.test]
 issuer = "https://issuer.test/"
@@ -147,6 +151,7 @@ async function answer(request, response) {
 async function page(pathname) {
   const file = path.normalize(pathname === '/' ? '/index.html' : pathname);
   if (file.startsWith('/cjs/')) return { file, body: await asModule(file.slice('/cjs/'.length)) };
+  if (file === '/.portcullis/session.js') return { file, body: await readFile(path.join(ROOT, 'web/session/session.js')) };
   if (file.startsWith('/package/')) return { file, body: await readFile(path.join(ROOT, 'web/session', path.basename(file))) };
   const body = await readFile(path.join(PAGES, file));
   // Its import map is inline.
