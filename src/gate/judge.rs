@@ -183,10 +183,10 @@ impl Judge {
         };
         let case = self.case(policy, Presented::Verified(&known.token.claims), Knowledge::Current(&markers));
         match self.recall_lifetime(policy, &known, &case) {
-            Some(lifetime) => {
+            Some(lifetime) if !(counts && self.0.sessions.lags(&known.session, case.now)) => {
                 Judgement::Decided(self.decide(policy, token, &known, &Case { lifetime, ..case }, counts))
             }
-            None => self.judge_later(policy, token, only, counts, Some(known)),
+            _ => self.judge_later(policy, token, only, counts, Some(known)),
         }
     }
 
@@ -222,7 +222,11 @@ impl Judge {
                 None => judge.0.sessions.learn(&known.session, claims, &place(&policy)).await,
             };
             let case = Case { lifetime, ..judge.case(&policy, Presented::Verified(claims), knowledge) };
+            let lags = counts && judge.0.sessions.lags(&known.session, case.now);
             let decision = judge.decide(&policy, &token, &known, &case, counts);
+            if lags && decision.verdict == Some(Verdict::Admit) {
+                judge.0.sessions.record(&known.session).await;
+            }
             if decision.reason() == Some(Reason::IdleTimeout) && policy.mode == Mode::Enforce {
                 judge.end(claims, case.now).await;
             }

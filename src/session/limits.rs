@@ -78,6 +78,13 @@ impl LimitTable {
         find(&self.routes, route).or(find(&self.issuers, issuer.as_str()))
     }
 
+    /// The shortest idle limit of all.
+    #[must_use]
+    pub fn shortest_idle(&self) -> Option<Duration> {
+        let limits = self.issuers.values().chain(self.routes.values());
+        limits.filter_map(|written| SessionLimits::from(*written).idle).min()
+    }
+
     /// The stored form.
     #[must_use]
     pub fn encode(&self) -> String {

@@ -1,8 +1,11 @@
 //! A session as this gateway knows it. All of its tokens here share it.
 
-use std::sync::{
-    Arc, Mutex, OnceLock, PoisonError,
-    atomic::{AtomicBool, AtomicI64, Ordering},
+use std::{
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError,
+        atomic::{AtomicBool, AtomicI64, Ordering},
+    },
+    time::Duration,
 };
 
 use arc_swap::ArcSwapOption;
@@ -44,8 +47,9 @@ pub(super) struct LiveSession {
     first: AtomicI64,
     here: AtomicI64,
     elsewhere: AtomicI64,
-    /// The latest activity that was sent to the store.
+    /// The latest activity that was sent to the store, and what the store is known to have.
     sent: AtomicI64,
+    recorded: AtomicI64,
     /// Whether it waits to be written.
     queued: AtomicBool,
     asking: Mutex<Option<Asking>>,
@@ -57,6 +61,8 @@ pub(super) struct Opened {
     pub(super) started: Timestamp,
     /// The limits under which it began.
     pub(super) table: Arc<Table>,
+    /// For how long what is recorded may be out of date: then some gateway may soon take it for idle.
+    pub(super) may_lag: Option<Duration>,
 }
 
 impl LiveSession {
@@ -71,6 +77,7 @@ impl LiveSession {
             here: AtomicI64::new(NEVER),
             elsewhere: AtomicI64::new(NEVER),
             sent: AtomicI64::new(NEVER),
+            recorded: AtomicI64::new(NEVER),
             queued: AtomicBool::new(false),
             asking: Mutex::default(),
         }
@@ -108,16 +115,30 @@ impl LiveSession {
     /// It begins `now`, and nothing is kept of it.
     pub(super) fn begin(&self, now: Timestamp, table: Arc<Table>) {
         self.here.fetch_max(now.as_millis(), Ordering::AcqRel);
-        self.opened.store(Some(Arc::new(Opened { started: self.told.unwrap_or(now), table })));
+        let opened = Opened { started: self.told.unwrap_or(now), table, may_lag: None };
+        self.opened.store(Some(Arc::new(opened)));
     }
 
     /// Takes in what the store keeps. What this gateway wrote itself is by its own clock.
-    pub(super) fn settle(&self, stored: &StoredSession, table: Arc<Table>, opened_here: bool) {
+    pub(super) fn settle(
+        &self,
+        stored: &StoredSession,
+        table: Arc<Table>,
+        may_lag: Option<Duration>,
+        opened_here: bool,
+    ) {
         let active = stored.active.as_millis();
         let is_own = active == self.sent.load(Ordering::Acquire) || (opened_here && stored.active == stored.opened);
         let clock = if is_own { &self.here } else { &self.elsewhere };
         clock.fetch_max(active, Ordering::AcqRel);
-        self.opened.store(Some(Arc::new(Opened { started: stored.started, table })));
+        self.recorded.fetch_max(active, Ordering::AcqRel);
+        self.opened.store(Some(Arc::new(Opened { started: stored.started, table, may_lag })));
+    }
+
+    /// Whether what the store has is so old that activity at `now` has to be written before anybody relies on it.
+    pub(super) fn lags(&self, now: Timestamp) -> bool {
+        let may_lag = self.opened.load().as_ref().and_then(|opened| opened.may_lag);
+        may_lag.is_some_and(|may_lag| time(&self.recorded).is_none_or(|recorded| now >= recorded.plus(may_lag)))
     }
 
     /// It was active; whether it has to be queued now to be written.
@@ -142,8 +163,14 @@ impl LiveSession {
 
     /// It was written up to `sent`; whether it was active since, and has to be queued again.
     pub(super) fn written(&self, sent: Timestamp) -> bool {
+        self.record(sent);
         self.queued.store(false, Ordering::Release);
         self.here.load(Ordering::Acquire) > sent.as_millis() && !self.queued.swap(true, Ordering::AcqRel)
+    }
+
+    /// The store has what was sent.
+    pub(super) fn record(&self, sent: Timestamp) {
+        self.recorded.fetch_max(sent.as_millis(), Ordering::AcqRel);
     }
 
     pub(super) fn is_queued(&self) -> bool {

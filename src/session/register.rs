@@ -9,10 +9,12 @@
 //! # Why an active session is never taken for an idle one
 //!
 //! A gateway writes when a session was last active at the next flush, and then again as soon as a `resolution` has passed since, as long
-//! as there is something newer. So the store is behind by `resolution + flush_interval` at most, and a session that fell
-//! silent is in the store with its very last moment after that time. An idle limit is longer than twice that (the configuration is
-//! refused otherwise): whoever asks because a limit has passed is told of the last moment, of whichever gateway. What is not yet written
-//! here, because the store was out, counts here all the same: all tokens of a session share one entry.
+//! as there is something newer: what is active now is in the store after `resolution + flush_interval` at most. Another gateway may take
+//! the session for idle as soon as the shortest of all idle limits has passed since what the store has. Where that could be sooner than
+//! the next write, because the session was silent for nearly as long, the activity is written before the request is admitted
+//! (`SessionRegister::lags`). An idle limit is longer than twice that delay (the configuration is refused otherwise), so this never
+//! happens to a session that is used all along. What could not be written, because the store was out, counts here all the same:
+//! all tokens of a session share one entry.
 
 use std::{
     sync::{Arc, OnceLock},
@@ -232,7 +234,7 @@ impl SessionRegister {
             })
         };
         match timeout(self.settings.read_timeout, read).await {
-            Ok(Ok(Some((table, stored)))) => seen.settle(&stored, table, false),
+            Ok(Ok(Some((table, stored)))) => seen.settle(&stored, table, None, false),
             Ok(Ok(None)) => seen.begin(self.clock.now(), self.tables.current()),
             Ok(Err(_)) | Err(_) => return Lifetime::Unknown { limits },
         }
@@ -243,6 +245,27 @@ impl SessionRegister {
     pub fn touch(&self, session: &TokenSession, claims: &Claims, place: &Place<'_>, now: Timestamp) {
         if self.settings.sessions.record_all || place.limits.or(session.limits) != SessionLimits::NONE {
             self.pool.touch(self.live(session, claims), now);
+        }
+    }
+
+    /// Whether activity at `now` has to be written before the request is admitted.
+    #[must_use]
+    pub fn lags(&self, session: &TokenSession, now: Timestamp) -> bool {
+        session.live.get().is_some_and(|live| live.lags(now))
+    }
+
+    /// Writes that the session was active. Failing, it is written with the next flush, as if the store had been out.
+    pub async fn record(&self, session: &TokenSession) {
+        let Some(live) = session.live.get().filter(|_| self.cache.is_current()) else { return };
+        let active = live.send(self.clock.now());
+        let batch = [(live.key.clone(), active)];
+        let written = self.store.sessions().record_session_activity(&batch);
+        match timeout(self.settings.read_timeout, written).await {
+            Ok(Ok(())) => {
+                self.metrics.written.inc();
+                live.record(active);
+            }
+            Ok(Err(_)) | Err(_) => drop(self.metrics.failures.inc()),
         }
     }
 
@@ -426,8 +449,16 @@ impl SessionRegister {
         let opening = self.opening(live, told, &table);
         let stored = sessions.open_session(&opening).await?;
         let table = self.tables.named(&stored.limits, sessions).await?;
-        live.settle(&stored, table, is_first(&stored, &opening));
+        let may_lag = self.may_lag(&table);
+        live.settle(&stored, table, may_lag, is_first(&stored, &opening));
         Ok(())
+    }
+
+    /// How old what is recorded of a session may get before it might be taken for idle earlier than its next activity is written.
+    fn may_lag(&self, table: &Table) -> Option<Duration> {
+        let tables = [table.limits.shortest_idle(), self.tables.current().limits.shortest_idle()];
+        let ActivitySettings { resolution, flush_interval } = self.settings.activity;
+        tables.into_iter().flatten().min().map(|shortest| shortest.saturating_sub(resolution + flush_interval))
     }
 
     fn opening(&self, live: &LiveSession, told: Option<Timestamp>, table: &Table) -> Opening {

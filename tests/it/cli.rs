@@ -58,7 +58,7 @@ pub(crate) fn run(arguments: &[&str]) -> Ran {
 }
 
 /// Runs a command against a running gate.
-fn ask(gate: &Gate, arguments: &[&str]) -> Ran {
+pub(crate) fn ask(gate: &Gate, arguments: &[&str]) -> Ran {
     towards(gate).args(arguments).stdin(Stdio::null()).output().unwrap().into()
 }
 

@@ -182,6 +182,12 @@ impl Limits {
 #[derive(Clone, Debug)]
 enum Act {
     Wait(i64),
+    /// Up to the moment in which a session would be idle for too long on a route, or a little less or more.
+    WaitForEdge {
+        session: usize,
+        route: usize,
+        off: i64,
+    },
     Request {
         gateway: usize,
         session: usize,
@@ -222,7 +228,9 @@ fn acts() -> impl Strategy<Value = (Limits, [i64; GATEWAYS], Vec<Act>)> {
     let session = || 0..SESSIONS;
     let act = prop_oneof![
         6 => (0..12_000_i64).prop_map(Act::Wait),
-        2 => (12_000..60_000_i64).prop_map(Act::Wait),
+        1 => (12_000..60_000_i64).prop_map(Act::Wait),
+        4 => (session(), 0..2_usize, prop_oneof![-1..=1_i64, -1500..1500_i64])
+            .prop_map(|(session, route, off)| Act::WaitForEdge { session, route, off }),
         12 => (gateway(), session(), 0..2_usize, prop::bool::weighted(0.2))
             .prop_map(|(gateway, session, route, background)| Act::Request { gateway, session, route, background }),
         1 => session().prop_map(|session| Act::Login { session }),
@@ -412,6 +420,10 @@ impl Play {
     fn act(&mut self, act: &Act) -> Result<(), TestCaseError> {
         match *act {
             Act::Wait(millis) => self.wait(millis),
+            Act::WaitForEdge { session, route, off } => {
+                let session = &self.sessions[session];
+                self.wait((session.active + self.limits.on(route).0 + off - self.now).max(0));
+            }
             Act::Request { gateway, session, route, background } => {
                 return self.request(gateway, session, route, background);
             }
@@ -556,8 +568,7 @@ impl Play {
 
 #[test]
 fn sessions_live_as_long_as_the_model_says() {
-    let config =
-        ProptestConfig { cases: 96, max_shrink_iters: 400, failure_persistence: None, ..ProptestConfig::default() };
+    let config = ProptestConfig { max_shrink_iters: 400, failure_persistence: None, ..ProptestConfig::default() };
     let mut runner = TestRunner::new(config);
     runner
         .run(&acts(), |(limits, offsets, acts)| {
