@@ -1,6 +1,7 @@
 //! `portcullis demo`: an issuer, an API and the gate in one process, and the story they tell.
 
 mod api;
+mod browser;
 mod issuer;
 mod story;
 
@@ -15,7 +16,7 @@ use anyhow::{Context, bail};
 use clap::Args;
 use tokio::{net::TcpListener, time::Instant};
 
-use self::{issuer::DemoIssuer, story::Story};
+use self::{browser::Site, issuer::DemoIssuer, story::Story};
 use super::{Outcome, print, runtime, serve::wait_for_signal};
 use crate::{
     config::Config,
@@ -29,12 +30,15 @@ use crate::{
 /// `portcullis demo`
 #[derive(Args, Debug)]
 #[command(
-    after_help = "Examples:\n  portcullis demo          starts, prints a token and commands to paste, and stays up\n  portcullis demo --once   walks the story by itself and exits; not 0 if anything differs"
+    after_help = "Examples:\n  portcullis demo             starts, prints a token and commands to paste, and stays up\n  portcullis demo --browser   serves a page that shows a session ending, and stays up\n  portcullis demo --once      walks the story by itself and exits; not 0 if anything differs"
 )]
 pub(super) struct Demo {
     /// Walk the story once over real sockets, say what happened at each step, and exit
     #[arg(long)]
     once: bool,
+    /// Serve a page to look at in a browser: a session with short limits, and a warning before it ends
+    #[arg(long, conflicts_with = "once")]
+    browser: bool,
     /// The port of the gate; a free one if it is taken
     #[arg(long, default_value_t = 8080)]
     port: u16,
@@ -84,7 +88,14 @@ impl Demo {
         tokio::spawn(Arc::clone(&issuer).serve(issuer_listener));
 
         let port = if self.once { 0 } else { self.free_port().await };
-        let text = configuration(&issuer.url(), api, port, &data.path);
+        let mut text = configuration(&issuer.url(), port, &data.path);
+        if self.browser {
+            let listener = listen().await?;
+            text.push_str(&routes_of_the_page(api, listener.local_addr()?));
+            tokio::spawn(Arc::new(Site::new(Arc::clone(&issuer))).serve(listener));
+        } else {
+            text.push_str(&route_of_the_story(api));
+        }
         let config = Config::parse(&text, "demo.toml", [])?;
         let instance = Instance::start(config).await?;
         issuer.ask_about_logouts(instance.admin_address());
@@ -92,6 +103,10 @@ impl Demo {
         let story = Story { issuer, gate: instance.address(), admin: instance.admin_address() };
         let outcome = if self.once {
             story.walk().await
+        } else if self.browser {
+            print::text(&story.invitation_to_the_page())?;
+            wait_for_signal().await?;
+            Ok(Outcome::Done)
         } else {
             print::text(&story.invitation(&data.path)?)?;
             wait_for_signal().await?;
@@ -113,7 +128,7 @@ async fn listen() -> anyhow::Result<TcpListener> {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.context("no free port on the loopback address")
 }
 
-fn configuration(issuer: &str, api: SocketAddr, port: u16, data: &std::path::Path) -> String {
+fn configuration(issuer: &str, port: u16, data: &std::path::Path) -> String {
     let store = toml::Value::from(format!("embedded:{}", data.display()));
     format!(
         r#"
@@ -134,11 +149,39 @@ flush_interval = "100ms"
 [issuers.demo]
 issuer = "{issuer}"
 audiences = ["https://api.demo.example"]
+"#
+    )
+}
 
+fn route_of_the_story(api: SocketAddr) -> String {
+    format!(
+        r#"
 [[routes]]
 name = "echo"
 upstream = "http://{api}"
 identity = {{ "X-Forwarded-User" = "sub" }}
+"#
+    )
+}
+
+/// Limits that end a session while one looks on.
+fn routes_of_the_page(api: SocketAddr, site: SocketAddr) -> String {
+    format!(
+        r#"
+[session]
+idle_limit = "90s"
+absolute_limit = "15m"
+
+[[routes]]
+name = "api"
+path = "/api"
+upstream = "http://{api}"
+identity = {{ "X-Forwarded-User" = "sub" }}
+
+[[routes]]
+name = "page"
+upstream = "http://{site}"
+auth = "none"
 "#
     )
 }

@@ -34,6 +34,8 @@ const HEARTBEAT = 10 * SECOND;
 const ASLEEP = 3 * SECOND;
 // What is known for no longer than this is not asked for again on focus.
 const FRESH = 5 * SECOND;
+// `Date` tells whole seconds, here and in what it is compared with.
+const PRECISION = 2 * SECOND;
 const PATIENCE = 10 * SECOND;
 const PAUSE = 500;
 const LONGEST_PAUSE = 30 * SECOND;
@@ -84,10 +86,10 @@ class Session extends EventTarget {
   #state = UNKNOWN;
   #published = UNKNOWN;
 
-  // Whose session it is. `started` is undefined until the gate was asked.
+  // Whose session it is.
   #subject = '';
   #hasSessionId = false;
-  #started;
+  #started = null;
 
   #timer;
   #expected = 0;
@@ -203,9 +205,7 @@ class Session extends EventTarget {
    * and, for refusals, `data`, as axios has it. `at`: when it was asked for, in milliseconds.
    */
   observe(response, { at = Date.now() } = {}) {
-    if (typeof response.url !== 'string' || response.url === '' || this.#covers(response.url)) {
-      this.#read(response, at, this.#subject).then((refusal) => refusal && this.#refused(refusal), () => {});
-    }
+    this.#read(response, at, this.#subject).then((refusal) => refusal && this.#refused(refusal));
     return response;
   }
 
@@ -287,7 +287,9 @@ class Session extends EventTarget {
     const subject = this.#subject;
     // From its start: the gate judges a request when it arrives, however long the answer takes then.
     const at = Date.now();
-    const response = await this.#fetch(request);
+    const response = await this.#fetch(request).catch((cause) => {
+      throw own ? new SessionError('the gate cannot be reached', { cause }) : cause;
+    });
     return { response, refusal: await this.#read(response, at, subject, own) };
   }
 
@@ -300,16 +302,17 @@ class Session extends EventTarget {
 
   /** Learns from an answer. Returns the code of a refusal. */
   async #read(response, at, subject, own) {
-    if (this.#stop.signal.aborted) return null;
+    if (this.#stop.signal.aborted || (response.url && !this.#covers(response.url))) return null;
     const field = reader(response.headers);
     if (response.status >= 400) {
       const code = await refusalCode(response, field);
       // A late answer to a token of somebody who is no longer logged in here says nothing of who is.
       return subject === this.#subject ? code : null;
     }
-    if (response.url && !this.#covers(response.url)) return null;
     if (own && own !== 'logout') {
-      const said = await response.clone().json();
+      const said = await response.json().catch((cause) => {
+        throw new SessionError('the gate did not answer in JSON', { status: response.status, cause });
+      });
       if (subject !== this.#subject) return null;
       const date = Date.parse(field('date') ?? '');
       if (!Number.isNaN(date)) this.#skew = date - Date.now();
@@ -329,7 +332,7 @@ class Session extends EventTarget {
   /** Whether an answer is older than its request: the browser's cache keeps header fields too. */
   #isFromCache(date, at) {
     const written = Date.parse(date ?? '');
-    return this.#skew !== null && written + FRESH < at + this.#skew;
+    return this.#skew !== null && written + PRECISION < at + this.#skew;
   }
 
   #refused(code, own) {
@@ -376,7 +379,7 @@ class Session extends EventTarget {
 
   #forget() {
     this.#seen = NOTHING;
-    this.#started = undefined;
+    this.#started = null;
     this.#subject = '';
     this.#hasSessionId = false;
     this.#dismissed = false;
@@ -391,15 +394,15 @@ class Session extends EventTarget {
     if (this.#phase === 'ended') {
       // What was on its way when the session ended revives nothing.
       if (at <= this.#endedAt) return;
+      this.#seen = NOTHING;
       this.#dismissed = false;
     }
-    if (at < this.#seen.at) return;
     const before = this.#seen;
-    this.#seen = {
+    this.#seen = merge(before, {
       at,
       idleEndsAt: idle === null ? null : at + idle * SECOND,
       absoluteEndsAt: absolute === null ? null : at + absolute * SECOND,
-    };
+    });
     this.#failures = 0;
     this.#elsewhere = null;
     if (idle !== null && !(idle <= this.#idleLimit)) this.#idleLimit = idle;
@@ -408,7 +411,8 @@ class Session extends EventTarget {
       this.#tell({ type: 'seen', ...this.#seen });
     }
     this.#judge(true);
-    if (this.#started === undefined && this.#identity === null) this.#ask();
+    // The gate tells a session's start once it has a record of it.
+    if (this.#identity === null) this.#ask();
   }
 
   /** Nobody is warned, and nothing ends, by this clock alone: `confirmed` says that the gate spoke just now. */
@@ -419,8 +423,9 @@ class Session extends EventTarget {
     if (this.#phase === 'warning' && now < warnsAt - SECOND) {
       this.#enter('active');
     } else if (now >= warnsAt) {
-      if (confirmed || this.#phase === 'warning') this.#warn(now);
-      if (!confirmed && (this.#phase === 'active' || now >= this.#endsAt())) this.#ask();
+      const reason = now >= this.#idleWarnsAt() && this.#seen.idleEndsAt === this.#endsAt() ? 'idle' : 'absolute';
+      if (confirmed || this.#phase === 'warning') this.#warn(confirmed ? reason : this.#reason, now);
+      if (!confirmed && (reason !== this.#reason || now >= this.#endsAt())) this.#ask();
     }
     if (now < this.#absoluteWarnsAt() - SECOND) this.#dismissed = false;
     if (this.#track) this.#continueIfTouched(now);
@@ -428,11 +433,9 @@ class Session extends EventTarget {
     return this.#arm();
   }
 
-  #warn(now) {
-    const { idleEndsAt, absoluteEndsAt } = this.#seen;
-    const isIdle = now >= this.#idleWarnsAt() && idleEndsAt < (absoluteEndsAt ?? Infinity);
-    const reason = isIdle ? 'idle' : 'absolute';
-    const seconds = Math.max(0, Math.ceil(((isIdle ? idleEndsAt : absoluteEndsAt) - now) / SECOND));
+  #warn(reason, now) {
+    const end = reason === 'idle' ? this.#seen.idleEndsAt : this.#seen.absoluteEndsAt;
+    const seconds = Math.max(0, Math.ceil((end - now) / SECOND));
     if (this.#phase === 'warning' && this.#reason === reason) {
       this.#dialog?.update(seconds);
       return;
@@ -440,6 +443,7 @@ class Session extends EventTarget {
     this.#phase = 'warning';
     this.#reason = reason;
     const shown = this.dispatchEvent(new SessionEvent('warning', { reason, seconds }, true));
+    if (this.#stop.signal.aborted) return;
     if (shown && !(reason === 'absolute' && this.#dismissed)) this.#dialog?.show(reason, seconds);
     else this.#dialog?.hide();
   }
@@ -518,10 +522,12 @@ class Session extends EventTarget {
     const now = Date.now();
     const endsAt = this.#endsAt();
     let next = now + HEARTBEAT;
-    if (this.#phase === 'active') next = Math.min(next, Math.max(this.#warnsAt(), this.#askAt));
-    if (this.#phase === 'warning') next = Math.min(next, Math.max(endsAt, this.#askAt));
+    // An answer that is awaited arms it anew.
+    if (!this.#checking && this.#phase !== 'unknown') {
+      next = Math.min(next, Math.max(this.#phase === 'active' ? this.#warnsAt() : endsAt, this.#askAt));
+    }
     if (this.#phase === 'warning' || (this.#subscribers > 0 && endsAt !== Infinity)) {
-      next = Math.min(next, now + ((endsAt - now) % SECOND || SECOND));
+      next = Math.min(next, now + (endsAt > now ? (endsAt - now) % SECOND || SECOND : SECOND));
     }
     if (this.#track && this.#idleLimit !== null) next = Math.min(next, Math.max(this.#quarter(), this.#continueAt));
     this.#expected = Math.max(next, now + 20);
@@ -538,7 +544,10 @@ class Session extends EventTarget {
   /** The clock was set, or the machine slept: what was computed from the clock before may be wrong. */
   #wake(late) {
     if (this.#phase === 'unknown') return;
-    if (late < 0) this.#seen = { ...this.#seen, at: 0 };
+    if (late < 0) {
+      this.#seen = { ...this.#seen, at: 0 };
+      this.#continueAt = 0;
+    }
     this.#skew = null;
     this.#askAt = 0;
     this.#ask();
@@ -552,7 +561,9 @@ class Session extends EventTarget {
       // Whether anybody is logged in, the application knows.
       if (this.#phase === 'unknown' && !force) return;
       const age = Date.now() - this.#seen.at;
-      if (force || age > FRESH || age < 0) {
+      if (age < 0) {
+        this.#wake(age);
+      } else if (force || age > FRESH) {
         this.#askAt = 0;
         this.#ask();
       }
@@ -600,7 +611,9 @@ class Session extends EventTarget {
   #touched() {
     // In the dialog, the buttons say what is meant.
     if (this.#phase === 'warning') return;
+    const isFirst = this.#touchedAt <= this.#activeAt();
     this.#touchedAt = Date.now();
+    if (isFirst) this.#arm();
   }
 
   /** When a quarter of the idle limit has passed since the gate last heard of the person. */
@@ -631,8 +644,9 @@ class Session extends EventTarget {
   #hear(message) {
     if (message?.portcullis !== 1 || message.identity !== this.#identity || this.#identity === null) return;
     if (this.#phase === 'ended') return;
-    if (message.type === 'seen' && isPlausible(message, Date.now()) && message.at > this.#seen.at) {
-      this.#seen = { at: message.at, idleEndsAt: message.idleEndsAt, absoluteEndsAt: message.absoluteEndsAt };
+    if (message.type === 'seen' && isPlausible(message, Date.now())) {
+      const { at, idleEndsAt, absoluteEndsAt } = message;
+      this.#seen = merge(this.#seen, { at, idleEndsAt, absoluteEndsAt });
       if (this.#phase === 'unknown') this.#enter('active');
       this.#judge(false);
     } else if (message.type === 'dismissed' && this.#reason === 'absolute') {
@@ -640,8 +654,13 @@ class Session extends EventTarget {
       this.#dialog?.hide();
     } else if (message.type === 'ended' && ENDING_CODES.includes(message.code)) {
       this.#elsewhere = message.code;
-      this.#askAt = 0;
-      this.#ask();
+      const ask = () => {
+        this.#askAt = 0;
+        this.#ask();
+      };
+      // An answer that is under way may be older than the end.
+      if (this.#checking) this.#checking.then(ask, ask);
+      else ask();
     }
   }
 }
@@ -665,6 +684,13 @@ function seconds(value) {
   if (value === null || value === undefined || value === '') return null;
   const number = Number(value);
   return Number.isInteger(number) && number >= 0 && number <= LONGEST ? number : null;
+}
+
+/** Requests overtake each other, and activity only ever puts the idle limit off: of two close in time, the later end is right. */
+function merge(known, said) {
+  const [first, last] = said.at < known.at ? [said, known] : [known, said];
+  if (last.at - first.at > PATIENCE || first.idleEndsAt === null || last.idleEndsAt === null) return last;
+  return { ...last, idleEndsAt: Math.max(first.idleEndsAt, last.idleEndsAt) };
 }
 
 function moved(before, after) {
@@ -702,8 +728,8 @@ function digest(text) {
 const STRINGS = {
   idleTitle: 'Are you still there?',
   idleText: 'You have not been active for a while, so you are about to be signed out.',
-  absoluteTitle: 'You will have to sign in again',
-  absoluteText: 'This session ends soon, however active you are. Please save your work.',
+  absoluteTitle: 'Your session ends soon',
+  absoluteText: 'You will have to sign in again, however active you are. Please save your work.',
   timeLeft: (left) => (left === 1 ? '1 second left' : `${left} seconds left`),
   clock: (left) => `${Math.floor(left / 60)}:${String(left % 60).padStart(2, '0')}`,
   stay: 'Stay signed in',
@@ -1043,7 +1069,7 @@ circle {
 }
 
 button {
-  flex: 1 1 8rem;
+  flex: 1 1 auto;
   box-sizing: border-box;
   min-block-size: 2.75rem;
   margin: 0;

@@ -32,6 +32,19 @@ const KEY_ID: &str = "demo-key";
 const AUDIENCE: &str = "https://api.demo.example";
 const TOKEN_LIFETIME: i64 = 3600;
 
+/// A login of a user, and the session it began.
+pub(super) struct Login {
+    user: String,
+    session: String,
+    at: i64,
+}
+
+impl Login {
+    pub(super) fn new(user: &str) -> anyhow::Result<Self> {
+        Ok(Self { user: user.to_owned(), session: random_id()?, at: Clock::System.now().as_secs() })
+    }
+}
+
 pub(super) struct DemoIssuer {
     address: SocketAddr,
     key: KeyPair,
@@ -71,20 +84,26 @@ impl DemoIssuer {
         let _ = self.admin.set(admin);
     }
 
-    /// A login: a new session and a token for it.
+    /// A login, and a token of it.
     pub(super) async fn log_in(&self, user: &str) -> anyhow::Result<String> {
+        self.token(&Login::new(user)?).await
+    }
+
+    /// Another token of a login.
+    pub(super) async fn token(&self, login: &Login) -> anyhow::Result<String> {
         let now = Clock::System.now().as_secs();
         let mut claims = json!({
             "iss": self.url(),
-            "sub": user,
+            "sub": login.user,
             "aud": AUDIENCE,
             "azp": "demo-app",
             "iat": now,
             "exp": now + TOKEN_LIFETIME,
+            "auth_time": login.at,
             "scope": "read:echo",
-            "sid": random_id()?,
+            "sid": login.session,
         });
-        if let Some(logout) = self.last_logout(user).await {
+        if let Some(logout) = self.last_logout(&login.user).await {
             claims["last_logout"] = json!(logout.as_millis());
         }
         self.sign(&claims)

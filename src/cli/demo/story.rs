@@ -65,6 +65,25 @@ Ctrl-C ends it.",
         ))
     }
 
+    /// What to look at.
+    pub(super) fn invitation_to_the_page(&self) -> String {
+        let Self { gate, admin, .. } = self;
+        format!(
+            "\
+portcullis demo: open http://{gate}/ in a browser, and in a second tab
+
+A session ends there after 90 s without activity, and after 15 minutes whatever happens; a warning comes 30 s before.
+To see it end from elsewhere:
+
+  curl -s -X PUT http://{admin}/v1/subjects/demo/{}/block                     # block
+  curl -s -X DELETE http://{admin}/v1/subjects/demo/{}/block                  # unblock
+
+Ctrl-C ends it.",
+            USER.replace('|', "%7C"),
+            USER.replace('|', "%7C"),
+        )
+    }
+
     /// Walks the story. Fails at the first step that goes differently.
     pub(super) async fn walk(&self) -> anyhow::Result<Outcome> {
         let started = Instant::now();
