@@ -333,7 +333,7 @@ async fn many_who_ask_at_once_share_one_read_even_if_the_first_gives_up() {
         assert!(call.as_mut().poll(&mut context).is_pending());
     }
     let read = court.reads();
-    assert_eq!(read, 4, "logout, block, client, issuer");
+    assert_eq!(read, 5, "logout, block, session, client, issuer");
     drop(calls.drain(..10));
     let rest = tokio::spawn(futures_util::future::join_all(calls));
     eventually("another one reads", async || court.reads() == read + 5).await;
