@@ -12,9 +12,6 @@ pub(crate) struct Plan {
     /// A line for the server's configuration, such as `hash-max-listpack-value 32`
     #[arg(long, value_name = "LINE")]
     pub(crate) redis: Vec<String>,
-    /// Leaves out how long a gateway that starts takes to learn the names of all markers beside so many sessions
-    #[arg(long)]
-    pub(crate) no_start: bool,
     /// Few sessions: only whether every answer is right
     #[arg(long)]
     smoke: bool,

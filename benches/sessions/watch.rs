@@ -39,7 +39,7 @@ impl Cost {
         let (cpu, took) = (self.cpu.as_secs_f64(), self.took.as_secs_f64());
         let per_second = self.count as f64 / took.max(f64::EPSILON);
         format!(
-            "{what:<44} {:>10} {:>9.2} us of Redis' CPU each, {cpu:.2} s; took {took:.2} s, {per_second:.0}/s",
+            "{what:<52} {:>10} {:>9.2} us of Redis' CPU each, {cpu:.2} s; took {took:.2} s, {per_second:.0}/s",
             self.count,
             each(self.cpu)
         )
