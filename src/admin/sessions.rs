@@ -144,6 +144,7 @@ impl Inner {
         } else {
             "live"
         };
+        let left = |left: Option<(u64, bool)>| left.filter(|_| state == "live").map(|(left, _)| left);
         let SessionLimits { idle: idle_limit, absolute: absolute_limit } = limits;
         let seconds = |limit: Option<Duration>| limit.map(|limit| limit.as_secs());
         Ok(json!({
@@ -153,8 +154,8 @@ impl Inner {
             "last_activity": active.to_string(),
             "idle_limit": seconds(idle_limit),
             "absolute_limit": seconds(absolute_limit),
-            "idle": idle.map(|(left, _)| left),
-            "absolute": absolute.map(|(left, _)| left),
+            "idle": left(idle),
+            "absolute": left(absolute),
             "gateway": &*stored.gateway,
             "client": stored.client.as_ref().map(ClientId::as_str),
         }))

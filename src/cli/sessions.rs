@@ -31,7 +31,7 @@ pub(super) struct Sessions {
     #[arg(long, conflicts_with = "end")]
     all: bool,
     /// End this session of the user
-    #[arg(long, value_name = "SESSION")]
+    #[arg(long, value_name = "SESSION", allow_hyphen_values = true)]
     end: Option<String>,
     /// Why it is ended, for the audit trail
     #[arg(long, value_name = "TEXT", requires = "end")]
