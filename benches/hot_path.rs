@@ -48,8 +48,8 @@ use portcullis::{
         table::{HostPattern, RouteTable},
     },
     session::{
-        Lifetime,
-        register::{RegisterSettings, SessionRegister, TokenSession},
+        Lifetime, SessionLimits,
+        register::{Place, RegisterSettings, SessionRegister, TokenSession},
     },
     store::{Store, Watcher, embedded::EmbeddedStore},
     token::{
@@ -67,6 +67,8 @@ type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 const ISSUER: &str = "https://tenant.example/";
 const AUDIENCE: &str = "https://api.example";
+const LIMITS: SessionLimits =
+    SessionLimits { idle: Some(Duration::from_secs(1800)), absolute: Some(Duration::from_secs(12 * 3600)) };
 const ALGORITHMS: [&str; 4] = ["RS256", "PS256", "ES256", "EdDSA"];
 
 criterion_group! {
@@ -76,7 +78,7 @@ criterion_group! {
         .measurement_time(Duration::from_secs(1))
         .sample_size(50)
         .nresamples(10_000);
-    targets = verify, token_cache, marker_cache, verdict, layer, route, events
+    targets = verify, token_cache, marker_cache, verdict, session, layer, route, events
 }
 criterion_main!(benches);
 
@@ -181,6 +183,42 @@ fn verdict(criterion: &mut Criterion) {
     }
 }
 
+/// A session that is plainly alive: what its limits cost a request.
+fn session(criterion: &mut Criterion) {
+    let bench = bench();
+    let mut group = criterion.benchmark_group("session");
+    let judge = bench.judge();
+    let sessions = &judge.parts().sessions;
+    let claims = bench.verified(0).claims;
+    let place = Place { route: &bench.policy.name, limits: LIMITS, clock_skew: Duration::from_secs(1) };
+    let session = sessions.enter(&claims);
+    let learned = bench.runtime.block_on(sessions.learn(&session, &claims, &place));
+    assert!(matches!(learned, Lifetime::Limited { .. }));
+    let now = Clock::System.now();
+    sessions.touch(&session, &claims, &place, now);
+    group.bench_function("recall", |bencher| {
+        bencher.iter(|| {
+            let lifetime = sessions.recall(black_box(&session), &claims, &place, now);
+            assert!(lifetime.is_some() && !sessions.lags(&session, now));
+            lifetime
+        });
+    });
+    group.bench_function("touch", |bencher| {
+        bencher.iter(|| sessions.touch(black_box(&session), &claims, &place, now));
+    });
+    for (name, lifetime) in [("decide_limited", learned), ("decide_unlimited", Lifetime::Unlimited)] {
+        let case = Case {
+            presented: Presented::Verified(&claims),
+            knowledge: Knowledge::Current(&Known::NOTHING),
+            lifetime,
+            settings: &bench.policy.settings,
+            now,
+        };
+        assert_eq!(decide(&case), Verdict::Admit);
+        group.bench_function(name, |bencher| bencher.iter(|| decide(black_box(&case))));
+    }
+}
+
 fn layer(criterion: &mut Criterion) {
     let bench = bench();
     let mut group = criterion.benchmark_group("layer");
@@ -195,6 +233,11 @@ fn layer(criterion: &mut Criterion) {
         assert!(first.is_ok_and(|response| response.status() == expected), "{name}");
         group.bench_function(name, |bencher| exchange(bencher, &gate, token));
     }
+    let limited = Policy { limits: LIMITS, ..bench.policy.clone() };
+    let gate = GateLayer::new(bench.judge(), limited).layer(NoOp);
+    let first = bench.runtime.block_on(gate.clone().call(request(&admitted)));
+    assert!(first.is_ok_and(|response| response.headers().contains_key("portcullis-session-idle")));
+    group.bench_function("admit_limited", |bencher| exchange(bencher, &gate, &admitted));
     group.bench_function("bare", |bencher| exchange(bencher, &NoOp, &admitted));
 }
 

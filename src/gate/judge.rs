@@ -72,7 +72,7 @@ pub struct Decision {
     pub lifetime: Lifetime,
     /// When it was judged.
     pub at: Timestamp,
-    /// Whether markers may have been missed.
+    /// Whether markers may have been missed, or the session's activity elsewhere.
     pub stale: bool,
     /// Whether the request goes on.
     pub passes: bool,
@@ -296,7 +296,8 @@ impl Judge {
             Some(Verdict::Refuse(Reason::TokenExpired | Reason::TokenLifetime)) => self.0.tokens.remove(token),
             _ => {}
         }
-        decision.stale = matches!(case.knowledge, Knowledge::Stale(_));
+        decision.stale =
+            matches!(case.knowledge, Knowledge::Stale(_)) || matches!(case.lifetime, Lifetime::Unknown { .. });
         decision.token = Some(Arc::clone(known));
         decision
     }

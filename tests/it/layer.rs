@@ -277,7 +277,7 @@ async fn a_plain_service_is_told_who_it_is_and_never_sees_the_refused() {
         assert_eq!(status, StatusCode::UNAUTHORIZED);
         assert!(body.contains("\"missing_token\""), "{body}");
     }
-    assert_eq!(court.reads(), 6, "logout and block of two, their client and their issuer: each is read once");
+    assert_eq!(court.reads(), 8, "logout, block and session of two, their client and their issuer: each is read once");
 }
 
 #[tokio::test]
@@ -333,15 +333,15 @@ async fn many_who_ask_at_once_share_one_read_even_if_the_first_gives_up() {
         assert!(call.as_mut().poll(&mut context).is_pending());
     }
     let read = court.reads();
-    assert_eq!(read, 4, "logout, block, client, issuer");
+    assert_eq!(read, 5, "logout, block, session, client, issuer");
     drop(calls.drain(..10));
     let rest = tokio::spawn(futures_util::future::join_all(calls));
-    eventually("another one reads", async || court.reads() == read + 4).await;
+    eventually("another one reads", async || court.reads() == read + 5).await;
     court.release();
     for answer in rest.await.unwrap() {
         assert_eq!(text(answer.unwrap()).await, (StatusCode::OK, "alice".to_owned()));
     }
-    assert_eq!(court.reads(), read + 4, "one of the others took it over");
+    assert_eq!(court.reads(), read + 5, "one of the others took it over");
 }
 
 /// A request never waits longer than `read_timeout`, whoever began the read that it waits for.
@@ -372,13 +372,13 @@ async fn a_change_during_a_read_is_not_overlooked() {
     let before = court.reads();
     let request = court.request::<()>("alice");
     let call = tokio::spawn(service.clone().oneshot(request.clone()));
-    eventually("the reads are under way", async || court.reads() == before + 4).await;
+    eventually("the reads are under way", async || court.reads() == before + 5).await;
     court.cache.changed("block:acme:alice");
     court.release();
     assert_eq!(call.await.unwrap().unwrap().status(), StatusCode::OK);
-    assert_eq!(court.reads(), before + 5, "what was read before the change is read again");
+    assert_eq!(court.reads(), before + 6, "what was read before the change is read again");
     assert_eq!(service.oneshot(request).await.unwrap().status(), StatusCode::OK);
-    assert_eq!(court.reads(), before + 5, "and then it is known");
+    assert_eq!(court.reads(), before + 6, "and then it is known");
 }
 
 /// Everything by default, but the issuer's keys, which are in a file.

@@ -15,7 +15,7 @@ use futures_util::future::{try_join, try_join_all};
 use super::{
     ACTIVITY_CHUNK, RedisStore,
     keys::{Note, score},
-    node::{Failure, Reply, Use},
+    node::{Failure, Use},
     script, understood,
 };
 use crate::{
@@ -43,20 +43,26 @@ const BITE: usize = 500;
 /// Answers the session and its origin. Those whose time is over are looked for at every eighth new one.
 const OPEN: &str = "\
 local id, told = ARGV[1], ARGV[3] == '1'
-local from, now, most, worth = '\\1' .. id, tonumber(ARGV[6]), tonumber(ARGV[9]), tonumber(ARGV[10])
+local from, now, worth = '\\1' .. id, tonumber(ARGV[6]), tonumber(ARGV[10])
 local started, opened, till = tonumber(ARGV[2]), tonumber(ARGV[4]), tonumber(ARGV[5])
-local function line(started, opened, till, limits)
-  return string.format('%.0f %.0f %.0f %s', started, opened - started, till - opened, limits)
-end
 local function read(value)
-  local started, since, lasts, limits = string.match(value or '', '^(%d+) (%-?%d+) (%-?%d+) (.*)$')
+  local started, since, lasts, limits = string.match(value, '^(%d+) (%-?%d+) (%-?%d+) (.*)$')
   if not started then return end
   started = tonumber(started)
   local opened = started + tonumber(since)
   return started, opened, opened + tonumber(lasts), limits
 end
+local held = redis.call('HMGET', KEYS[1], id, from)
+local value, origin = held[1], held[2]
+local began, first, kept, limits
+if value and origin and not (value == ARGV[11] and origin == ARGV[12]) then began, first, kept, limits = read(value) end
+local anew = not began or kept <= now or told and started > began
+if not anew and till <= kept + worth then return {value, origin} end
+local function line(started, opened, till, limits)
+  return string.format('%.0f %.0f %.0f %s', started, opened - started, till - opened, limits)
+end
 local function forget(id) redis.call('HDEL', KEYS[1], id, '\\1' .. id) end
-local function make_room()
+local function make_room(most)
   local count = math.floor(redis.call('HLEN', KEYS[1]) / 2)
   if count == 0 or count < most and count % 8 ~= 0 then return end
   local all, first, earliest, room = redis.call('HGETALL', KEYS[1]), nil, nil, false
@@ -74,20 +80,14 @@ local function make_room()
   end
   if count >= most and not room then forget(first or string.sub(all[1], 2)) end
 end
-local held = redis.call('HMGET', KEYS[1], id, from)
-local value, origin = held[1], held[2]
-local began, first, kept, limits
-if value and origin and not (value == ARGV[11] and origin == ARGV[12]) then began, first, kept, limits = read(value) end
-if not began or kept <= now or told and started > began then
-  if not value then make_room() end
+if anew then
+  if not value then make_room(tonumber(ARGV[9])) end
   if began and kept > till then till = kept end
   value, origin = line(started, opened, till, ARGV[7]), ARGV[8]
   redis.call('HSET', KEYS[1], id, value, from, origin)
-elseif till > kept + worth then
+else
   value = line(began, first, till, limits)
   redis.call('HSET', KEYS[1], id, value)
-else
-  return {value, origin}
 end
 if redis.call('PEXPIRETIME', KEYS[1]) < till then redis.call('PEXPIREAT', KEYS[1], string.format('%.0f', math.max(till, 1))) end
 return {value, origin}";
@@ -262,9 +262,9 @@ impl Sessions for RedisStore {
         check_value(&self.name, table)?;
         let mut set = ::redis::cmd("SET");
         set.arg(&key).arg(table).arg("NX");
-        // Sessions would be judged by nothing without it, so it is to survive a failover.
-        let Reply { node, live, .. } = self.topology.execute(Use::Write, &key, &set).await?;
-        node.replicated(live).await
+        // Not held up by replicas: no session could be opened while one is away.
+        self.topology.execute(Use::Rest, &key, &set).await?;
+        Ok(())
     }
 
     async fn limits(&self, name: &str) -> Result<Option<String>, StoreError> {

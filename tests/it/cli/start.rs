@@ -216,15 +216,6 @@ async fn what_should_be_looked_at_is_told() {
     assert!(gate.log().contains("can be guessed"), "{}", gate.log());
 }
 
-#[test]
-fn session_limits_that_do_not_apply_yet_are_told() {
-    let config = Configured::good();
-    let text = fs::read_to_string(&config.file).unwrap() + "[routes.session]\nidle_limit = \"30m\"\n";
-    fs::write(&config.file, text).unwrap();
-    let found = run(&["check", "--offline", "--config", config.path(), "--output", "json"]).ends_with(0).json();
-    assert!(found.to_string().contains("not enforced by this version"), "{found}");
-}
-
 #[tokio::test]
 async fn an_address_that_is_taken_is_told() {
     let gate = Gate::start().await;
