@@ -1,4 +1,4 @@
-// What an application does with the module: the parts that a real one needs are marked.
+// `portcullis demo --browser` serves this: what an application does with the module.
 import { createSession } from '/.portcullis/session.js';
 
 const POLL_EVERY = 5000;
