@@ -15,8 +15,8 @@ use prometheus_client::{
 use crate::{activity::Trace, marker::cache::Marks, session::register::TokenSession, token::verify::VerifiedToken};
 
 /// What an entry takes beside its token, in bytes: a process grew by 3.2 KiB for each token of 938 bytes with six marks,
-/// what is remembered of its subject's activity included.
-const ENTRY_SIZE: usize = 2300;
+/// what is remembered of its subject's activity included, and by 0.5 KiB more where each has a session with limits of its own.
+const ENTRY_SIZE: usize = 2800;
 
 /// A verified token, with what belongs to it here.
 #[derive(Debug)]
