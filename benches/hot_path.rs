@@ -195,7 +195,7 @@ fn session(criterion: &mut Criterion) {
     let learned = bench.runtime.block_on(sessions.learn(&session, &claims, &place));
     assert!(matches!(learned, Lifetime::Limited { .. }));
     let now = Clock::System.now();
-    sessions.touch(&session, &claims, &place, now);
+    sessions.touch(&session, &claims, now);
     group.bench_function("recall", |bencher| {
         bencher.iter(|| {
             let lifetime = sessions.recall(black_box(&session), &claims, &place, now);
@@ -204,7 +204,7 @@ fn session(criterion: &mut Criterion) {
         });
     });
     group.bench_function("touch", |bencher| {
-        bencher.iter(|| sessions.touch(black_box(&session), &claims, &place, now));
+        bencher.iter(|| sessions.touch(black_box(&session), &claims, now));
     });
     for (name, lifetime) in [("decide_limited", learned), ("decide_unlimited", Lifetime::Unlimited)] {
         let case = Case {

@@ -290,7 +290,7 @@ impl Judge {
         match decision.verdict {
             Some(Verdict::Admit) if counts => {
                 self.0.recorder.touch(&known.trace, &claims.subject, case.now);
-                self.0.sessions.touch(&known.session, claims, &place(policy), case.now);
+                self.0.sessions.touch(&known.session, claims, case.now);
                 decision.lifetime.touch(case.now);
             }
             Some(Verdict::Refuse(Reason::TokenExpired | Reason::TokenLifetime)) => self.0.tokens.remove(token),

@@ -26,13 +26,14 @@ pub struct TimeLeft {
 }
 
 impl TimeLeft {
-    /// What an admitted request's session has left; `None`: nothing limits it, or nobody knows.
+    /// What an admitted request's session has left; `None`: nothing limits it.
     #[must_use]
     pub fn of(decision: &Decision) -> Option<Self> {
-        if decision.reason().is_some() || decision.lifetime == Lifetime::Unlimited {
+        let claims = &decision.token.as_ref()?.token.claims;
+        let unlimited = decision.lifetime == Lifetime::Unlimited && claims.session_expiry.is_none();
+        if unlimited || decision.reason().is_some() {
             return None;
         }
-        let claims = &decision.token.as_ref()?.token.claims;
         // Without the clocks' skew: it is for the gate to be lenient by, not for the client to rely on.
         let Deadlines { idle, absolute } = decision.lifetime.deadlines(claims, std::time::Duration::ZERO);
         let left = |deadline: Option<Timestamp>| deadline.map(|deadline| deadline.since(decision.at).as_secs());

@@ -78,6 +78,12 @@ impl LimitTable {
         find(&self.routes, route).or(find(&self.issuers, issuer.as_str()))
     }
 
+    /// Whether any route has limits of its own.
+    #[must_use]
+    pub fn limits_routes(&self) -> bool {
+        !self.routes.is_empty()
+    }
+
     /// The shortest idle limit of all.
     #[must_use]
     pub fn shortest_idle(&self) -> Option<Duration> {

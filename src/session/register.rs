@@ -241,9 +241,9 @@ impl SessionRegister {
         self.lifetime(&seen, claims, place, limits).unwrap_or(Lifetime::Unknown { limits })
     }
 
-    /// The session was active at `now`.
-    pub fn touch(&self, session: &TokenSession, claims: &Claims, place: &Place<'_>, now: Timestamp) {
-        if self.settings.sessions.record_all || place.limits.or(session.limits) != SessionLimits::NONE {
+    /// The session was active at `now`. Where it has no limits itself, that counts where it has some.
+    pub fn touch(&self, session: &TokenSession, claims: &Claims, now: Timestamp) {
+        if self.settings.sessions.record_all || session.limits != SessionLimits::NONE || self.tables.limits_routes() {
             self.pool.touch(self.live(session, claims), now);
         }
     }
@@ -308,16 +308,32 @@ impl SessionRegister {
     }
 
     async fn write(self: &Arc<Self>, sessions: &[Arc<LiveSession>], now: Timestamp) -> Result<(), StoreError> {
-        let unopened = sessions.iter().filter(|session| session.opened().is_none());
-        let openings = stream::iter(unopened).map(|session| Ok(self.ask(session, session.told)));
-        openings.try_for_each_concurrent(OPENINGS, |opening| opening).await?;
-        let batch: Vec<_> = sessions.iter().map(|session| (session.key.clone(), session.send(now))).collect();
+        let openings = stream::iter(sessions.to_vec()).map(|session| self.open_late(session));
+        let opened: Vec<bool> = openings.buffered(OPENINGS).try_collect().await?;
+        let sent: Vec<Timestamp> = sessions.iter().map(|session| session.send(now)).collect();
+        let kept = sessions.iter().zip(&sent).zip(opened).filter(|(_, opened)| *opened);
+        let batch: Vec<_> = kept.map(|((session, sent), _)| (session.key.clone(), *sent)).collect();
         self.store.sessions().record_session_activity(&batch).await?;
         self.metrics.written.inc_by(batch.len() as u64);
-        for (session, (_, sent)) in sessions.iter().zip(batch) {
+        for (session, sent) in sessions.iter().zip(sent) {
             self.pool.written(session, sent);
         }
         Ok(())
+    }
+
+    /// Opens a session if the store could not be asked about it before; false: it will not have it, and must not hold up the others.
+    async fn open_late(self: &Arc<Self>, session: Arc<LiveSession>) -> Result<bool, StoreError> {
+        if session.opened().is_some() {
+            return Ok(true);
+        }
+        match self.ask(&session, session.told).await {
+            Ok(()) => Ok(true),
+            Err(error @ StoreError::Refused { .. }) => {
+                tracing::error!(error = &error as &dyn std::error::Error, "a session cannot be recorded");
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Writes every `flush_interval` until it is told to stop, and then once more.

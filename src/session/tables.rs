@@ -58,6 +58,11 @@ impl Tables {
         self.current.load_full()
     }
 
+    /// Whether any route has limits of its own.
+    pub(super) fn limits_routes(&self) -> bool {
+        self.current.load().limits.limits_routes()
+    }
+
     pub(super) fn is_current(&self, table: &Arc<Table>) -> bool {
         Arc::ptr_eq(table, &self.current.load())
     }

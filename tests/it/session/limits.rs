@@ -34,6 +34,7 @@ on_both_stores!(
     without_a_session_id_the_login_names_the_session,
     clients_are_told_what_is_left,
     a_raised_limit_is_for_new_sessions_and_a_lowered_one_for_all,
+    activity_on_a_route_without_limits_counts_where_there_are_some,
     in_observe_mode_nothing_ends,
     what_was_active_before_a_restart_is_remembered,
     a_logout_of_a_session_whose_time_is_up_is_a_logout,
@@ -198,6 +199,28 @@ async fn a_raised_limit_is_for_new_sessions_and_a_lowered_one_for_all(world: Wor
     let begun = Instant::now();
     gate.expect(&long, "admit").await;
     until_idle(&gate, &long, begun).await;
+}
+
+async fn activity_on_a_route_without_limits_counts_where_there_are_some(world: World) {
+    let free = "[[routes]]\nname = \"free\"\npath = \"/free\"\nupstream = ";
+    let gate = world
+        .gate()
+        .with("ACTIVITY_RESOLUTION", "1s")
+        .with("ACTIVITY_FLUSH_INTERVAL", "10ms")
+        .route(&format!("session.idle_limit = \"2100ms\"\n{free}\"{}\"", world.upstream.url()))
+        .start()
+        .await;
+    let (one, other) = (token(&world, "one"), token(&world, "other"));
+    gate.expect(&one, "admit").await;
+    gate.expect(&other, "admit").await;
+    let begun = Instant::now();
+    eventually("the limit is over", async || {
+        assert_eq!(gate.send(request(Method::GET, "/free", &one)).await.status, 200);
+        begun.elapsed() > IDLE + Duration::from_millis(200)
+    })
+    .await;
+    gate.expect(&one, "admit").await;
+    gate.expect(&other, "idle_timeout").await;
 }
 
 async fn in_observe_mode_nothing_ends(world: World) {

@@ -80,3 +80,19 @@ async fn unwritten_activity_of_another_token_counts() {
     let _: String = world.command(&["ACL", "SETUSER", "default", "+zadd"]);
     eventually("it is written", async || gate.metric("portcullis_session_activity_pending").await < 0.5).await;
 }
+
+/// A session that the store will not have holds up nobody else's.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_of_another_type_holds_up_no_other_session() {
+    let Some(world) = World::redis().await else { return };
+    let gate = world.gate().with("SESSION_RECORD", "true").with("ACTIVITY_FLUSH_INTERVAL", "10ms").start().await;
+    let _: String = world.command(&["SET", "portcullis:sessions:acme:auth0|mallory", "x"]);
+    gate.expect(&world.token("auth0|mallory", json!({})), "admit").await;
+    gate.expect(&token(&world, "one"), "admit").await;
+    eventually("the other one is recorded", async || {
+        let page = gate.change(Method::GET, "/v1/subjects/acme/auth0%7Calice/sessions", Value::Null).await;
+        page["sessions"][0]["session"] == "one"
+    })
+    .await;
+    eventually("nothing waits", async || gate.metric("portcullis_session_activity_pending").await < 0.5).await;
+}
