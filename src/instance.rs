@@ -175,16 +175,16 @@ impl Instance {
         let http = HttpClient::new()?;
         let revocations = Revocations::new(config.revocations.clone(), &notes, &http, &clock);
         let pipeline = Pipeline::new(judge.parts().ledger.clone(), Arc::clone(&notes), clock.clone());
-        let owner = gateway_id();
+        let owner = gateway_id(&config.sessions.gateway);
         let sources = Sources::start(config.sources.clone(), &pipeline, &judge.parts().verifier, &owner)?;
 
         let metrics = ServerMetrics::new();
         let reserved = ReservedNames::new(&config.identity_fields);
         let gates = Gateway::gates(&config.routes, &reserved, &judge);
         let (own_policy, origins) = (own_policy(&config), TrustedOrigins::new(config.origins.clone()));
-        let policies = config.routes.iter().map(|route| &route.policy);
+        let policies: Vec<&Policy> = config.routes.iter().map(|route| &route.policy).collect();
         let own = OwnEndpoints {
-            session: SessionEndpoint::new(judge.clone(), &own_policy, policies, origins.clone()),
+            session: SessionEndpoint::new(judge.clone(), &own_policy, &policies, origins.clone()),
             logout: LogoutEndpoint::new(
                 judge.clone(),
                 own_policy,
@@ -290,13 +290,12 @@ impl Instance {
 }
 
 /// A name that no other gateway has, for leases.
-fn gateway_id() -> Arc<str> {
+fn gateway_id(name: &str) -> Arc<str> {
     let mut random = [0; 6];
-    // Without randomness the process tells gateways of one machine apart.
+    // Without randomness the process tells gateways of one name apart.
     let _ = aws_lc_rs::rand::fill(&mut random);
-    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let random = random.iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"));
-    format!("{}:{}:{random}", host.trim(), std::process::id()).into()
+    format!("{name}:{}:{random}", std::process::id()).into()
 }
 
 fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {

@@ -40,8 +40,10 @@ impl SessionKey {
     /// they do not tell, were issued at the same time).
     #[must_use]
     pub fn of(claims: &Claims) -> Self {
-        let login = claims.session_start.unwrap_or(claims.issued_at).earliest();
-        let id = claims.session.clone().unwrap_or_else(|| SessionId::of_login(&claims.subject.id, login));
+        let id = claims.session.clone().unwrap_or_else(|| {
+            let login = claims.session_began().unwrap_or(claims.issued_at.earliest());
+            SessionId::of_login(&claims.subject.id, login)
+        });
         Self { subject: claims.subject.clone(), id }
     }
 }
@@ -103,29 +105,26 @@ impl Lifetime {
         }
     }
 
+    /// When the session of a token with these claims has lasted as long as its limit lets it: from when the token says that it began
+    /// ([`Claims::session_began`]), else from when it was first seen.
+    #[must_use]
+    pub fn lasts_until(&self, claims: &Claims) -> Option<Timestamp> {
+        let seen = if let Self::Limited { record, .. } = self { Some(record.started) } else { None };
+        let began = claims.session_began().or(seen)?;
+        Some(began.plus(self.limits()?.absolute?))
+    }
+
     /// When the session of a token with these claims is over.
     ///
-    /// It began when the token says (`auth_time`; of a whole second, its beginning), else when it was first seen. What another
-    /// gateway recorded counts `clock_skew` longer, since that gateway's clock may be behind.
+    /// What another gateway recorded counts `clock_skew` longer, since that gateway's clock may be behind.
     #[must_use]
     pub fn deadlines(&self, claims: &Claims, clock_skew: Duration) -> Deadlines {
-        let told = claims.session_start.map(crate::clock::Moment::earliest);
-        let after = |start: Timestamp, limit: Option<Duration>| limit.map(|limit| start.plus(limit));
-        let ends = |start: Option<Timestamp>, limits: SessionLimits| {
-            let by_limit = start.and_then(|start| after(start, limits.absolute));
-            by_limit.into_iter().chain(claims.session_expiry).min()
+        let absolute = self.lasts_until(claims).into_iter().chain(claims.session_expiry).min();
+        let Self::Limited { limits: SessionLimits { idle: Some(limit), .. }, record } = *self else {
+            return Deadlines { idle: None, absolute };
         };
-        match *self {
-            Self::Unlimited => Deadlines { idle: None, absolute: claims.session_expiry },
-            Self::Limited { limits, record } => {
-                let here = record.active_here.and_then(|active| after(active, limits.idle));
-                let elsewhere = record.active_elsewhere.and_then(|active| after(active, limits.idle));
-                Deadlines {
-                    idle: here.max(elsewhere.map(|deadline| deadline.plus(clock_skew))),
-                    absolute: ends(told.or(Some(record.started)), limits),
-                }
-            }
-            Self::Unknown { limits } => Deadlines { idle: None, absolute: ends(told, limits) },
-        }
+        let here = record.active_here.map(|active| active.plus(limit));
+        let elsewhere = record.active_elsewhere.map(|active| active.plus(limit).plus(clock_skew));
+        Deadlines { idle: here.max(elsewhere), absolute }
     }
 }

@@ -1,6 +1,5 @@
 //! What operators see: metrics, logs, the audit trail.
 
-#[cfg(feature = "server")]
 pub mod audit;
 pub mod gauge;
 pub mod histogram;

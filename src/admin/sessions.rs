@@ -82,7 +82,7 @@ impl Page {
                     page.limit = limit.ok_or_else(|| Refusal::invalid(format!("`limit` must be 1 to {MAX_PAGE}")))?;
                 }
                 ("after", Some(after)) => {
-                    let after = SessionId::try_from(after);
+                    let after = SessionId::kept(after);
                     page.after = Some(after.map_err(|error| Refusal::invalid(format!("`after` {error}")))?);
                 }
                 ("all", Some("true" | "1" | "")) => page.all = true,

@@ -49,9 +49,9 @@ impl Sessions {
             let Some(end) = &self.end else {
                 return show(&issuer, &self.user, &sessions, output);
             };
-            // Another user's session of that name is not what is meant.
+            // Another user's session of that name is not what is meant; one that seems over may go on elsewhere.
             if !sessions.iter().any(|session| session["session"] == **end) {
-                bail!("`{}` has no session `{end}`; `portcullis sessions` lists those that live", self.user);
+                bail!("`{}` has no session `{end}`; `portcullis sessions --all` lists them", self.user);
             }
             let mut body = json!({ "by": by() });
             if let Some(reason) = &self.reason {
@@ -69,7 +69,8 @@ impl Sessions {
     }
 
     async fn list(&self, gate: &Gate, issuer: &str) -> anyhow::Result<Vec<Value>> {
-        let path = format!("{}/sessions?limit=200&all={}", subject_path(issuer, &self.user), self.all);
+        let path =
+            format!("{}/sessions?limit=200&all={}", subject_path(issuer, &self.user), self.all || self.end.is_some());
         let (mut sessions, mut after) = (Vec::new(), String::new());
         loop {
             let mut page = gate.ask(Method::GET, &format!("{path}{after}"), None).await?;

@@ -222,7 +222,10 @@ impl Setting for Origin {
         if AllowedUrl::try_from(text).is_err() || authority.contains(['/', '?', '*']) {
             return Err(Fault::new("not an origin").hint("scheme, host and port alone: \"https://app.example\""));
         }
-        Ok(Self(text.into()))
+        // As browsers write it.
+        let origin = text.to_ascii_lowercase();
+        let usual_port = if origin.starts_with("https:") { ":443" } else { ":80" };
+        Ok(Self(origin.strip_suffix(usual_port).unwrap_or(&origin).into()))
     }
 }
 

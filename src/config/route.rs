@@ -17,6 +17,7 @@ use crate::{
     credential::{CredentialSources, Source},
     gate::policy::{ActivityRule, Authentication, Mode, Policy},
     route::{RouteSettings, path::CanonicalPath, table::HostPattern},
+    session::SessionLimits,
     token::claims::IssuerName,
     upstream::{Protocol, UpstreamSettings},
     verdict::Settings,
@@ -24,6 +25,9 @@ use crate::{
 
 /// Where the gate's own endpoints are.
 const RESERVED: &str = "/.portcullis";
+
+/// The most routes with session limits of their own: sessions keep all of them by one name, which stands for a value that stores take.
+const MAX_LIMITED: usize = 500;
 
 /// The field that carries `sub` where a route does not say otherwise.
 const USER_FIELD: HeaderName = HeaderName::from_static("x-forwarded-user");
@@ -65,6 +69,11 @@ pub(super) fn read_all(root: &Section<'_>, basis: &Basis<'_>) -> Routes {
         let route = read(&section, basis, &mut routes);
         section.finish();
         routes.settings.extend(route);
+    }
+    let limited = routes.settings.iter().filter(|route| route.policy.limits != SessionLimits::NONE).count();
+    if limited > MAX_LIMITED {
+        let message = format!("{limited} routes have session limits of their own; {MAX_LIMITED} may");
+        root.reader().report(root.at(), Fault::new(message).hint("give the issuer the limits that most of them have"));
     }
     routes
 }

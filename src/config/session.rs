@@ -111,6 +111,13 @@ fn pair(section: &Section<'_>, basis: &Basis<'_>, idle: &'static str, absolute: 
     let Basis { activity, retention } = basis;
     let delay = 2 * (activity.resolution + activity.flush_interval);
     let idle = section.get::<Duration>(idle).between(MILLISECOND, 400 * DAY).check(|idle| {
+        if *idle > retention.session {
+            let message = format!(
+                "is more than `markers.session_retention`, {}: a session would be forgotten before it was idle for so long",
+                retention.session.show()
+            );
+            return Err(Fault::new(message));
+        }
         if *idle > delay {
             return Ok(());
         }

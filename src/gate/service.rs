@@ -69,7 +69,7 @@ impl Shared {
                 return Err(self.refusals.answer(reason, request.headers()));
             }
         }
-        let time_left = TimeLeft::of(&decision);
+        let time_left = TimeLeft::of(&decision, &self.policy);
         let fields = request.headers_mut();
         self.reserved.strip(fields);
         if !self.policy.forward_token && self.policy.authentication != Authentication::None {

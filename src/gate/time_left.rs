@@ -1,8 +1,13 @@
 //! How much time a session has left, told to its client.
 
+use std::time::Duration;
+
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
-use super::Decision;
+use super::{
+    Decision,
+    policy::{Mode, Policy},
+};
 use crate::{
     clock::Timestamp,
     session::{Deadlines, Lifetime},
@@ -26,16 +31,16 @@ pub struct TimeLeft {
 }
 
 impl TimeLeft {
-    /// What an admitted request's session has left; `None`: nothing limits it.
+    /// What an admitted request's session has left; `None`: nothing limits it, or nothing will come of it.
     #[must_use]
-    pub fn of(decision: &Decision) -> Option<Self> {
+    pub fn of(decision: &Decision, policy: &Policy) -> Option<Self> {
         let claims = &decision.token.as_ref()?.token.claims;
         let unlimited = decision.lifetime == Lifetime::Unlimited && claims.session_expiry.is_none();
-        if unlimited || decision.reason().is_some() {
+        if unlimited || decision.reason().is_some() || policy.mode == Mode::Observe {
             return None;
         }
         // Without the clocks' skew: it is for the gate to be lenient by, not for the client to rely on.
-        let Deadlines { idle, absolute } = decision.lifetime.deadlines(claims, std::time::Duration::ZERO);
+        let Deadlines { idle, absolute } = decision.lifetime.deadlines(claims, Duration::ZERO);
         let left = |deadline: Option<Timestamp>| deadline.map(|deadline| deadline.since(decision.at).as_secs());
         Some(Self { idle: left(idle), absolute: left(absolute) })
     }

@@ -70,7 +70,7 @@ impl LiveSession {
         Self {
             key,
             client: claims.client.clone(),
-            told: told(claims),
+            told: claims.session_began(),
             outlives_tokens: claims.session.is_some() || claims.session_start.is_some(),
             opened: ArcSwapOption::empty(),
             first: AtomicI64::new(NEVER),
@@ -141,17 +141,23 @@ impl LiveSession {
         may_lag.is_some_and(|may_lag| time(&self.recorded).is_none_or(|recorded| now >= recorded.plus(may_lag)))
     }
 
-    /// It was active; whether it has to be queued now to be written.
+    /// It was active; whether it has to be queued now to be written. In one order with [`written`](Self::written): either that one sees the
+    /// activity, or this one that nothing is queued.
     pub(super) fn touch(&self, now: Timestamp) -> bool {
-        if self.here.fetch_max(now.as_millis(), Ordering::AcqRel) == NEVER {
+        if self.here.fetch_max(now.as_millis(), Ordering::SeqCst) == NEVER {
             self.first.store(now.as_millis(), Ordering::Release);
         }
-        !self.queued.load(Ordering::Acquire) && !self.queued.swap(true, Ordering::AcqRel)
+        !self.queued.load(Ordering::SeqCst) && !self.queued.swap(true, Ordering::SeqCst)
     }
 
     /// The latest activity that was sent, if any was.
     pub(super) fn sent(&self) -> Option<Timestamp> {
         time(&self.sent)
+    }
+
+    /// The latest activity that is known, here or elsewhere.
+    pub(super) fn active(&self) -> Option<Timestamp> {
+        self.active_here().max(time(&self.elsewhere))
     }
 
     /// What is to be written, no later than `now`.
@@ -164,8 +170,8 @@ impl LiveSession {
     /// It was written up to `sent`; whether it was active since, and has to be queued again.
     pub(super) fn written(&self, sent: Timestamp) -> bool {
         self.record(sent);
-        self.queued.store(false, Ordering::Release);
-        self.here.load(Ordering::Acquire) > sent.as_millis() && !self.queued.swap(true, Ordering::AcqRel)
+        self.queued.store(false, Ordering::SeqCst);
+        self.here.load(Ordering::SeqCst) > sent.as_millis() && !self.queued.swap(true, Ordering::SeqCst)
     }
 
     /// The store has what was sent.
@@ -189,9 +195,4 @@ impl LiveSession {
 
 fn time(time: &AtomicI64) -> Option<Timestamp> {
     Some(time.load(Ordering::Acquire)).filter(|time| *time != NEVER).map(Timestamp::from_millis)
-}
-
-/// When the session of a token began, if the token tells.
-pub(super) fn told(claims: &Claims) -> Option<Timestamp> {
-    claims.session_start.map(crate::clock::Moment::earliest)
 }

@@ -34,8 +34,8 @@ use tokio_util::sync::CancellationToken;
 
 pub use super::live::TokenSession;
 use super::{
-    Lifetime, LimitTable, SessionKey, SessionLimits,
-    live::{Asking, LiveSession, Opened, told},
+    Deadlines, Lifetime, LimitTable, SessionKey, SessionLimits,
+    live::{Asking, LiveSession, Opened},
     pool::Pool,
     tables::{Table, Tables},
 };
@@ -179,11 +179,14 @@ impl SessionRegister {
     ) -> Option<Lifetime> {
         let limits = place.limits.or(session.limits);
         if limits == SessionLimits::NONE {
-            return Some(Lifetime::Unlimited);
+            // Where another route has limits, what is active here must not be taken for idle there.
+            let open = !self.tables.limits_routes() || session.live.get()?.opened().is_some();
+            return open.then_some(Lifetime::Unlimited);
         }
         let lifetime = self.lifetime(session.live.get()?, claims, place, limits)?;
-        let idle = lifetime.deadlines(claims, place.clock_skew).idle;
-        if idle.is_some_and(|idle| now >= idle) { None } else { Some(lifetime) }
+        let Deadlines { idle, absolute } = lifetime.deadlines(claims, place.clock_skew);
+        let passed = |deadline: Option<Timestamp>| deadline.is_some_and(|deadline| now >= deadline);
+        (passed(absolute) || !passed(idle)).then_some(lifetime)
     }
 
     /// What is known of the session's time, as the store tells it now. Many who ask for the same session at once share one question.
@@ -192,7 +195,8 @@ impl SessionRegister {
     /// Dropping the future is harmless: the question goes on for others.
     pub async fn learn(self: &Arc<Self>, session: &TokenSession, claims: &Claims, place: &Place<'_>) -> Lifetime {
         let limits = place.limits.or(session.limits);
-        let unknown = Lifetime::Unknown { limits };
+        let unlimited = limits == SessionLimits::NONE;
+        let unknown = if unlimited { Lifetime::Unlimited } else { Lifetime::Unknown { limits } };
         let live = self.live(session, claims);
         if !self.cache.is_current() {
             return unknown;
@@ -203,8 +207,11 @@ impl SessionRegister {
         };
         // Whoever joins a question about an older login asks once more.
         for _ in 0..2 {
-            if let Err(error) = self.ask(live, told(claims)).await {
+            if let Err(error) = self.ask(live, claims.session_began()).await {
                 tracing::debug!(error = &error as &dyn std::error::Error, "what is kept of a session is not known");
+                return unknown;
+            }
+            if unlimited {
                 return unknown;
             }
             if let Some(lifetime) = self.lifetime(live, claims, place, limits) {
@@ -261,12 +268,11 @@ impl SessionRegister {
         let batch = [(live.key.clone(), active)];
         let written = self.store.sessions().record_session_activity(&batch);
         match timeout(self.settings.read_timeout, written).await {
-            Ok(Ok(())) => {
-                self.metrics.written.inc();
-                live.record(active);
-            }
+            Ok(Ok(())) => drop(self.metrics.written.inc()),
             Ok(Err(_)) | Err(_) => drop(self.metrics.failures.inc()),
         }
+        // In any case: a store that takes no writes is not tried by each request, but by each flush.
+        live.record(active);
     }
 
     /// When the session was last active here, written or not.
@@ -369,6 +375,7 @@ impl SessionRegister {
             self.pool.tidy();
             if tidied.elapsed() >= TIDYING {
                 tidied = Instant::now();
+                self.tables.doubt();
                 self.forget_idle().await;
             }
         }
@@ -437,7 +444,7 @@ impl SessionRegister {
                 opened.table.limits.of(&claims.subject.issuer, place.route).tightest(limits)
             }
         };
-        live.lifetime(told(claims), since)
+        live.lifetime(claims.session_began(), since)
     }
 
     /// Asks the store for the session, which is kept from now on if it was not. Goes on though nobody waits for it.
@@ -480,9 +487,14 @@ impl SessionRegister {
     fn opening(&self, live: &LiveSession, told: Option<Timestamp>, table: &Table) -> Opening {
         let now = self.clock.now();
         let opened = live.opened();
-        // It may have begun while the store was out.
-        let at = live.first().filter(|_| opened.is_none()).map_or(now, |first| first.min(now));
-        let known = opened.map(|opened| opened.started);
+        let known = opened.as_ref().map(|opened| opened.started);
+        let at = match known {
+            // It may have begun while the store was out.
+            None => live.first().map_or(now, |first| first.min(now)),
+            // Should the store have lost it, what is known here of its activity is all there is.
+            Some(known) if told.is_none_or(|told| told <= known) => live.active().map_or(now, |active| active.min(now)),
+            Some(_) => now,
+        };
         let retention = &self.settings.retention;
         let tokens = retention.tokens();
         let kept = if live.outlives_tokens { retention.session.saturating_add(tokens) } else { tokens };

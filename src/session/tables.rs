@@ -77,6 +77,11 @@ impl Tables {
         Ok(table)
     }
 
+    /// The store may have lost it: it is kept again when it is next needed.
+    pub(super) fn doubt(&self) {
+        self.current.load().kept.store(false, Ordering::Release);
+    }
+
     /// The table of this name. One that the store does not have sets no limits: those of now apply.
     pub(super) async fn named(&self, name: &str, store: &dyn Sessions) -> Result<Arc<Table>, StoreError> {
         let current = self.current();
@@ -87,13 +92,14 @@ impl Tables {
             return Ok(Arc::clone(table));
         }
         let limits = store.limits(name).await?.and_then(|text| LimitTable::decode(&text));
-        if limits.is_none() {
+        let found = limits.is_some();
+        if !found {
             tracing::warn!(table = name, "the limits under which a session began are not known; those of now apply");
         }
         let table =
             Arc::new(Table { name: name.into(), limits: limits.unwrap_or_default(), kept: AtomicBool::new(true) });
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.len() < MAX_KNOWN {
+        if found && known.len() < MAX_KNOWN {
             known.insert(Arc::clone(&table.name), Arc::clone(&table));
         }
         Ok(table)

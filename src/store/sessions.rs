@@ -89,7 +89,8 @@ impl Opening {
 #[async_trait]
 pub trait Sessions: Send + Sync + std::fmt::Debug + 'static {
     /// Says what is kept of a session, and keeps it if it is new (see [`Opening::told`]). Of several gateways that come upon it at once,
-    /// one is the first, and all are told the same. What is kept is kept until [`Opening::until`] at least.
+    /// one is the first, and all are told the same. What is kept is kept until
+    /// [`Opening::until`] at least, or up to an hour less if it was kept before.
     ///
     /// # Errors
     /// [`StoreError`]: it may be kept all the same. Repeating it is harmless.

@@ -193,6 +193,16 @@ pub struct Claims {
     pub scopes: Scopes,
 }
 
+impl Claims {
+    /// When the session began, if the token tells: at the login; or, if it names no session either, when the token was issued, since it is a
+    /// session of its own then. Of a whole second, its beginning.
+    #[must_use]
+    pub fn session_began(&self) -> Option<Timestamp> {
+        let alone = self.session.is_none().then_some(self.issued_at);
+        self.session_start.or(alone).map(Moment::earliest)
+    }
+}
+
 /// What the token allows: the values of `scope` (RFC 8693 §4.2) and `permissions`.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Scopes(Box<[Box<str>]>);

@@ -140,8 +140,13 @@ fn record(case: &Case<'_>) -> Option<Reason> {
 fn absolute(case: &Case<'_>) -> Option<Reason> {
     let claims = verified(case)?;
     let over = case.lifetime.deadlines(claims, case.settings.clock_skew).absolute?;
-    let max_age = case.lifetime.limits().and_then(|limits| limits.absolute).unwrap_or_default();
-    (case.now >= over).then_some(Reason::ReauthenticationRequired { max_age })
+    if case.now < over {
+        return None;
+    }
+    // What the token itself ended, no earlier login mends, however young.
+    let by_limit = case.lifetime.lasts_until(claims).is_some_and(|end| case.now >= end);
+    let limit = case.lifetime.limits().and_then(|limits| limits.absolute).filter(|_| by_limit);
+    Some(Reason::ReauthenticationRequired { max_age: limit.unwrap_or_default() })
 }
 
 fn idle(case: &Case<'_>) -> Option<Reason> {

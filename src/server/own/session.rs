@@ -3,19 +3,31 @@
 //! 1. `GET` tells, and does not count as activity unless the request says that a person is behind it (`Portcullis-Activity: user`).
 //! 2. `POST /.portcullis/session/continue` counts as activity, and tells.
 //! 3. A session that is over is refused here as on any route.
-//! 4. The limits are those of the token's issuer, or of the route that `route` names.
+//! 4. The limits are those of the token's issuer. With `route`, everything is as on the route of that name: its limits, whom it takes,
+//!    whether its requests are activity, whether it enforces. Without, something ends here if any route enforces anything.
 //! 5. A browser sends a cookie whoever asks it to; only the site itself, or a trusted page, may go on with a session by one.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use http::{Method, Response, StatusCode, request::Parts};
 
-use super::{cross_origin::TrustedOrigins, is_forged, json, method_not_allowed, parameters::Parameters};
+use super::{
+    cross_origin::TrustedOrigins,
+    is_forged, json, method_not_allowed,
+    parameters::{Parameters, Unreadable},
+};
 use crate::{
     clock::Timestamp,
-    gate::{Decision, Judge, Judgement, Policy, policy::ActivityRule, problem, refusal::Refusals, time_left::TimeLeft},
-    session::{Lifetime, SessionLimits},
+    gate::{
+        Decision, Judge, Judgement, Policy,
+        policy::{ActivityRule, Authentication, Mode},
+        problem,
+        refusal::Refusals,
+        time_left::TimeLeft,
+    },
+    session::Lifetime,
     upstream::Body,
+    verdict::{OutagePolicy, Settings},
 };
 
 /// The endpoint.
@@ -23,7 +35,6 @@ use crate::{
 pub struct SessionEndpoint {
     judge: Judge,
     origins: TrustedOrigins,
-    refusals: Refusals,
     /// Without a route, and of each route.
     own: Policies,
     routes: HashMap<Arc<str>, Policies>,
@@ -34,38 +45,45 @@ pub struct SessionEndpoint {
 struct Policies {
     telling: Arc<Policy>,
     going_on: Arc<Policy>,
+    refusals: Refusals,
 }
 
 impl Policies {
-    fn new(policy: Policy) -> Self {
-        Self {
-            telling: Arc::new(Policy { activity: ActivityRule::WhenTold, ..policy.clone() }),
-            going_on: Arc::new(Policy { activity: ActivityRule::Counts, ..policy }),
-        }
+    /// `counts`: whether anything counts as activity.
+    fn new(policy: &Policy, counts: bool) -> Self {
+        let with = |rule| {
+            let activity = if counts { rule } else { ActivityRule::Never };
+            Arc::new(Policy { activity, ..policy.clone() })
+        };
+        let (telling, going_on) = (with(ActivityRule::WhenTold), with(ActivityRule::Counts));
+        Self { telling, going_on, refusals: Refusals::new(policy) }
     }
 }
 
 impl SessionEndpoint {
-    /// An endpoint that takes tokens by `policy`, for pages of its own site and these origins.
+    /// An endpoint that takes tokens from where `policy` says, for pages of its own site and these origins.
     #[must_use]
-    pub fn new<'a>(
-        judge: Judge,
-        policy: &Policy,
-        routes: impl IntoIterator<Item = &'a Policy>,
-        origins: TrustedOrigins,
-    ) -> Self {
-        let limited = |name: &Arc<str>, limits, outage| {
-            let settings = crate::verdict::Settings { outage, ..policy.settings.clone() };
-            Policies::new(Policy { name: Arc::clone(name), limits, settings, ..policy.clone() })
+    pub fn new(judge: Judge, policy: &Policy, routes: &[&Policy], origins: TrustedOrigins) -> Self {
+        // As on the route, so that nobody goes on here with a session who could not there.
+        let of_route = |route: &Policy| {
+            let policy = Policy { sources: policy.sources.clone(), ..route.clone() };
+            let policy = Policy { authentication: Authentication::Required, ..policy };
+            (Arc::clone(&route.name), Policies::new(&policy, route.activity != ActivityRule::Never))
         };
-        let mut outage = None;
-        let routes = routes.into_iter().map(|route| {
-            outage.get_or_insert(route.settings.outage);
-            (Arc::clone(&route.name), limited(&route.name, route.limits, route.settings.outage))
-        });
-        let routes = routes.collect();
-        let own = limited(&policy.name, SessionLimits::NONE, outage.unwrap_or_default());
-        Self { judge, origins, refusals: Refusals::new(policy), own, routes }
+        // Where no route enforces anything yet, nothing ends here either.
+        let enforces = routes.iter().any(|route| route.mode == Mode::Enforce);
+        let outage = routes.first().map_or(OutagePolicy::Reject, |route| route.settings.outage);
+        let own = Policy {
+            mode: if enforces { Mode::Enforce } else { Mode::Observe },
+            settings: Settings { outage, ..policy.settings.clone() },
+            ..policy.clone()
+        };
+        Self {
+            judge,
+            origins,
+            own: Policies::new(&own, true),
+            routes: routes.iter().map(|route| of_route(route)).collect(),
+        }
     }
 
     /// `GET /.portcullis/session`
@@ -89,43 +107,44 @@ impl SessionEndpoint {
     }
 
     async fn answer(&self, head: &Parts, policy: impl Fn(&Policies) -> &Arc<Policy>) -> Response<Body> {
-        let policies = match Parameters::of_query(head.uri.query()).one(&["route"]) {
+        let route = match Parameters::of_query(head.uri.query()).one(&["route"]) {
             Ok(None) => Some(&self.own),
             Ok(Some(route)) => self.routes.get(&*route),
-            Err(_) => None,
+            Err(Unreadable) => None,
         };
-        let Some(policies) = policies else {
-            let detail = "`route` must be the name of a route, once.";
-            return problem::response(StatusCode::BAD_REQUEST, "invalid_parameters", detail);
-        };
-        let decision = match self.judge.judge(policy(policies), &head.headers) {
+        // Only who has a session is told which routes there are.
+        let policies = route.unwrap_or(&self.own);
+        let policy = if route.is_some() { policy(policies) } else { &policies.telling };
+        let decision = match self.judge.judge(policy, &head.headers) {
             Judgement::Decided(decision) => decision,
             Judgement::Pending(decision) => decision.await,
         };
-        match decision.reason() {
-            Some(reason) => self.refusals.answer(reason, &head.headers),
-            None => told(&decision),
+        if let Some(reason) = decision.reason().filter(|_| !decision.passes) {
+            return policies.refusals.answer(reason, &head.headers);
         }
+        if route.is_none() {
+            let detail = "`route` must be the name of a route, once.";
+            return problem::response(StatusCode::BAD_REQUEST, "invalid_parameters", detail);
+        }
+        describe(&decision, policy)
     }
 }
 
 /// What an admitted session has left.
-fn told(decision: &Decision) -> Response<Body> {
-    let left = TimeLeft::of(decision);
+fn describe(decision: &Decision, policy: &Policy) -> Response<Body> {
+    let left = TimeLeft::of(decision, policy);
     let limits = decision.lifetime.limits().unwrap_or_default();
     let record = if let Lifetime::Limited { record, .. } = decision.lifetime { Some(record) } else { None };
-    let claims = decision.token.as_ref().map(|known| &known.token.claims);
-    let started = claims.and_then(|claims| claims.session_start).map(crate::clock::Moment::earliest);
-    let started = started.or(record.map(|record| record.started));
+    let began = decision.token.as_ref().and_then(|known| known.token.claims.session_began());
     let active = record.and_then(|record| record.active_here.max(record.active_elsewhere));
     let time = |time: Option<Timestamp>| time.map(|time| time.to_string());
-    let seconds = |limit: Option<std::time::Duration>| limit.map(|limit| limit.as_secs());
+    let seconds = |limit: Option<Duration>| limit.map(|limit| limit.as_secs());
     let mut response = json(&serde_json::json!({
         "idle": left.and_then(|left| left.idle),
         "absolute": left.and_then(|left| left.absolute),
         "idle_limit": seconds(limits.idle),
         "absolute_limit": seconds(limits.absolute),
-        "started": time(started),
+        "started": time(began.or(record.map(|record| record.started))),
         "last_activity": time(active),
     }));
     if let Some(left) = left {

@@ -195,3 +195,29 @@ async fn the_module_is_served_with_its_version_and_integrity() {
     let head = ask(&gate, Method::HEAD, MODULE, "", &[]).await;
     assert_eq!((head.status.as_u16(), head.body.len()), (200, 0));
 }
+
+/// Nobody goes on here with a session who could not on the route.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_a_route_everything_is_as_on_that_route() {
+    let world = World::embedded().await;
+    let upstream = world.upstream.url();
+    let gate = with_idle(&world, "1h")
+        .route(&format!(
+            "[[routes]]\nname = \"news\"\npath = \"/news\"\nactivity = false\nupstream = \"{upstream}\"\n\
+             [[routes]]\nname = \"staff\"\npath = \"/staff\"\nscopes = [\"admin\"]\nsession.idle_limit = \"1d\"\nupstream = \"{upstream}\""
+        ))
+        .with("SESSION_ABSOLUTE_LIMIT", "2d")
+        .start()
+        .await;
+    let one = token(&world, "one");
+    gate.expect(&one, "admit").await;
+    let before = active(&ask(&gate, Method::GET, SESSION, &one, &[]).await);
+    eventually("time passes", async || now() > before).await;
+    let user = [("portcullis-activity", "user")];
+    assert_eq!(active(&ask(&gate, Method::POST, "/.portcullis/session/continue?route=news", &one, &[]).await), before);
+    assert_eq!(active(&ask(&gate, Method::GET, "/.portcullis/session?route=news", &one, &user).await), before);
+    let staff = ask(&gate, Method::POST, "/.portcullis/session/continue?route=staff", &one, &[]).await;
+    assert_eq!((staff.status.as_u16(), staff.code().as_str()), (403, "insufficient_scope"));
+    assert!(staff.headers["www-authenticate"].to_str().unwrap().contains("scope=\"admin\""));
+    assert_eq!(ask(&gate, Method::GET, "/.portcullis/session?route=nowhere", "", &[]).await.code(), "missing_token");
+}

@@ -119,7 +119,17 @@ async fn a_token_may_shorten_its_session(world: World) {
     assert!((117..=120).contains(&short), "{short}");
     let long = left(gate.get(&until(now().as_secs() + 86_400)).await);
     assert!((3535..=3540).contains(&long), "it never lengthens: {long}");
-    gate.expect(&until(now().as_secs() - 1), "reauthentication_required").await;
+    let over = gate.get(&until(now().as_secs() - 1)).await;
+    assert_eq!(over.code(), "reauthentication_required");
+    let challenge = over.headers["www-authenticate"].to_str().unwrap();
+    assert!(challenge.contains("max_age=\"0\""), "an earlier login does not help: {challenge}");
+
+    let unlimited = world.gate().with("ISSUERS_ACME_CLAIMS_SESSION_EXPIRY", "session_expiry");
+    gate.instance.stop().await;
+    let gate = unlimited.start().await;
+    let left = left(gate.get(&until(now().as_secs() + 60)).await);
+    assert!((57..=60).contains(&left), "{left}");
+    gate.expect(&until(now().as_secs()), "reauthentication_required").await;
 }
 
 async fn without_a_session_id_the_login_names_the_session(world: World) {
@@ -138,6 +148,7 @@ async fn without_a_session_id_the_login_names_the_session(world: World) {
     let issued = |ago: i64| world.token(ALICE, json!({ "sid": null, "iat": now().as_secs() - ago }));
     let old = issued(200);
     gate.expect(&old, "admit").await;
+    assert_eq!(read(&look(&gate, &old).await)["started"], Timestamp::from_secs(now().as_secs() - 200).to_string());
     until_idle(&gate, &old, Instant::now()).await;
     gate.expect(&old, "session_ended").await;
     gate.expect(&issued(100), "admit").await;
@@ -226,16 +237,21 @@ async fn activity_on_a_route_without_limits_counts_where_there_are_some(world: W
 async fn in_observe_mode_nothing_ends(world: World) {
     let gate = short(&world).with("MODE", "observe").start().await;
     let one = token(&world, "one");
-    gate.expect(&one, "admit").await;
+    let admitted = gate.get(&one).await;
+    assert_eq!(admitted.status, 200);
+    assert!(!admitted.headers.contains_key("portcullis-session-idle"), "nobody is warned of what will not come");
     // Requests in the background are what can be watched without keeping the session alive.
     eventually("it is seen to be idle", async || {
         assert_eq!(background(&gate, &one).await.status, 200);
         gate.verdicts("idle_timeout").await > 0.0
     })
     .await;
+    for path in ["/.portcullis/session", "/.portcullis/session?route=api"] {
+        let told = read(&gate.send(request(Method::GET, path, &one)).await);
+        assert_eq!((&told["idle"], &told["idle_limit"]), (&Value::Null, &json!(2)), "{path}");
+    }
     let known = gate.change(Method::GET, "/v1/sessions/acme/one", Value::Null).await;
     assert_eq!(known["end"], Value::Null);
-    assert!(!background(&gate, &one).await.headers.contains_key("portcullis-session-idle"));
 }
 
 async fn what_was_active_before_a_restart_is_remembered(world: World) {

@@ -96,3 +96,26 @@ async fn a_key_of_another_type_holds_up_no_other_session() {
     .await;
     eventually("nothing waits", async || gate.metric("portcullis_session_activity_pending").await < 0.5).await;
 }
+
+/// What this gateway knows of a session's activity does not become younger because the store forgot it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_idle_session_is_not_revived_by_a_store_that_forgot_it() {
+    let Some(world) = World::redis().await else { return };
+    let gate = short(&world).start().await;
+    let (idle, active) = (token(&world, "idle"), token(&world, "active"));
+    gate.expect(&idle, "admit").await;
+    let begun = Instant::now();
+    eventually("the idle limit is over", async || {
+        gate.expect(&active, "admit").await;
+        begun.elapsed() > IDLE
+    })
+    .await;
+    let _: String = world.command(&["FLUSHALL"]);
+    gate.expect(&active, "admit").await;
+    eventually("it is idle", async || {
+        let said = gate.verdict(&idle).await;
+        assert_ne!(said, "admit");
+        said == "idle_timeout"
+    })
+    .await;
+}
