@@ -198,6 +198,10 @@ impl SessionRegister {
         let unlimited = limits == SessionLimits::NONE;
         let unknown = if unlimited { Lifetime::Unlimited } else { Lifetime::Unknown { limits } };
         let live = self.live(session, claims);
+        // Another token of the session may have been here before.
+        if let Some(lifetime) = self.recall(session, claims, place, self.clock.now()) {
+            return lifetime;
+        }
         if !self.cache.is_current() {
             return unknown;
         }

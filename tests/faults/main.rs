@@ -17,6 +17,7 @@ mod gateway;
 mod load;
 mod recorder;
 mod sentinel;
+mod sessions;
 mod standalone;
 mod topologies;
 

@@ -27,6 +27,7 @@ macro_rules! on_both_stores {
 
 on_both_stores!(
     an_idle_session_is_refused_and_stays_ended,
+    a_session_that_is_plainly_alive_asks_nobody,
     activity_keeps_a_session_alive_and_background_does_not,
     a_session_is_over_when_it_is_as_old_as_it_may_be,
     a_session_that_does_not_tell_its_start_begins_when_it_is_first_seen,
@@ -56,6 +57,22 @@ async fn an_idle_session_is_refused_and_stays_ended(world: World) {
     // Each session has its own time.
     gate.expect(&token(&world, "third"), "admit").await;
     assert!(gate.verdicts("session_ended").await >= 2.0);
+}
+
+async fn a_session_that_is_plainly_alive_asks_nobody(world: World) {
+    let gate = with_idle(&world, "30m").with("ACTIVITY_RESOLUTION", "1m").start().await;
+    let one = token(&world, "one");
+    let refreshed = world.token(ALICE, json!({ "sid": "one", "jti": "refreshed" }));
+    for _ in 0..200 {
+        gate.expect(&one, "admit").await;
+        gate.expect(&refreshed, "admit").await;
+    }
+    // The first request asks, and nothing is written twice within the resolution.
+    let asked = gate.metric("portcullis_session_opens_total").await;
+    assert!(asked < 1.5, "{asked}");
+    eventually("it is written", async || gate.metric("portcullis_session_activity_written_total").await > 0.5).await;
+    let written = gate.metric("portcullis_session_activity_written_total").await;
+    assert!(written <= 2.0, "{written}");
 }
 
 async fn activity_keeps_a_session_alive_and_background_does_not(world: World) {
