@@ -57,6 +57,19 @@ pub(super) struct Routes {
     places: HashMap<(Option<HostPattern>, Vec<u8>), String>,
 }
 
+/// What becomes of preflights.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Preflights {
+    Refuse,
+    Pass,
+}
+
+impl Setting for Preflights {
+    fn read(raw: Raw<'_>) -> Result<Self, Fault> {
+        choose(raw, &[("refuse", Self::Refuse), ("pass", Self::Pass)])
+    }
+}
+
 /// All routes.
 pub(super) fn read_all(root: &Section<'_>, basis: &Basis<'_>) -> Routes {
     let mut routes = Routes::default();
@@ -209,6 +222,7 @@ fn policy(section: &Section<'_>, basis: &Basis<'_>, routes: &mut Routes, name: A
         },
         limits: limits.settings(),
         activity: if section.get("activity").or(true) { ActivityRule::Counts } else { ActivityRule::Never },
+        preflights: section.get("preflights").or(Preflights::Refuse) == Preflights::Pass,
         identity: identity(section, routes),
         forward_token: section.get("forward_token").or(true),
         realm: section.get::<String>("realm").check(|realm| check_realm(realm)).or("portcullis".to_owned()).into(),

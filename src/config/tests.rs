@@ -158,6 +158,7 @@ body_idle_timeout = "20s"
 keep_alive = "21s"
 max_idle = 22
 activity = false
+preflights = "pass"
 session = { absolute_limit = "8h" }
 identity = { "X-User" = "sub", "X-Email" = "email" }
 [[routes]]
@@ -265,6 +266,7 @@ upstream = "http://[::1]:82/"
     assert_eq!((policy.limits.idle, policy.limits.absolute), (None, Some(seconds(28_800))));
     assert_eq!(policy.limits.or(acme.limits).idle, Some(seconds(3000)));
     assert_eq!((policy.activity, every.policy.activity), (ActivityRule::Never, ActivityRule::Counts));
+    assert_eq!((policy.preflights, every.policy.preflights), (true, false));
     assert_eq!(texts(&policy.settings.required_scopes), ["read"]);
     assert_eq!((policy.settings.outage, policy.settings.clock_skew), (OutagePolicy::Reject, seconds(9)));
     assert_eq!(policy.settings.max_token_lifetime, seconds(36_000));

@@ -122,12 +122,10 @@ impl Judge {
     #[must_use]
     pub fn judge(&self, policy: &Arc<Policy>, fields: &HeaderMap) -> Judgement {
         if policy.authentication == Authentication::None {
-            return Judgement::Decided(self.unasked());
+            return Judgement::Decided(self.pass());
         }
         match policy.sources.find(fields) {
-            Credential::Absent if policy.authentication == Authentication::Optional => {
-                Judgement::Decided(self.unasked())
-            }
+            Credential::Absent if policy.authentication == Authentication::Optional => Judgement::Decided(self.pass()),
             Credential::Absent => Judgement::Decided(self.without_token(policy, Presented::Nothing)),
             Credential::Malformed => Judgement::Decided(self.without_token(policy, Presented::Malformed)),
             Credential::Bearer { token, only, .. } => {
@@ -311,7 +309,8 @@ impl Judge {
         Decision::new(policy, &self.case(policy, presented, Knowledge::Current(&NOTHING)), false)
     }
 
-    fn unasked(&self) -> Decision {
+    /// The decision about a request that is not asked for a token.
+    pub(super) fn pass(&self) -> Decision {
         Decision {
             verdict: None,
             token: None,

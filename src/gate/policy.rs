@@ -79,6 +79,8 @@ pub struct Policy {
     pub limits: SessionLimits,
     /// Whether its requests count as activity.
     pub activity: ActivityRule,
+    /// Whether preflights (Fetch standard, CORS protocol) go on, which never carry a token.
+    pub preflights: bool,
     /// Claims that become header fields: the field, and the claim's place among the verifier's forwarded claims.
     pub identity: Box<[(HeaderName, usize)]>,
     /// Whether the token itself goes on to the upstream.
@@ -102,6 +104,7 @@ impl Policy {
             settings: Settings::default(),
             limits: SessionLimits::default(),
             activity: ActivityRule::default(),
+            preflights: false,
             identity: Box::default(),
             forward_token: true,
             realm: "portcullis".into(),

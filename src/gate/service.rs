@@ -5,7 +5,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Request, Response, header};
+use http::{Method, Request, Response, header};
 use tower::Service;
 
 use super::{
@@ -17,7 +17,7 @@ use super::{
     tokens::KnownToken,
     verdicts::Verdicts,
 };
-use crate::{token::claims::Claims, verdict::Reason};
+use crate::{credential::Credential, token::claims::Claims, verdict::Reason};
 
 /// Lets requests through to `inner`, or refuses them.
 #[derive(Clone, Debug)]
@@ -54,6 +54,17 @@ impl Shared {
         let verdicts = judge.parts().verdicts.of_route(&policy.name);
         judge.parts().sessions.add_route(&policy.name, policy.limits);
         Self { judge, policy: Arc::new(policy), reserved, refusals, verdicts }
+    }
+
+    fn judge<B>(&self, request: &Request<B>) -> Judgement {
+        let policy = &self.policy;
+        if policy.preflights
+            && is_preflight(request)
+            && matches!(policy.sources.find(request.headers()), Credential::Absent)
+        {
+            return Judgement::Decided(self.judge.pass());
+        }
+        self.judge.judge(&self.policy, request.headers())
     }
 
     /// What a decision comes to: the request as it goes on, and what its response tells of the session; or the response that refuses it.
@@ -109,6 +120,14 @@ impl Shared {
     }
 }
 
+/// Whether a browser asks whether a script of another origin may ask.
+fn is_preflight<B>(request: &Request<B>) -> bool {
+    let fields = request.headers();
+    request.method() == Method::OPTIONS
+        && fields.contains_key(header::ORIGIN)
+        && fields.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD)
+}
+
 impl<S> Gate<S> {
     pub(super) const fn new(shared: Arc<Shared>, inner: S) -> Self {
         Self { shared, inner }
@@ -136,7 +155,7 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let judgement = self.shared.judge.judge(&self.shared.policy, request.headers());
+        let judgement = self.shared.judge(&request);
         // Only the instance that was polled is ready; the clone takes its place for the next call.
         let clone = self.inner.clone();
         let mut inner = mem::replace(&mut self.inner, clone);

@@ -221,3 +221,31 @@ async fn with_a_route_everything_is_as_on_that_route() {
     assert!(staff.headers["www-authenticate"].to_str().unwrap().contains("scope=\"admin\""));
     assert_eq!(ask(&gate, Method::GET, "/.portcullis/session?route=nowhere", "", &[]).await.code(), "missing_token");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_preflight_passes_where_it_may_and_nothing_else_does() {
+    let world = World::embedded().await;
+    let gate = world
+        .gate()
+        .route(&format!(
+            "preflights = \"pass\"\n[[routes]]\nname = \"shut\"\npath = \"/shut\"\nupstream = \"{}\"",
+            world.upstream.url()
+        ))
+        .start()
+        .await;
+    let preflight = [("origin", APP), ("access-control-request-method", "PUT")];
+    assert_eq!(ask(&gate, Method::OPTIONS, "/", "", &preflight).await.status, 200);
+    assert_eq!(world.upstream.last().method, Method::OPTIONS);
+    let hits = world.upstream.hits();
+    for (method, path, token, fields) in [
+        (Method::OPTIONS, "/shut", "", &preflight[..]),
+        (Method::OPTIONS, "/", "", &preflight[..1]),
+        (Method::OPTIONS, "/", "", &preflight[1..]),
+        (Method::PUT, "/", "", &preflight),
+        (Method::OPTIONS, "/", "x.y.z", &preflight),
+    ] {
+        let refused = ask(&gate, method, path, token, fields).await;
+        assert_eq!(refused.status, 401, "{path} {fields:?}");
+    }
+    assert_eq!(world.upstream.hits(), hits);
+}
