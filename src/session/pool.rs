@@ -158,3 +158,116 @@ impl Pool {
 fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
     shard.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+    use crate::{
+        clock::Moment,
+        token::claims::{Claims, Scopes, Subject},
+    };
+
+    fn claims() -> Claims {
+        Claims {
+            subject: Subject { issuer: "acme".try_into().unwrap(), id: "alice".try_into().unwrap() },
+            session: Some("sid".try_into().unwrap()),
+            client: None,
+            token_id: None,
+            issued_at: Moment::whole_second(1_700_000_000),
+            expires_at: Timestamp::from_secs(1_700_003_600),
+            not_before: None,
+            session_start: None,
+            session_expiry: None,
+            last_logout: None,
+            scopes: Scopes::default(),
+        }
+    }
+
+    fn session(pool: &Pool) -> Arc<LiveSession> {
+        pool.enter(SessionKey::of(&claims()), |key| LiveSession::new(key, &claims()))
+    }
+
+    /// Writes what is due by `time`; the latest of it.
+    fn flush(pool: &Pool, time: Timestamp) -> Option<Timestamp> {
+        let taken = pool.take(time);
+        let sent = taken.iter().map(|session| session.send(Timestamp::MAX)).max();
+        for session in &taken {
+            pool.written(session, sent.unwrap_or(time));
+        }
+        sent
+    }
+
+    #[test]
+    fn activity_is_due_at_once_and_then_once_per_resolution() {
+        let pool = Pool::new(Duration::from_secs(60));
+        let session = session(&pool);
+        let at = |seconds: i64| Timestamp::from_secs(1_700_000_000 + seconds);
+        pool.touch(&session, at(0));
+        pool.touch(&session, at(1));
+        assert_eq!(flush(&pool, at(1)), Some(at(1)));
+        pool.touch(&session, at(2));
+        pool.touch(&session, at(30));
+        assert_eq!(flush(&pool, at(60)), None);
+        assert_eq!(flush(&pool, at(61)), Some(at(30)), "the latest, as soon as the resolution is over");
+        pool.touch(&session, at(500));
+        assert_eq!(flush(&pool, at(500)), Some(at(500)));
+    }
+
+    #[test]
+    fn a_session_stays_as_long_as_somebody_needs_it() {
+        let pool = Pool::new(Duration::from_secs(60));
+        let tidy = |pool: &Pool| (0..SHARDS).for_each(|_| pool.tidy());
+        let first = session(&pool);
+        tidy(&pool);
+        assert!(Arc::ptr_eq(&first, &session(&pool)), "a token has it");
+        pool.touch(&first, Timestamp::from_secs(1_700_000_000));
+        drop(first);
+        tidy(&pool);
+        assert_eq!(pool.count(), (1, 1), "it is not written yet");
+        flush(&pool, Timestamp::MAX);
+        tidy(&pool);
+        assert_eq!(pool.count(), (0, 0));
+    }
+
+    /// Whoever comes between a write and its end is either seen by it or queues anew.
+    #[test]
+    fn no_activity_is_lost_between_a_write_and_its_end() {
+        const ROUNDS: usize = 200_000;
+        let pool = Pool::new(Duration::ZERO);
+        let session = session(&pool);
+        let time = |round: usize| Timestamp::from_millis(i64::try_from(round).unwrap());
+        assert!(session.touch(time(0)), "it is queued from the start");
+        let mut lost = Vec::new();
+        let (turn, done, queued) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0));
+        let wait_for = |counter: &AtomicUsize, value: usize| {
+            for tries in 0.. {
+                if counter.load(Ordering::SeqCst) >= value {
+                    return;
+                }
+                // Both at once where there are two processors, and one after the other elsewhere.
+                if tries > 1000 { thread::yield_now() } else { std::hint::spin_loop() }
+            }
+        };
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                for round in 1..=ROUNDS {
+                    wait_for(&turn, round);
+                    queued.fetch_add(usize::from(session.touch(time(round))), Ordering::SeqCst);
+                    done.store(round, Ordering::SeqCst);
+                }
+            });
+            for round in 1..=ROUNDS {
+                turn.store(round, Ordering::SeqCst);
+                let again = usize::from(session.written(time(round - 1)));
+                wait_for(&done, round);
+                if again + queued.swap(0, Ordering::SeqCst) != 1 {
+                    lost.push(round);
+                    session.touch(time(round));
+                }
+            }
+        });
+        assert_eq!(lost.len(), 0, "lost in {lost:?}");
+    }
+}
