@@ -21,7 +21,7 @@ use http::{HeaderName, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use portcullis::{
     activity::{ActivitySettings, Recorder},
-    clock::{Clock, Timestamp},
+    clock::{Clock, ManualClock, Timestamp},
     config::Config,
     gate::{
         Admission, Engine, EngineSettings, GateLayer, Judge, Policy, judge::Parts, tokens::TokenCache,
@@ -32,7 +32,10 @@ use portcullis::{
         cache::{MarkerCache, MarkerSettings},
         ledger::Ledger,
     },
-    session::register::{RegisterSettings, SessionRegister},
+    session::{
+        SessionLimits,
+        register::{RegisterSettings, SessionRegister},
+    },
     store::{
         Merged, Store, StoreError, StoreReport, Watcher,
         embedded::{EmbeddedSettings, EmbeddedStore},
@@ -42,6 +45,7 @@ use portcullis::{
         issuer::{IssuerSettings, KeySource},
         verify::{Verifier, VerifierOptions},
     },
+    verdict::Reason,
 };
 use tempfile::NamedTempFile;
 use tokio::{sync::watch, time::Instant};
@@ -451,4 +455,60 @@ fn defaults_are_those_of_the_configuration() {
     // The gateway tells upstreams who it is by default; a service behind a layer has the `Admission`.
     let policy = Policy { identity: config.routes[0].policy.identity.clone(), ..Policy::new("api") };
     assert_eq!(format!("{policy:?}"), format!("{:?}", config.routes[0].policy));
+}
+
+/// By a clock that stands still, so that the edges are met to the millisecond.
+#[tokio::test]
+async fn a_session_ends_in_the_very_millisecond_of_its_limit() {
+    let directory = tempfile::tempdir().unwrap();
+    let court = Court::sit().await;
+    let clock = ManualClock::new(Timestamp::from_secs(1_763_700_000));
+    let settings = || {
+        let mut settings = settings(&court.issuer, &court.keys);
+        settings.tokens.clock = Clock::Manual(clock.clone());
+        settings
+    };
+    let minutes = |minutes: u64| Duration::from_secs(60 * minutes);
+    let policy = || Policy {
+        limits: SessionLimits { idle: Some(minutes(30)), absolute: Some(minutes(120)) },
+        ..Policy::new("layer")
+    };
+    let ask = async |engine: &Engine, sid: &str| {
+        let mut claims = court.issuer.claims(clock.now().as_secs());
+        (claims["sid"], claims["auth_time"]) = (sid.into(), 1_763_700_000.into());
+        let token = format!("Bearer {}", court.issuer.token(&claims));
+        let request = Request::get("/").header("authorization", token).body(()).unwrap();
+        let service = service_fn(async |_: Request<()>| Ok::<_, Infallible>(Response::new(Full::<Bytes>::default())));
+        let Ok(response) = engine.layer(policy()).layer(service).oneshot(request).await;
+        let told =
+            |name: &str| response.headers().get(name).map(|value| value.to_str().unwrap().parse::<u64>().unwrap());
+        (
+            response.extensions().get::<Reason>().map_or("admit", |reason| reason.code()),
+            told("portcullis-session-idle"),
+            told("portcullis-session-absolute"),
+        )
+    };
+
+    let engine = start(settings(), directory.path());
+    eventually("the engine is ready", async || engine.is_ready()).await;
+    assert_eq!(ask(&engine, "one").await, ("admit", Some(1800), Some(7200)));
+    assert_eq!(ask(&engine, "two").await, ("admit", Some(1800), Some(7200)));
+    clock.advance(minutes(30) - Duration::from_millis(1));
+    assert_eq!(ask(&engine, "one").await, ("admit", Some(1800), Some(5400)));
+    clock.advance(Duration::from_millis(1));
+    assert_eq!(ask(&engine, "two").await, ("idle_timeout", None, None));
+    for _ in 0..3 {
+        clock.advance(minutes(29));
+        assert_eq!(ask(&engine, "one").await.0, "admit");
+    }
+    clock.set(Timestamp::from_secs(1_763_700_000 + 7200).minus(Duration::from_millis(1)));
+    assert_eq!(ask(&engine, "one").await, ("admit", Some(1800), Some(0)), "each limit is told by itself");
+    clock.advance(Duration::from_millis(1));
+    assert_eq!(ask(&engine, "one").await, ("reauthentication_required", None, None));
+    engine.stop().await;
+
+    let engine = start(settings(), directory.path());
+    eventually("the engine is ready", async || engine.is_ready()).await;
+    assert_eq!(ask(&engine, "two").await.0, "session_ended");
+    engine.stop().await;
 }
