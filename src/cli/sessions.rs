@@ -1,6 +1,6 @@
 //! `portcullis sessions`
 
-use std::path::{Path, PathBuf};
+use std::{path::Path, time::Duration};
 
 use anyhow::bail;
 use clap::Args;
@@ -41,8 +41,8 @@ pub(super) struct Sessions {
 }
 
 impl Sessions {
-    pub(super) fn run(self, config: &PathBuf, output: Output) -> anyhow::Result<Outcome> {
-        let gate = self.remote.gate(Path::new(config))?;
+    pub(super) fn run(self, config: &Path, output: Output) -> anyhow::Result<Outcome> {
+        let gate = self.remote.gate(config)?;
         runtime()?.block_on(async {
             let issuer = gate.issuer(self.issuer.as_deref()).await?;
             let sessions = self.list(&gate, &issuer).await?;
@@ -97,12 +97,16 @@ fn show(issuer: &str, user: &str, sessions: &[Value], output: Output) -> anyhow:
 fn table(sessions: &[Value]) -> String {
     let mut table = Table::new();
     table.load_style(NOTHING);
-    table.set_header(["SESSION", "STATE", "STARTED", "LAST ACTIVE", "IDLE IN", "OVER IN", "GATEWAY", "CLIENT"]);
+    table.set_header(["SESSION", "STATE", "STARTED", "LAST ACTIVE", "UNTIL IDLE", "UNTIL OVER", "GATEWAY", "CLIENT"]);
     for session in sessions {
         let text = |name: &str| session[name].as_str().unwrap_or("-").to_owned();
-        let left = |name: &str| {
-            let seconds = session[name].as_u64().map(std::time::Duration::from_secs);
+        let duration = |name: &str| {
+            let seconds = session[name].as_u64().map(Duration::from_secs);
             seconds.map_or_else(|| "-".to_owned(), |left| humantime::format_duration(left).to_string())
+        };
+        let left = |name: &str| match session[format!("{name}_limit")] {
+            Value::Null => "-".to_owned(),
+            _ => format!("{} of {}", duration(name), duration(&format!("{name}_limit"))),
         };
         table.add_row([
             text("session"),

@@ -87,8 +87,18 @@ impl LimitTable {
     /// The shortest idle limit of all.
     #[must_use]
     pub fn shortest_idle(&self) -> Option<Duration> {
+        self.idle_limits().min()
+    }
+
+    /// The longest idle limit of all.
+    #[must_use]
+    pub fn longest_idle(&self) -> Option<Duration> {
+        self.idle_limits().max()
+    }
+
+    fn idle_limits(&self) -> impl Iterator<Item = Duration> {
         let limits = self.issuers.values().chain(self.routes.values());
-        limits.filter_map(|written| SessionLimits::from(*written).idle).min()
+        limits.filter_map(|written| SessionLimits::from(*written).idle)
     }
 
     /// The stored form.
@@ -138,6 +148,8 @@ mod tests {
         assert_eq!(table.of(&acme, "slow"), minutes(60, Some(600)));
         assert_eq!(table.of(&acme, "plain"), minutes(30, Some(600)));
         assert_eq!(table.of(&IssuerName::try_from("other").unwrap(), "plain"), SessionLimits::NONE);
+        assert_eq!((table.shortest_idle(), table.longest_idle()), (minutes(30, None).idle, minutes(60, None).idle));
+        assert_eq!(LimitTable::default().longest_idle(), None);
         assert_eq!(table.encode(), r#"{"issuers":{"acme":[1800000,36000000]},"routes":{"slow":[3600000,null]}}"#);
         assert_eq!(LimitTable::decode(&table.encode()), Some(table));
         assert_eq!(LimitTable::decode("[]"), None);

@@ -514,10 +514,11 @@ impl SessionRegister {
         }
     }
 
-    /// Failing, it is tried again the next time: it only keeps the index small.
+    /// Keeps the index small. What was idle for longer than any limit stays so without it. Failing, it is tried again the next time.
     async fn forget_idle(&self) {
         let retention = &self.settings.retention;
-        let before = self.clock.now().minus(retention.session.saturating_add(retention.tokens()));
+        let idle = self.tables.current().limits.longest_idle().unwrap_or(retention.session);
+        let before = self.clock.now().minus(idle.saturating_add(retention.tokens()));
         for (issuer, _) in &self.settings.issuers {
             if let Err(error) = self.store.sessions().forget_idle_sessions(issuer, before).await {
                 tracing::debug!(error = &error as &dyn std::error::Error, "idle sessions could not be forgotten");

@@ -80,7 +80,13 @@ async fn the_command_lists_and_ends_them() {
     cli::ask(&gate, &["sessions", ALICE]).ends_with(0).says("no sessions");
     gate.call(&one).await.is(200, None);
     gate.call(&two).await.is(200, None);
-    cli::ask(&gate, &["sessions", ALICE]).ends_with(0).says("SESSION").says("one").says("two").says("live");
+    cli::ask(&gate, &["sessions", ALICE])
+        .ends_with(0)
+        .says("SESSION")
+        .says("one")
+        .says("two")
+        .says("live")
+        .says("of 1h");
     cli::ask(&gate, &["sessions", ALICE, "--end", "three"]).ends_with(1).complains("no session `three`");
     cli::ask(&gate, &["sessions", "auth0|bob", "--end", "one"]).ends_with(1).complains("no session `one`");
     cli::ask(&gate, &["sessions", ALICE, "--end", "one", "--reason", "lost laptop"]).ends_with(0).says("lost laptop");
