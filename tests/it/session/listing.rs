@@ -75,7 +75,7 @@ async fn sessions_without_limits_are_recorded_where_that_is_wanted() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_command_lists_and_ends_them() {
-    let gate = program::Gate::setup().and("session.idle_limit = \"1h\"\n").start().await;
+    let gate = program::Gate::setup().and("[session]\nidle_limit = \"1h\"\n").start().await;
     let (one, two) = (gate.token(json!({ "sid": "one" })), gate.token(json!({ "sid": "two" })));
     cli::ask(&gate, &["sessions", ALICE]).ends_with(0).says("no sessions");
     gate.call(&one).await.is(200, None);
