@@ -254,7 +254,9 @@ struct Session {
     seen: Option<Limits>,
     active: i64,
     ended: bool,
-    /// How much of its activity may be lost, in time.
+    /// When it was active, since a gateway came upon it.
+    activities: Vec<i64>,
+    /// By how much its latest activity may be taken for an earlier one, since a gateway was lost with it.
     lost: i64,
     /// Which gateways may hold activity that is not written yet.
     held: HashSet<usize>,
@@ -269,6 +271,7 @@ impl Session {
         if self.seen.is_none() {
             self.seen = Some(limits);
             self.active = self.active.max(now);
+            self.activities.push(self.active);
             (self.by, self.elsewhere) = (gateway, now);
         }
     }
@@ -370,6 +373,7 @@ impl World {
             seen: None,
             active: now,
             ended: false,
+            activities: Vec::new(),
             lost: 0,
             held: HashSet::new(),
             by: usize::MAX,
@@ -486,10 +490,13 @@ impl Play {
             self.flush(index, true);
         }
         let offset = self.gateways[index].offset;
-        let lost = if self.gateways[index].troubled { i64::MAX } else { RESOLUTION + FLUSH + STEP };
+        // What was active before that is written, and of what came after it nothing may be left.
+        let written = self.now - (RESOLUTION + FLUSH + STEP);
         for session in &mut self.sessions {
             if session.held.remove(&index) {
-                session.lost = session.lost.max(lost);
+                let left = session.activities.iter().rev().find(|active| **active <= written);
+                let left = left.or(session.activities.first()).copied().unwrap_or(session.active);
+                session.lost = if self.gateways[index].troubled { i64::MAX } else { session.active - left };
             }
             if session.by == index {
                 (session.by, session.elsewhere) = (usize::MAX, self.now);
@@ -556,7 +563,8 @@ impl Play {
                     if session.by != index {
                         session.elsewhere = session.active;
                     }
-                    (session.active, session.by) = (now, index);
+                    (session.active, session.by, session.lost) = (now, index, 0);
+                    session.activities.push(now);
                     session.held.insert(index);
                 }
             }
