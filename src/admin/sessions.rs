@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     clock::Timestamp,
-    marker::{Logout, Marker, MarkerKey, Reading},
+    marker::{Kind, Known, MarkerKey, Reading},
     session::{SessionKey, SessionLimits},
     store::{StoreError, sessions::StoredSession},
     token::claims::{ClientId, SessionId, Subject, SubjectId},
@@ -34,12 +34,6 @@ struct Page {
     all: bool,
 }
 
-/// What ends all sessions of a subject.
-struct Ends {
-    logout: Option<Timestamp>,
-    blocked: bool,
-}
-
 /// The sessions of a subject, a page at a time.
 pub(super) async fn list(
     State(Admin(admin)): State<Admin>,
@@ -50,7 +44,7 @@ pub(super) async fn list(
     let subject = Subject::from(subject);
     let store = Arc::clone(admin.judge.parts().ledger.store());
     let not_read = |error: StoreError| Refusal::not_read(&error);
-    let ends = admin.ends(&subject).await.map_err(not_read)?;
+    let known = admin.known(&subject).await.map_err(not_read)?;
     let kept = store.sessions().sessions_of(&subject, page.after.as_ref(), page.limit + 1);
     let mut kept = kept.await.map_err(not_read)?;
     let more = kept.len() > page.limit;
@@ -58,7 +52,7 @@ pub(super) async fn list(
     let next = kept.last().filter(|_| more).map(|(id, _)| id.as_str().to_owned());
     let told = try_join_all(kept.into_iter().map(|(id, stored)| {
         let key = SessionKey { subject: subject.clone(), id };
-        admin.tell(key, stored, &ends)
+        admin.tell(key, stored, &known)
     }));
     let mut told = told.await.map_err(not_read)?;
     told.retain(|session| page.all || session["state"] == "live");
@@ -99,27 +93,18 @@ impl Page {
 }
 
 impl Inner {
-    async fn ends(&self, subject: &Subject) -> Result<Ends, StoreError> {
-        let parts = self.judge.parts();
+    /// What is known against all sessions of a subject.
+    async fn known(&self, subject: &Subject) -> Result<Known, StoreError> {
+        let ledger = &self.judge.parts().ledger;
         let (logout, block) = (MarkerKey::logout(subject), MarkerKey::block(subject));
-        let (logout, block) = tokio::try_join!(parts.ledger.look_up(&logout), parts.ledger.look_up(&block))?;
-        let now = parts.clock.now();
-        let logout = match logout {
-            Reading::Absent => None,
-            Reading::Present(record) => match record.marker {
-                Marker::Logout(Logout { at, .. }) => Some(at),
-                _ => Some(Timestamp::MAX),
-            },
-            Reading::Unreadable => Some(Timestamp::MAX),
-        };
-        let blocked = block.refuses(|record| match record.marker {
-            Marker::Block(block) => block.holds(now),
-            _ => true,
-        });
-        Ok(Ends { logout, blocked })
+        let (logout, block) = tokio::try_join!(ledger.look_up(&logout), ledger.look_up(&block))?;
+        let mut known = Known::NOTHING;
+        known.learn(Kind::Logout, logout.into());
+        known.learn(Kind::Block, block.into());
+        Ok(known)
     }
 
-    async fn tell(&self, key: SessionKey, stored: StoredSession, ends: &Ends) -> Result<Value, StoreError> {
+    async fn tell(&self, key: SessionKey, stored: StoredSession, known: &Known) -> Result<Value, StoreError> {
         let parts = self.judge.parts();
         let issuer = &key.subject.issuer;
         let end = MarkerKey::session(issuer, &key.id);
@@ -131,11 +116,11 @@ impl Inner {
             limit.map(|limit| since.plus(limit)).map(|deadline| (deadline.since(now).as_secs(), now >= deadline))
         };
         let (idle, absolute) = (left(active, limits.idle), left(stored.started, limits.absolute));
-        let state = if ends.blocked {
+        let state = if known.block.refuses(|block| block.holds(now)) {
             "blocked"
         } else if end != Reading::Absent {
             "ended"
-        } else if ends.logout.is_some_and(|logout| stored.started <= logout) {
+        } else if known.logout.refuses(|logout| stored.started <= logout.at) {
             "logged_out"
         } else if absolute.is_some_and(|(_, over)| over) {
             "expired"

@@ -164,25 +164,10 @@ mod tests {
     use std::thread;
 
     use super::*;
-    use crate::{
-        clock::Moment,
-        token::claims::{Claims, Scopes, Subject},
-    };
+    use crate::token::claims::Claims;
 
     fn claims() -> Claims {
-        Claims {
-            subject: Subject { issuer: "acme".try_into().unwrap(), id: "alice".try_into().unwrap() },
-            session: Some("sid".try_into().unwrap()),
-            client: None,
-            token_id: None,
-            issued_at: Moment::whole_second(1_700_000_000),
-            expires_at: Timestamp::from_secs(1_700_003_600),
-            not_before: None,
-            session_start: None,
-            session_expiry: None,
-            last_logout: None,
-            scopes: Scopes::default(),
-        }
+        Claims { session: Some("sid".try_into().unwrap()), ..Claims::of_alice() }
     }
 
     fn session(pool: &Pool) -> Arc<LiveSession> {

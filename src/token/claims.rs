@@ -227,6 +227,26 @@ impl<S: Into<Box<str>>> FromIterator<S> for Scopes {
 }
 
 #[cfg(test)]
+impl Claims {
+    /// For tests: those of alice at acme, for an hour, in no session.
+    pub(crate) fn of_alice() -> Self {
+        Self {
+            subject: Subject { issuer: IssuerName("acme".into()), id: SubjectId("alice".into()) },
+            session: None,
+            client: None,
+            token_id: None,
+            issued_at: Moment::whole_second(1_700_000_000),
+            expires_at: Timestamp::from_secs(1_700_003_600),
+            not_before: None,
+            session_start: None,
+            session_expiry: None,
+            last_logout: None,
+            scopes: Scopes::default(),
+        }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

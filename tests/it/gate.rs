@@ -31,4 +31,4 @@ macro_rules! on_both_stores {
         }
     };
 }
-use on_both_stores;
+pub(crate) use on_both_stores;

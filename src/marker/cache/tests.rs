@@ -11,10 +11,10 @@ use tokio::sync::{Notify, Semaphore};
 
 use super::*;
 use crate::{
-    clock::{Moment, Timestamp},
+    clock::Timestamp,
     marker::{Logout, MarkerClock, MarkerRecord},
     store::{Merged, StoreReport},
-    token::claims::{Scopes, Subject},
+    token::claims::Subject,
 };
 
 const SETTINGS: MarkerSettings = MarkerSettings {
@@ -91,19 +91,7 @@ impl Store for SlowStore {
 
 /// A token that four markers can concern: logout, block, issuer, session.
 fn claims() -> Claims {
-    Claims {
-        subject: Subject { issuer: "acme".try_into().unwrap(), id: "alice".try_into().unwrap() },
-        session: None,
-        client: None,
-        token_id: None,
-        issued_at: Moment::whole_second(1_700_000_000),
-        expires_at: Timestamp::from_secs(1_700_003_600),
-        not_before: None,
-        session_start: None,
-        session_expiry: None,
-        last_logout: None,
-        scopes: Scopes::default(),
-    }
+    Claims::of_alice()
 }
 
 fn current_cache() -> Arc<MarkerCache> {

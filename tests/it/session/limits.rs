@@ -3,27 +3,7 @@
 use portcullis::clock::Timestamp;
 
 use super::*;
-use crate::support::upstream::text;
-
-macro_rules! on_both_stores {
-    ($($name:ident),* $(,)?) => {
-        mod embedded {
-            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $name() {
-                super::$name($crate::support::full::World::embedded().await).await;
-            })*
-        }
-
-        mod redis {
-            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $name() {
-                if let Some(world) = $crate::support::full::World::redis().await {
-                    super::$name(world).await;
-                }
-            })*
-        }
-    };
-}
+use crate::{gate::on_both_stores, support::upstream::text};
 
 on_both_stores!(
     an_idle_session_is_refused_and_stays_ended,
