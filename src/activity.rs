@@ -5,9 +5,11 @@
 
 pub mod recorder;
 
-use std::time::Duration;
+use std::{error::Error, time::Duration};
 
 pub use recorder::{Recorder, Trace};
+
+use crate::store::StoreError;
 
 /// How activity is recorded.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -22,5 +24,33 @@ pub struct ActivitySettings {
 impl Default for ActivitySettings {
     fn default() -> Self {
         Self { resolution: Duration::from_secs(60), flush_interval: Duration::from_secs(1) }
+    }
+}
+
+/// Tells when writing in the background begins to fail, and when it is over: not each time.
+#[derive(Debug)]
+pub(crate) struct Writing {
+    what: &'static str,
+    failing: bool,
+}
+
+impl Writing {
+    /// Of `what` nothing has failed yet.
+    pub(crate) const fn of(what: &'static str) -> Self {
+        Self { what, failing: false }
+    }
+
+    /// That is how it went. `last`: it is not tried again.
+    pub(crate) fn went(&mut self, result: &Result<(), StoreError>, last: bool) {
+        let what = self.what;
+        match result {
+            Ok(()) if self.failing => tracing::info!("{what} is written again"),
+            Err(error) if last => tracing::error!(error = error as &dyn Error, "{what} of the last moments is lost"),
+            Err(error) if !self.failing => {
+                tracing::warn!(error = error as &dyn Error, "{what} could not be written; it waits");
+            }
+            Ok(()) | Err(_) => {}
+        }
+        self.failing = result.is_err();
     }
 }

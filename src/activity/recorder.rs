@@ -22,7 +22,7 @@ use prometheus_client::{
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-use super::ActivitySettings;
+use super::{ActivitySettings, Writing};
 use crate::{
     clock::{Clock, Timestamp},
     store::{Store, StoreError},
@@ -133,28 +133,13 @@ impl Recorder {
     pub async fn run(self: Arc<Self>, store: Arc<dyn Store>, stop: CancellationToken) {
         let mut ticks = interval(self.settings.flush_interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut failing = false;
+        let mut writing = Writing::of("activity");
         loop {
             let stopping = tokio::select! {
                 () = stop.cancelled() => true,
                 _ = ticks.tick() => false,
             };
-            match self.flush(&*store).await {
-                Ok(()) if failing => {
-                    tracing::info!("activity is written again");
-                    failing = false;
-                }
-                Ok(()) => {}
-                Err(error) => {
-                    let error = &error as &dyn std::error::Error;
-                    if stopping {
-                        tracing::error!(error, "activity of the last moments is lost");
-                    } else if !failing {
-                        tracing::warn!(error, "activity could not be written; it waits");
-                    }
-                    failing = true;
-                }
-            }
+            writing.went(&self.flush(&*store).await, stopping);
             if stopping {
                 return;
             }

@@ -16,21 +16,19 @@
 //! happens to a session that is used all along. What could not be written, because the store was out, counts here all the same:
 //! all tokens of a session share one entry.
 
+mod writing;
+
 use std::{
     sync::{Arc, OnceLock},
     time::Duration,
 };
 
-use futures_util::{FutureExt as _, StreamExt as _, TryStreamExt as _, stream};
+use futures_util::FutureExt as _;
 use prometheus_client::{
     metrics::{counter::Counter, gauge::Gauge},
     registry::Registry,
 };
-use tokio::{
-    sync::Semaphore,
-    time::{Instant, MissedTickBehavior, interval, timeout},
-};
-use tokio_util::sync::CancellationToken;
+use tokio::{sync::Semaphore, time::timeout};
 
 pub use super::live::TokenSession;
 use super::{
@@ -52,15 +50,6 @@ use crate::{
     },
     token::claims::{Claims, IssuerName},
 };
-
-/// The most sessions that are written in one call of the store.
-const BATCH: usize = 1000;
-
-/// How many sessions are opened at once that the store could not be asked about when they were first seen.
-const OPENINGS: usize = 64;
-
-/// How often sessions that were idle for longer than they are kept are removed from the index.
-const TIDYING: Duration = Duration::from_secs(3600);
 
 /// How sessions are recorded.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -265,20 +254,6 @@ impl SessionRegister {
         session.live.get().is_some_and(|live| live.lags(now))
     }
 
-    /// Writes that the session was active. Failing, it is written with the next flush, as if the store had been out.
-    pub async fn record(&self, session: &TokenSession) {
-        let Some(live) = session.live.get().filter(|_| self.cache.is_current()) else { return };
-        let active = live.send(self.clock.now());
-        let batch = [(live.key.clone(), active)];
-        let written = self.store.sessions().record_session_activity(&batch);
-        match timeout(self.settings.read_timeout, written).await {
-            Ok(Ok(())) => drop(self.metrics.written.inc()),
-            Ok(Err(_)) | Err(_) => drop(self.metrics.failures.inc()),
-        }
-        // In any case: a store that takes no writes is not tried by each request, but by each flush.
-        live.record(active);
-    }
-
     /// When the session was last active here, written or not.
     #[must_use]
     pub fn active_here(&self, key: &SessionKey) -> Option<Timestamp> {
@@ -292,97 +267,6 @@ impl SessionRegister {
     pub async fn limits_since(&self, issuer: &IssuerName, table: &str) -> Result<SessionLimits, StoreError> {
         let then = self.tables.named(table, self.store.sessions()).await?;
         Ok(then.limits.of(issuer, "").tightest(self.limits_of(issuer)))
-    }
-
-    /// Writes what is due, or all that waits. What the store does not take waits on.
-    ///
-    /// # Errors
-    /// The store's, at its first refusal.
-    ///
-    /// # Cancel safety
-    /// Dropping the future loses what was being written: call it only from a task that is not cancelled.
-    pub async fn flush(self: &Arc<Self>, all: bool) -> Result<(), StoreError> {
-        let now = self.clock.now();
-        let mut waiting = self.pool.take(if all { Timestamp::MAX } else { now });
-        while !waiting.is_empty() {
-            let rest = waiting.split_off(waiting.len().min(BATCH));
-            if let Err(error) = self.write(&waiting, now).await {
-                waiting.extend(rest);
-                self.pool.put_back(waiting, now);
-                self.metrics.failures.inc();
-                return Err(error);
-            }
-            waiting = rest;
-        }
-        Ok(())
-    }
-
-    async fn write(self: &Arc<Self>, sessions: &[Arc<LiveSession>], now: Timestamp) -> Result<(), StoreError> {
-        let openings = stream::iter(sessions.to_vec()).map(|session| self.open_late(session));
-        let opened: Vec<bool> = openings.buffered(OPENINGS).try_collect().await?;
-        let sent: Vec<Timestamp> = sessions.iter().map(|session| session.send(now)).collect();
-        let kept = sessions.iter().zip(&sent).zip(opened).filter(|(_, opened)| *opened);
-        let batch: Vec<_> = kept.map(|((session, sent), _)| (session.key.clone(), *sent)).collect();
-        self.store.sessions().record_session_activity(&batch).await?;
-        self.metrics.written.inc_by(batch.len() as u64);
-        for (session, sent) in sessions.iter().zip(sent) {
-            self.pool.written(session, sent);
-        }
-        Ok(())
-    }
-
-    /// Opens a session if the store could not be asked about it before; false: it will not have it, and must not hold up the others.
-    async fn open_late(self: &Arc<Self>, session: Arc<LiveSession>) -> Result<bool, StoreError> {
-        if session.opened().is_some() {
-            return Ok(true);
-        }
-        match self.ask(&session, session.told).await {
-            Ok(()) => Ok(true),
-            Err(error @ StoreError::Refused { .. }) => {
-                tracing::error!(error = &error as &dyn std::error::Error, "a session cannot be recorded");
-                Ok(false)
-            }
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Writes every `flush_interval` until it is told to stop, and then once more.
-    pub async fn run(self: Arc<Self>, stop: CancellationToken) {
-        let mut ticks = interval(self.settings.activity.flush_interval);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut failing = false;
-        let mut tidied = Instant::now();
-        loop {
-            let stopping = tokio::select! {
-                () = stop.cancelled() => true,
-                _ = ticks.tick() => false,
-            };
-            match self.flush(stopping).await {
-                Ok(()) if failing => {
-                    tracing::info!("the activity of sessions is written again");
-                    failing = false;
-                }
-                Ok(()) => {}
-                Err(error) => {
-                    let error = &error as &dyn std::error::Error;
-                    if stopping {
-                        tracing::error!(error, "the activity of sessions in the last moments is lost");
-                    } else if !failing {
-                        tracing::warn!(error, "the activity of sessions could not be written; it waits");
-                    }
-                    failing = true;
-                }
-            }
-            if stopping {
-                return;
-            }
-            self.pool.tidy();
-            if tidied.elapsed() >= TIDYING {
-                tidied = Instant::now();
-                self.tables.doubt();
-                self.forget_idle().await;
-            }
-        }
     }
 
     /// Registers the register's metrics.
@@ -511,18 +395,6 @@ impl SessionRegister {
             limits: Arc::clone(&table.name),
             client: live.client.clone(),
             gateway: Arc::clone(&self.settings.sessions.gateway),
-        }
-    }
-
-    /// Keeps the index small. What was idle for longer than any limit stays so without it. Failing, it is tried again the next time.
-    async fn forget_idle(&self) {
-        let retention = &self.settings.retention;
-        let idle = self.tables.current().limits.longest_idle().unwrap_or(retention.session);
-        let before = self.clock.now().minus(idle.saturating_add(retention.tokens()));
-        for (issuer, _) in &self.settings.issuers {
-            if let Err(error) = self.store.sessions().forget_idle_sessions(issuer, before).await {
-                tracing::debug!(error = &error as &dyn std::error::Error, "idle sessions could not be forgotten");
-            }
         }
     }
 }
