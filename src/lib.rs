@@ -40,7 +40,13 @@ pub mod event;
 pub mod logout;
 
 #[cfg(feature = "server")]
+pub mod management;
+
+#[cfg(feature = "server")]
 pub mod revocation;
+
+#[cfg(feature = "server")]
+pub mod inactive;
 
 #[cfg(feature = "gate")]
 pub mod store;

@@ -28,11 +28,9 @@ use tokio_util::{
 use self::job::Job;
 use crate::{
     clock::Clock,
-    event::{
-        auth0::tenant::{Tenant, TenantSettings},
-        lead::{Lead, TERM},
-    },
+    event::lead::{Lead, TERM},
     http_client::HttpClient,
+    management::tenant::{Tenant, TenantSettings},
     store::{Notes, StoreError},
     token::claims::{Claims, IssuerName},
 };

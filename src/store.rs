@@ -23,7 +23,7 @@ use crate::telemetry::gauge::Measured;
 use crate::{
     clock::Timestamp,
     marker::{MarkerKey, MarkerRecord, Reading},
-    token::claims::Subject,
+    token::claims::{IssuerName, Subject, SubjectId},
 };
 
 /// Why a store did not do what it was asked.
@@ -98,6 +98,24 @@ pub trait Watcher: Send + Sync + fmt::Debug + 'static {
     fn heard(&self, at: Instant);
 }
 
+/// A subject, and when it was last admitted.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Seen {
+    /// When.
+    pub at: Timestamp,
+    /// Who, among the subjects of an issuer.
+    pub subject: SubjectId,
+}
+
+/// How many subjects of an issuer are known.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct ActivityCount {
+    /// All.
+    pub known: u64,
+    /// Those that were last admitted before a time.
+    pub inactive: u64,
+}
+
 /// A store of markers and activity.
 #[async_trait]
 pub trait Store: Send + Sync + fmt::Debug + 'static {
@@ -143,6 +161,50 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     /// [`StoreError`].
     async fn last_activity(&self, subject: &Subject) -> Result<Option<Timestamp>, StoreError>;
 
+    /// When subjects of an issuer were last admitted, in their order.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn last_activities(
+        &self,
+        _issuer: &IssuerName,
+        _subjects: &[SubjectId],
+    ) -> Result<Vec<Option<Timestamp>>, StoreError> {
+        Err(no_index())
+    }
+
+    /// Subjects of an issuer that were last admitted before `before`: those that were not for longest first, at the same moment in the
+    /// order of their ids. Those behind `after`, `limit` at most.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn inactive(
+        &self,
+        _issuer: &IssuerName,
+        _before: Timestamp,
+        _after: Option<&Seen>,
+        _limit: usize,
+    ) -> Result<Vec<Seen>, StoreError> {
+        Err(no_index())
+    }
+
+    /// How many subjects of an issuer are known, and how many of them were last admitted before `before`.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn count_activity(&self, _issuer: &IssuerName, _before: Timestamp) -> Result<ActivityCount, StoreError> {
+        Err(no_index())
+    }
+
+    /// Forgets subjects of an issuer that were last admitted before `before`, all or some of them; in small bites, so that others are
+    /// served meanwhile.
+    ///
+    /// # Errors
+    /// [`StoreError`]: any part of it may have been done. Repeating it is harmless.
+    async fn forget_inactive(&self, _issuer: &IssuerName, _before: Timestamp) -> Result<(), StoreError> {
+        Err(no_index())
+    }
+
     /// Forgets when subjects were last admitted, unless they were after these times.
     ///
     /// # Errors
@@ -162,6 +224,10 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
 
     /// Writes out what it holds back and lets go of its resources. The store is of no use afterwards.
     async fn close(&self);
+}
+
+fn no_index() -> StoreError {
+    StoreError::Refused { store: "store".into(), message: "it keeps no index of activity".to_owned() }
 }
 
 /// Registers how many names of markers are kept in memory, as `count` says; `None`: not all of them are.

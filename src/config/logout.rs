@@ -14,8 +14,8 @@ use super::{
     web,
 };
 use crate::{
-    event::auth0::{pace::RateShare, tenant::TenantSettings},
     logout::{LogoutKind, LogoutSettings, return_url::AllowedUrl},
+    management::{pace::RateShare, tenant::TenantSettings},
     revocation::{Extent, RevocationSettings},
     server::own::last_logout::LastLogoutSettings,
     token::claims::{IssuerName, MAX_ID_LENGTH},

@@ -6,9 +6,9 @@ use secrecy::{ExposeSecret as _, SecretString};
 
 use super::*;
 use crate::{
-    event::auth0::pace::RateShare,
     gate::policy::{ActivityRule, Authentication},
     logout::LogoutKind,
+    management::pace::RateShare,
     revocation::Extent,
     store::redis::Login,
     telemetry::log::LogFormat,

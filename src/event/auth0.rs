@@ -7,7 +7,6 @@
 //! - [`event_stream`], [`events`]: sent to the gate; asked for by it.
 //! - [`sse`]: how they come then.
 //! - `bookmark`: how far those that are asked for were read.
-//! - [`tenant`], [`pace`]: the Management API; how fast it may be asked.
 
 mod bookmark;
 pub mod event_stream;
@@ -16,8 +15,6 @@ pub mod framing;
 pub mod log_stream;
 pub mod logs;
 mod loose;
-pub mod pace;
 pub mod record;
 pub mod sse;
-pub mod tenant;
 pub mod user_event;

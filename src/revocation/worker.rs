@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::{GIVE_UP, Issuer, LONGEST_PAUSE, job::Job};
-use crate::{event::auth0::tenant::TenantError, store::StoreError, telemetry::audit};
+use crate::{management::tenant::TenantError, store::StoreError, telemetry::audit};
 
 /// How often the queue is looked at: other gateways put jobs into it.
 const PAUSE: Duration = Duration::from_secs(1);

@@ -21,10 +21,9 @@ use crate::{
         events::EventsSettings,
         log_stream::LogStreamSettings,
         logs::LogsSettings,
-        pace::RateShare,
         record::{Action, Codes},
-        tenant::TenantSettings,
     },
+    management::{pace::RateShare, tenant::TenantSettings},
     token::claims::IssuerName,
 };
 

@@ -21,9 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     bookmark::Bookmark,
-    pace::backoff,
     sse::{self, Item, Parser},
-    tenant::{Tenant, TenantError, TenantSettings},
     user_event::UserEventReader,
 };
 use crate::{
@@ -34,6 +32,10 @@ use crate::{
         source::{Context, Failure, Running},
     },
     http_client::HttpClient,
+    management::{
+        pace::backoff,
+        tenant::{Tenant, TenantError, TenantSettings},
+    },
     store::StoreError,
     token::{claims::IssuerName, jwks::jittered},
 };

@@ -24,9 +24,7 @@ use super::{
     bookmark::Bookmark,
     framing,
     loose::{self, Loose, Members},
-    pace::backoff,
     record::{Codes, RecordReader},
-    tenant::{Answer, Tenant, TenantError, TenantSettings},
 };
 use crate::{
     clock::{Clock, Timestamp},
@@ -36,6 +34,10 @@ use crate::{
         source::{Context, Failure, Running},
     },
     http_client::HttpClient,
+    management::{
+        pace::backoff,
+        tenant::{Answer, Tenant, TenantError, TenantSettings},
+    },
     store::StoreError,
     token::{claims::IssuerName, jwks::jittered},
 };

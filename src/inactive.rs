@@ -1,0 +1,1 @@
+//! Who has been inactive for too long.
