@@ -99,6 +99,7 @@ impl Pace {
 }
 
 /// How long to wait after so many failures in a row and one more: twice as long each time, a minute at most.
+#[must_use]
 pub fn backoff(failures: u32) -> Duration {
     jittered(FIRST.saturating_mul(1 << failures.min(6)).min(LONGEST))
 }
