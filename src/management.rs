@@ -4,6 +4,8 @@
 //! - [`pace`]: how fast they may be made.
 //! - [`user`]: a user, as far as it is of interest here.
 
+pub mod access;
+pub(crate) mod loose;
 pub mod pace;
 pub mod tenant;
 pub mod user;

@@ -26,6 +26,7 @@ use tokio_util::{
 };
 
 use self::job::Job;
+pub use crate::management::access::Extent;
 use crate::{
     clock::Clock,
     event::lead::{Lead, TERM},
@@ -53,17 +54,6 @@ pub struct RevocationSettings {
     pub extent: Extent,
     /// Its Management API.
     pub tenant: TenantSettings,
-}
-
-/// What is revoked at an issuer.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Extent {
-    /// The session, or all of the user's. Refresh tokens live on.
-    Session,
-    /// All refresh tokens of the user. Those of one session cannot be revoked without it: then the session too.
-    RefreshTokens,
-    /// Both.
-    All,
 }
 
 /// What is still to be revoked. Clones share it.

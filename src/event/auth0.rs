@@ -14,7 +14,6 @@ pub mod events;
 pub mod framing;
 pub mod log_stream;
 pub mod logs;
-mod loose;
 pub mod record;
 pub mod sse;
 pub mod user_event;

@@ -1,12 +1,11 @@
 //! One thing that is to be revoked, as it is kept in the store.
 
-use http::Method;
-use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::{Deserialize, Serialize};
 
 use super::Extent;
 use crate::{
     clock::Timestamp,
+    management::access::Revocation,
     marker::MarkerKey,
     token::claims::{IssuerName, SessionId, Subject, SubjectId},
 };
@@ -27,16 +26,6 @@ struct Form {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     sid: Option<String>,
     asked: i64,
-}
-
-/// What is asked of the Management API.
-#[derive(PartialEq, Eq, Debug)]
-pub(super) struct Call {
-    pub(super) what: &'static str,
-    pub(super) method: Method,
-    pub(super) path: String,
-    /// Whether it has a body: an empty object.
-    pub(super) has_body: bool,
 }
 
 impl Job {
@@ -81,28 +70,11 @@ impl Job {
         }
     }
 
-    pub(super) fn call(&self, extent: Extent) -> Call {
-        let encoded = |id| utf8_percent_encode(id, NON_ALPHANUMERIC);
-        let user = encoded(self.subject.id.as_str());
-        let (what, method, path, has_body) = match (&self.session, extent) {
-            (Some(session), Extent::Session) => {
-                ("session_delete", Method::DELETE, format!("/api/v2/sessions/{}", encoded(session.as_str())), false)
-            }
-            (Some(session), Extent::RefreshTokens | Extent::All) => (
-                "session_revoke",
-                Method::POST,
-                format!("/api/v2/sessions/{}/revoke", encoded(session.as_str())),
-                false,
-            ),
-            (None, Extent::Session) => {
-                ("sessions_delete", Method::DELETE, format!("/api/v2/users/{user}/sessions"), false)
-            }
-            (None, Extent::RefreshTokens) => {
-                ("refresh_tokens_delete", Method::DELETE, format!("/api/v2/users/{user}/refresh-tokens"), false)
-            }
-            (None, Extent::All) => ("access_revoke", Method::POST, format!("/api/v2/users/{user}/revoke-access"), true),
-        };
-        Call { what, method, path, has_body }
+    pub(super) fn revocation(&self, extent: Extent) -> Revocation {
+        match &self.session {
+            Some(session) => Revocation::of_session(session, extent),
+            None => Revocation::of_user(&self.subject.id, extent),
+        }
     }
 }
 
@@ -130,8 +102,8 @@ mod tests {
     #[test]
     fn each_extent_has_its_call() {
         let path = |session, extent| {
-            let call = job(session).call(extent);
-            format!("{} {}", call.method, call.path)
+            let revocation = job(session).revocation(extent);
+            format!("{} {}", revocation.method, revocation.path)
         };
         assert_eq!(path(Some("s:1"), Extent::Session), "DELETE /api/v2/sessions/s%3A1");
         assert_eq!(path(Some("s:1"), Extent::RefreshTokens), "POST /api/v2/sessions/s%3A1/revoke");

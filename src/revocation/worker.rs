@@ -100,9 +100,7 @@ impl Issuer {
     async fn attempt(&self, job: Option<&Job>) -> Outcome {
         let Some(job) = job else { return Outcome::GivenUp(None) };
         let late = self.clock.now().since(job.asked) >= GIVE_UP;
-        let call = job.call(self.extent);
-        let body = call.has_body.then(|| serde_json::json!({}));
-        match self.tenant.call(call.method, &call.path, body.as_ref()).await {
+        match job.revocation(self.extent).call(&self.tenant).await {
             Ok(_) => Outcome::Done,
             Err(TenantError::Status { status: StatusCode::NOT_FOUND, .. } | TenantError::Gone) => Outcome::Gone,
             Err(error) if late || error.is_final() => Outcome::GivenUp(Some(error)),
@@ -124,7 +122,7 @@ impl Issuer {
             tracing::warn!(issuer = %self.name, attempts, error, "revocation at the issuer failed; it is tried again");
             return false;
         }
-        let what = job.map(|job| job.call(self.extent).what);
+        let what = job.map(|job| job.revocation(self.extent).what);
         let key = job.map(Job::key);
         audit::record_revocation(what.unwrap_or("revocation"), key.as_ref(), label, attempts, error);
         true

@@ -23,7 +23,6 @@ use tokio_util::sync::CancellationToken;
 use super::{
     bookmark::Bookmark,
     framing,
-    loose::{self, Loose, Members},
     record::{Codes, RecordReader},
 };
 use crate::{
@@ -35,6 +34,7 @@ use crate::{
     },
     http_client::HttpClient,
     management::{
+        loose::{self, Loose, Members},
         pace::backoff,
         tenant::{Answer, Tenant, TenantError, TenantSettings},
     },

@@ -14,10 +14,10 @@ use jiff::{civil::DateTime, tz::TimeZone};
 use percent_encoding::percent_decode_str;
 use serde::de::{MapAccess, SeqAccess};
 
-use super::loose::{self, Fill, Loose, Members};
 use crate::{
     clock::Timestamp,
     event::{EventId, Gap, GapReason, Happening, SessionEvent},
+    management::loose::{self, Fill, Loose, Members},
     token::claims::{IssuerName, SessionId, Subject, SubjectId},
 };
 

@@ -8,9 +8,9 @@
 
 use serde::de::MapAccess;
 
-use super::loose::{self, Fill, Loose, Members};
 use crate::{
     event::{EventId, Gap, GapReason, Happening, SessionEvent},
+    management::loose::{self, Fill, Loose, Members},
     token::claims::{IssuerName, Subject, SubjectId},
 };
 

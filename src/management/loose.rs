@@ -18,7 +18,7 @@ const EARLIEST: i64 = 1_000_000_000_000;
 const FIRST_MILLIS: f64 = 1e11;
 
 /// A value of which some members matter.
-pub(super) trait Members<'a>: Default {
+pub(crate) trait Members<'a>: Default {
     /// Takes the value of a member, or passes over it.
     fn take<A: MapAccess<'a>>(&mut self, name: &[u8], values: &mut A) -> Result<(), A::Error>;
 
@@ -33,19 +33,19 @@ pub(super) trait Members<'a>: Default {
 }
 
 /// Reads one JSON text. After an error, `members` holds what was read before it.
-pub(super) fn read<'a>(text: &'a [u8], members: &mut impl Members<'a>) -> Result<(), serde_json::Error> {
+pub(crate) fn read<'a>(text: &'a [u8], members: &mut impl Members<'a>) -> Result<(), serde_json::Error> {
     let mut deserializer = serde_json::Deserializer::from_slice(text);
     Fill(members).deserialize(&mut deserializer)?;
     deserializer.end()
 }
 
 /// Passes over the value of a member.
-pub(super) fn skip<'a, A: MapAccess<'a>>(values: &mut A) -> Result<(), A::Error> {
+pub(crate) fn skip<'a, A: MapAccess<'a>>(values: &mut A) -> Result<(), A::Error> {
     values.next_value::<IgnoredAny>().map(drop)
 }
 
 /// Takes in a value in place of what was there before. Says whether it was anything but `null`.
-pub(super) struct Fill<'m, T>(pub(super) &'m mut T);
+pub(crate) struct Fill<'m, T>(pub(crate) &'m mut T);
 
 impl<'a, T: Members<'a>> DeserializeSeed<'a> for Fill<'_, T> {
     type Value = bool;
@@ -110,6 +110,17 @@ impl<'a, T: Members<'a>> Visitor<'a> for Fill<'_, T> {
     }
 }
 
+/// Takes in a value on top of what was there before.
+pub(crate) struct Onto<'m, T>(pub(crate) &'m mut T);
+
+impl<'a, T: Members<'a>> DeserializeSeed<'a> for Onto<'_, T> {
+    type Value = bool;
+
+    fn deserialize<D: Deserializer<'a>>(self, deserializer: D) -> Result<bool, D::Error> {
+        deserializer.deserialize_any(Fill(self.0))
+    }
+}
+
 /// The name of a member.
 struct Name<'a>(Cow<'a, [u8]>);
 
@@ -140,7 +151,7 @@ impl<'a> Visitor<'a> for NameVisitor {
 
 /// A scalar of whatever type.
 #[derive(Clone, PartialEq, Default, Debug)]
-pub(super) enum Loose<'a> {
+pub(crate) enum Loose<'a> {
     /// Missing, or `null`.
     #[default]
     Absent,
@@ -226,12 +237,12 @@ impl From<u64> for Loose<'_> {
 
 impl Loose<'_> {
     /// Whether it is there.
-    pub(super) const fn is_present(&self) -> bool {
+    pub(crate) const fn is_present(&self) -> bool {
         !matches!(self, Self::Absent)
     }
 
     /// The text, unless it is empty or masked.
-    pub(super) fn text(&self) -> Option<&str> {
+    pub(crate) fn text(&self) -> Option<&str> {
         match self {
             Self::Text(text) if text.bytes().any(|byte| byte != b'*') => Some(text),
             _ => None,
@@ -239,7 +250,7 @@ impl Loose<'_> {
     }
 
     /// The value, if it is `true` or `false`.
-    pub(super) const fn bool(&self) -> Option<bool> {
+    pub(crate) const fn bool(&self) -> Option<bool> {
         match self {
             Self::Bool(value) => Some(*value),
             _ => None,
@@ -247,7 +258,7 @@ impl Loose<'_> {
     }
 
     /// An id: a text, or a number that was written without loss.
-    pub(super) fn id(&self) -> Option<Cow<'_, str>> {
+    pub(crate) fn id(&self) -> Option<Cow<'_, str>> {
         match self {
             Self::Integer(number) => Some(number.to_string().into()),
             _ => self.text().map(Cow::Borrowed),
@@ -255,7 +266,7 @@ impl Loose<'_> {
     }
 
     /// The whole number, also one in quotes.
-    pub(super) fn integer(&self) -> Option<i64> {
+    pub(crate) fn integer(&self) -> Option<i64> {
         match self {
             Self::Integer(number) => Some(*number),
             _ => self.text()?.trim().parse().ok(),
@@ -263,7 +274,7 @@ impl Loose<'_> {
     }
 
     /// A time: RFC 3339, the same with a space or without an offset (then in UTC), or a number since 1970.
-    pub(super) fn time(&self) -> Option<Timestamp> {
+    pub(crate) fn time(&self) -> Option<Timestamp> {
         let time = match self {
             #[expect(clippy::cast_precision_loss, reason = "exact for every time that is in range")]
             Self::Integer(number) => from_number(*number as f64),
