@@ -12,7 +12,7 @@ use serde::{
 use crate::clock::Timestamp;
 
 /// Markers do not take times before this: 2001-09-09 in milliseconds, in which it is the first with so many digits.
-const EARLIEST: i64 = 1_000_000_000_000;
+pub(crate) const EARLIEST: Timestamp = Timestamp::from_millis(1_000_000_000_000);
 
 /// Numbers of a smaller magnitude are seconds, others milliseconds, microseconds and nanoseconds, a thousand times as many each.
 const FIRST_MILLIS: f64 = 1e11;
@@ -282,7 +282,7 @@ impl Loose<'_> {
             Self::Text(text) => from_text(text.trim()),
             _ => None,
         };
-        time.filter(|time| time.as_millis() >= EARLIEST)
+        time.filter(|time| *time >= EARLIEST)
     }
 }
 

@@ -101,7 +101,12 @@ impl Pace {
 /// How long to wait after so many failures in a row and one more: twice as long each time, a minute at most.
 #[must_use]
 pub fn backoff(failures: u32) -> Duration {
-    jittered(FIRST.saturating_mul(1 << failures.min(6)).min(LONGEST))
+    doubled(FIRST, failures)
+}
+
+/// The same for another pause after a first failure.
+pub(super) fn doubled(first: Duration, failures: u32) -> Duration {
+    jittered(first.saturating_mul(1 << failures.min(6)).min(LONGEST))
 }
 
 /// As long, and up to a tenth more.

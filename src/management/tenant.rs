@@ -9,6 +9,7 @@
 //!    between attempts are kept here.
 
 use std::{
+    collections::BTreeSet,
     error::Error,
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -28,13 +29,16 @@ use tokio::{
     time::{Instant, sleep_until, timeout},
 };
 
-use super::pace::{self, Pace, RateShare};
+use super::{
+    observer::{Observer, Unobserved},
+    pace::{self, Pace, RateShare},
+};
 use crate::{
     clock::{Clock, Timestamp},
     http_client::{HttpClient, HttpError},
 };
 
-/// How long an answer may take, and its body.
+/// How long an answer may take, and its body, unless told otherwise.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The longest answer: 100 log records, or as many sessions, have room in it.
@@ -120,6 +124,51 @@ pub enum TenantError {
     /// An answer in another form than it should have.
     #[error("the tenant's answer is malformed or broke off")]
     Malformed,
+    /// Nothing of that name.
+    #[error("the tenant has no {what} that is called `{name}`")]
+    Unknown {
+        /// A role, a connection.
+        what: &'static str,
+        /// What it is called.
+        name: Box<str>,
+    },
+    /// More than can be listed.
+    #[error("{what}")]
+    TooMany {
+        /// Of what, and what to do.
+        what: Box<str>,
+    },
+    /// An export of users came to nothing.
+    #[error("the export of users (job {job}) {fault}; begin another, or find the users by searching")]
+    Export {
+        /// The job of the tenant.
+        job: Box<str>,
+        /// What became of it.
+        fault: ExportFault,
+    },
+}
+
+/// What became of an export.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum ExportFault {
+    /// The tenant says so.
+    #[error("failed at the tenant")]
+    Failed,
+    /// A day has passed, or there never was such a job.
+    #[error("is not known to the tenant, which keeps an export for a day")]
+    Gone,
+    /// It does not come to an end.
+    #[error("did not come to an end within a day")]
+    Endless,
+    /// The job is for something else.
+    #[error("is no export of the users that are to be listed")]
+    Foreign,
+    /// Who gives it out cannot be trusted.
+    #[error("is to be downloaded from a place that is neither https nor loopback")]
+    Insecure,
+    /// What was taken of it already is not its beginning.
+    #[error("was not the same when it was downloaded again")]
+    Changed,
 }
 
 impl TenantError {
@@ -128,7 +177,7 @@ impl TenantError {
     #[must_use]
     pub fn is_final(&self) -> bool {
         match self {
-            Self::Gone => true,
+            Self::Gone | Self::Unknown { .. } | Self::TooMany { .. } | Self::Export { .. } => true,
             Self::Status { status, .. } => status.is_client_error() && *status != StatusCode::REQUEST_TIMEOUT,
             Self::Unauthorized { .. }
             | Self::Forbidden { .. }
@@ -186,7 +235,11 @@ impl Answer {
 ///
 /// Whoever must not wait for others has one of its own.
 #[derive(Clone, Debug)]
-pub struct Tenant(Arc<Inner>);
+pub struct Tenant {
+    inner: Arc<Inner>,
+    observer: Arc<dyn Observer>,
+    patience: Duration,
+}
 
 #[derive(Debug)]
 struct Inner {
@@ -202,6 +255,8 @@ struct Inner {
 #[derive(Debug)]
 struct State {
     token: Option<Token>,
+    /// The scopes of the token that was fetched last, if the tenant told.
+    granted: Option<BTreeSet<Box<str>>>,
     pace: Pace,
     /// Nothing is asked before.
     open_at: Option<(Instant, Timestamp)>,
@@ -231,15 +286,43 @@ impl Tenant {
     /// A tenant that has not been asked for anything yet.
     #[must_use]
     pub fn new(settings: TenantSettings, http: HttpClient, clock: Clock) -> Self {
-        let state = State { token: None, pace: Pace::new(settings.rate_share), open_at: None };
-        Self(Arc::new(Inner {
+        let state = State { token: None, granted: None, pace: Pace::new(settings.rate_share), open_at: None };
+        let inner = Arc::new(Inner {
             settings,
             http,
             clock,
             state: Mutex::new(state),
             fetching: Semaphore::new(1),
             places: Semaphore::new(AT_ONCE),
-        }))
+        });
+        Self { inner, observer: Arc::new(Unobserved), patience: PATIENCE }
+    }
+
+    /// The same tenant; whoever waits for it through this clone has the observer told of it.
+    #[must_use]
+    pub fn with_observer(self, observer: Arc<dyn Observer>) -> Self {
+        Self { observer, ..self }
+    }
+
+    /// The same tenant; answers to this clone, and then their bodies, may take so long. By default 20 seconds.
+    #[must_use]
+    pub fn with_patience(self, patience: Duration) -> Self {
+        Self { patience, ..self }
+    }
+
+    /// The scopes that the application has, as of the last token. `None`: none was fetched yet, see [`log_in`](Self::log_in), or
+    /// the tenant did not tell.
+    #[must_use]
+    pub fn granted(&self) -> Option<BTreeSet<Box<str>>> {
+        self.state().granted.clone()
+    }
+
+    /// Which of these scopes the application does not have; none of them where the tenant did not tell.
+    #[must_use]
+    pub fn lacks<'s>(&self, needed: &[&'s str]) -> Vec<&'s str> {
+        let granted = self.granted();
+        let is_lacking = |scope: &&str| granted.as_ref().is_some_and(|granted| !granted.contains(*scope));
+        needed.iter().copied().filter(is_lacking).collect()
     }
 
     /// Has a token fetched, where none is kept: whether the credentials are good.
@@ -247,7 +330,7 @@ impl Tenant {
     /// # Errors
     /// [`TenantError`].
     pub async fn log_in(&self) -> Result<(), TenantError> {
-        match timeout(PATIENCE, self.token()).await {
+        match timeout(self.patience, self.token()).await {
             Ok(token) => token.map(drop),
             Err(_) => Err(self.failed(TenantError::TimedOut)),
         }
@@ -264,7 +347,7 @@ impl Tenant {
     pub async fn call(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Answer, TenantError> {
         let ask = self.ask(method, path, &[], body)?;
         let (head, body) = self.open_with(&ask).await?.into_parts();
-        let body = match timeout(PATIENCE, collect(body, MAX_ANSWER)).await {
+        let body = match timeout(self.patience, collect(body, MAX_ANSWER)).await {
             Ok(Ok(body)) => body,
             Ok(Err(error)) => return Err(self.failed(error)),
             Err(_) => return Err(self.failed(TenantError::TimedOut)),
@@ -299,16 +382,16 @@ impl Tenant {
     }
 
     fn uri(&self, path: &str) -> Result<Uri, TenantError> {
-        let mut parts = self.0.settings.base.clone().into_parts();
+        let mut parts = self.inner.settings.base.clone().into_parts();
         parts.path_and_query = Some(path.parse().map_err(|_| TenantError::Malformed)?);
         Uri::from_parts(parts).map_err(|_| TenantError::Malformed)
     }
 
     async fn open_with(&self, ask: &Ask<'_>) -> Result<Response<Incoming>, TenantError> {
         // Closed never, so that an error here does not happen.
-        let _place = self.0.places.acquire().await.map_err(|_| TenantError::TimedOut)?;
+        let _place = self.inner.places.acquire().await.map_err(|_| TenantError::TimedOut)?;
         self.turn().await?;
-        match timeout(PATIENCE, self.attempt(ask)).await {
+        match timeout(self.patience, self.attempt(ask)).await {
             Ok(result) => result,
             Err(_) => Err(self.failed(TenantError::TimedOut)),
         }
@@ -316,14 +399,34 @@ impl Tenant {
 
     /// Waits until something may be asked.
     async fn turn(&self) -> Result<(), TenantError> {
+        self.wait(LONGEST_WAIT).await
+    }
+
+    /// Waits until something may be asked, however long that is; an hour at most for each answer that names it.
+    ///
+    /// # Cancel safety
+    /// Nothing was asked.
+    pub(super) async fn opened(&self) {
+        // However long, so that it comes to an end in no other way.
+        let _ = self.wait(Duration::MAX).await;
+    }
+
+    async fn wait(&self, longest: Duration) -> Result<(), TenantError> {
+        let mut waiting: Option<Waiting<'_>> = None;
         loop {
             let Some((open_at, until)) = self.state().open_at else { return Ok(()) };
             let now = Instant::now();
             if now >= open_at {
                 return Ok(());
             }
-            if open_at - now > LONGEST_WAIT {
+            if open_at - now > longest {
                 return Err(TenantError::RateLimited { until });
+            }
+            if waiting.as_ref().is_none_or(|waiting| waiting.until < open_at) {
+                // It ends before another begins.
+                drop(waiting.take());
+                self.observer.waiting(self.inner.clock.now().plus(open_at - now));
+                waiting = Some(Waiting { until: open_at, observer: &*self.observer });
             }
             sleep_until(open_at).await;
         }
@@ -367,7 +470,7 @@ impl Tenant {
         for (name, value) in ask.fields {
             fields.insert(name, value.clone());
         }
-        self.0.http.open(request).await.map_err(|error| self.failed(error.into()))
+        self.inner.http.open(request).await.map_err(|error| self.failed(error.into()))
     }
 
     /// The token: the one that is kept, or a new one that all who wait for it share.
@@ -375,7 +478,7 @@ impl Tenant {
         if let Some(token) = self.kept() {
             return Ok(token);
         }
-        let _turn = self.0.fetching.acquire().await.map_err(|_| TenantError::TimedOut)?;
+        let _turn = self.inner.fetching.acquire().await.map_err(|_| TenantError::TimedOut)?;
         if let Some(token) = self.kept() {
             return Ok(token);
         }
@@ -400,9 +503,11 @@ impl Tenant {
             access_token: SecretString,
             #[serde(default)]
             expires_in: Option<u64>,
+            #[serde(default)]
+            scope: Option<String>,
         }
 
-        let TenantSettings { client_id, client_secret, audience, .. } = &self.0.settings;
+        let TenantSettings { client_id, client_secret, audience, .. } = &self.inner.settings;
         let encoded = |text| utf8_percent_encode(text, NON_ALPHANUMERIC);
         let form = format!(
             "grant_type=client_credentials&client_id={}&client_secret={}&audience={}",
@@ -417,7 +522,7 @@ impl Tenant {
         request.headers_mut().insert(header::CONTENT_TYPE, form);
         request.headers_mut().insert(header::ACCEPT, HeaderValue::from_static("application/json"));
         let asked = Instant::now();
-        let response = self.0.http.send(request, MAX_SMALL_ANSWER, PATIENCE).await;
+        let response = self.inner.http.send(request, MAX_SMALL_ANSWER, self.patience).await;
         let response = response.map_err(|error| self.failed(error.into()))?;
         let until = self.answered(response.status(), response.headers());
         let refusal = || Refusal::read(response.body());
@@ -434,6 +539,8 @@ impl Tenant {
         let authorization = format!("Bearer {}", granted.access_token.expose_secret());
         let Ok(mut authorization) = HeaderValue::from_str(&authorization) else { return Err(malformed()) };
         authorization.set_sensitive(true);
+        let scopes = granted.scope.map(|scope| scope.split_whitespace().map(Into::into).collect());
+        self.state().granted = scopes;
         let life = Duration::from_secs(granted.expires_in.unwrap_or_default().min(30 * 86_400));
         Ok(Token { authorization, until: asked + life.saturating_sub(MARGIN.min(life / 10)) })
     }
@@ -451,21 +558,21 @@ impl Tenant {
     fn failed(&self, error: TenantError) -> TenantError {
         let mut state = self.state();
         let pause = state.pace.failed();
-        state.pause(pause, self.0.clock.now());
+        state.pause(pause, self.inner.clock.now());
         error
     }
 
     fn refused(&self, code: Box<str>) -> TenantError {
-        self.state().pause(REFUSED, self.0.clock.now());
+        self.state().pause(REFUSED, self.inner.clock.now());
         TenantError::Unauthorized { code }
     }
 
     fn time_of(&self, fields: &HeaderMap) -> Timestamp {
-        fields.get(header::DATE).and_then(pace::date).unwrap_or_else(|| self.0.clock.now())
+        fields.get(header::DATE).and_then(pace::date).unwrap_or_else(|| self.inner.clock.now())
     }
 
     fn next(&self, fields: &HeaderMap) -> Option<PathAndQuery> {
-        let base = &self.0.settings.base;
+        let base = &self.inner.settings.base;
         let target = fields.get_all(header::LINK).iter().find_map(|value| next_link(value.to_str().ok()?))?;
         let target: Uri = target.parse().ok()?;
         let is_there = target.scheme() == base.scheme() && target.authority() == base.authority();
@@ -473,8 +580,29 @@ impl Tenant {
         (is_there || is_relative).then(|| target.path_and_query().cloned())?
     }
 
+    /// For what is to be had elsewhere, without a token.
+    pub(super) fn http(&self) -> &HttpClient {
+        &self.inner.http
+    }
+
+    pub(super) fn now(&self) -> Timestamp {
+        self.inner.clock.now()
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A wait, until it is over or given up.
+struct Waiting<'o> {
+    until: Instant,
+    observer: &'o dyn Observer,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.observer.resumed();
     }
 }
 
