@@ -12,7 +12,7 @@ pub mod notes;
 pub mod redis;
 pub mod sessions;
 
-use std::{fmt, io, sync::Arc, time::Instant};
+use std::{fmt, io, slice, sync::Arc, time::Instant};
 
 use async_trait::async_trait;
 use prometheus_client::registry::Registry;
@@ -159,7 +159,10 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     ///
     /// # Errors
     /// [`StoreError`].
-    async fn last_activity(&self, subject: &Subject) -> Result<Option<Timestamp>, StoreError>;
+    async fn last_activity(&self, subject: &Subject) -> Result<Option<Timestamp>, StoreError> {
+        let times = self.last_activities(&subject.issuer, slice::from_ref(&subject.id)).await?;
+        Ok(times.into_iter().next().flatten())
+    }
 
     /// When subjects of an issuer were last admitted, in their order.
     ///
@@ -174,7 +177,10 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     }
 
     /// Subjects of an issuer that were last admitted before `before`: those that were not for longest first, at the same moment in the
-    /// order of their ids. Those behind `after`, `limit` at most.
+    /// order of their ids. Those behind `after`; `limit` of them, fewer only if there are no more. What is no id is left out.
+    ///
+    /// Whoever is active while pages are read moves on to a later place, so nobody is given twice for one time, and nobody who stays is
+    /// skipped.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -188,7 +194,8 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
         Err(no_index())
     }
 
-    /// How many subjects of an issuer are known, and how many of them were last admitted before `before`.
+    /// How many subjects of an issuer are known, and how many of them were last admitted before `before`. Those who are active meanwhile
+    /// may be counted twice, or not.
     ///
     /// # Errors
     /// [`StoreError`].

@@ -1,11 +1,12 @@
 //! The store inside the process: SQLite in a directory of its own, on a local disk.
 //!
-//! One thread writes, one reads; both have bounded queues. Marker writes that wait together are committed together and
+//! One thread writes, one reads, and another one reads what takes longer, such as pages of the index of activity; all have bounded queues. Marker writes that wait together are committed together and
 //! acknowledged when they are on disk (`synchronous=FULL`). Activity, sessions and most notes are written without waiting for the disk: a
 //! power cut may lose the last moments of them, never a marker.
 //!
 //! The values are those of the public format, see `docs/markers.md`.
 
+mod activity;
 mod change;
 mod database;
 mod leases;
@@ -40,11 +41,13 @@ use self::{
     remembered::Remembered,
     writer::{Write, Writer},
 };
-use super::{Merged, Sessions, Store, StoreError, StoreReport, Watcher, check_readable, register_names};
+use super::{
+    ActivityCount, Merged, Seen, Sessions, Store, StoreError, StoreReport, Watcher, check_readable, register_names,
+};
 use crate::{
     clock::{Clock, Timestamp},
     marker::{MarkerKey, MarkerRecord, Reading},
-    token::claims::Subject,
+    token::claims::{IssuerName, Subject, SubjectId},
 };
 
 /// How many jobs may wait for a thread; more wait in their callers.
@@ -123,9 +126,17 @@ pub struct EmbeddedStore {
     name: Arc<str>,
     writes: Queue<Write>,
     reads: Queue<Read>,
+    surveys: Queue<Read>,
     memory: Arc<Memory>,
     leases: Leases,
-    threads: Mutex<Vec<JoinHandle<()>>>,
+    threads: Mutex<Option<Threads>>,
+}
+
+/// The readers end first: the last connection to close tidies up the files.
+#[derive(Debug)]
+struct Threads {
+    readers: [JoinHandle<()>; 2],
+    writer: JoinHandle<()>,
 }
 
 impl EmbeddedStore {
@@ -144,19 +155,20 @@ impl EmbeddedStore {
         let durable = Database::open(&file, clock.clone())?;
         let relaxed = Database::open_relaxed(&file, clock.clone())?;
         let reader = Database::open_read_only(&file, clock.clone())?;
+        let surveyor = Database::open_read_only(&file, clock.clone())?;
         let name: Arc<str> = directory.display().to_string().into();
         let memory = Arc::new(Memory::load(&reader).map_err(|error| open_fault(&file, error))?);
         let (writes, inbox) = queue(QUEUE);
         let work = Writer::new(Arc::clone(&name), inbox, watcher, Arc::clone(&memory), durable, relaxed, lock);
-        let write_thread = spawn(directory, "portcullis-store-write", move || work.run())?;
-        let (reads, inbox) = queue(QUEUE);
-        let read_thread = {
-            let name = Arc::clone(&name);
-            spawn(directory, "portcullis-store-read", move || reader::run(&name, &inbox, &reader))?
+        let writer = spawn(directory, "portcullis-store-write", move || work.run())?;
+        let read = |thread: &str, database: Database| {
+            let ((queue, inbox), name) = (queue(QUEUE), Arc::clone(&name));
+            spawn(directory, thread, move || reader::run(&name, &inbox, &database)).map(|thread| (queue, thread))
         };
-        // The reader ends first: the last connection to close tidies up the files.
-        let threads = Mutex::new(vec![read_thread, write_thread]);
-        Ok(Arc::new(Self { name, writes, reads, memory, leases: Leases::new(clock), threads }))
+        let (reads, reader) = read("portcullis-store-read", reader)?;
+        let (surveys, surveyor) = read("portcullis-store-survey", surveyor)?;
+        let threads = Mutex::new(Some(Threads { readers: [reader, surveyor], writer }));
+        Ok(Arc::new(Self { name, writes, reads, surveys, memory, leases: Leases::new(clock), threads }))
     }
 
     async fn write<T>(&self, job: impl FnOnce(Answer<T>) -> Write) -> Result<T, StoreError> {
@@ -239,6 +251,11 @@ fn spawn(
     spawned.map_err(|source| EmbeddedOpenError::Directory { directory: directory.to_owned(), source })
 }
 
+/// Joining blocks; a thread that panicked has nothing left to say.
+async fn join(thread: JoinHandle<()>) {
+    let _ = tokio::task::spawn_blocking(|| thread.join()).await;
+}
+
 #[async_trait]
 impl Store for EmbeddedStore {
     fn register(&self, registry: &mut Registry) {
@@ -269,8 +286,32 @@ impl Store for EmbeddedStore {
         self.write(|answer| Write::Activity(batch.to_vec(), answer)).await
     }
 
-    async fn last_activity(&self, subject: &Subject) -> Result<Option<Timestamp>, StoreError> {
-        self.query(|answer| Read::Activity { subject: subject.clone(), answer }).await
+    async fn last_activities(
+        &self,
+        issuer: &IssuerName,
+        subjects: &[SubjectId],
+    ) -> Result<Vec<Option<Timestamp>>, StoreError> {
+        self.survey_last(issuer, subjects).await
+    }
+
+    async fn inactive(
+        &self,
+        issuer: &IssuerName,
+        before: Timestamp,
+        after: Option<&Seen>,
+        limit: usize,
+    ) -> Result<Vec<Seen>, StoreError> {
+        self.survey_inactive(issuer, before, after, limit).await
+    }
+
+    async fn count_activity(&self, issuer: &IssuerName, before: Timestamp) -> Result<ActivityCount, StoreError> {
+        self.survey_count(issuer, before).await
+    }
+
+    async fn forget_inactive(&self, issuer: &IssuerName, before: Timestamp) -> Result<(), StoreError> {
+        // One bite after the other: what others want written has its turn in between.
+        while self.change(Change::ForgetInactive { issuer: issuer.clone(), before }).await? {}
+        Ok(())
     }
 
     async fn forget_activity(&self, batch: &[(Subject, Timestamp)]) -> Result<(), StoreError> {
@@ -289,13 +330,15 @@ impl Store for EmbeddedStore {
     }
 
     async fn close(&self) {
-        let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
-        // The reader first, and to its end: it cannot tidy up if it should be the last to let go of the file.
+        let threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(Threads { readers, writer }) = threads else { return };
+        // The readers first, and to their end: they cannot tidy up if one should be the last to let go of the file.
         self.reads.close();
-        for thread in threads {
-            // Joining blocks; a thread that panicked has nothing left to say.
-            let _ = tokio::task::spawn_blocking(|| thread.join()).await;
-            self.writes.close();
+        self.surveys.close();
+        for thread in readers {
+            join(thread).await;
         }
+        self.writes.close();
+        join(writer).await;
     }
 }

@@ -12,6 +12,7 @@
 //!
 //! The names and values are a public format, see `docs/markers.md`.
 
+mod activity;
 mod cluster;
 mod connect;
 mod fault;
@@ -51,12 +52,13 @@ use self::{
     topology::Topology,
 };
 use super::{
-    Merged, Sessions, Store, StoreError, StoreReport, Watcher, check_readable, merged, reading, register_names,
+    ActivityCount, Merged, Seen, Sessions, Store, StoreError, StoreReport, Watcher, check_readable, merged, reading,
+    register_names,
 };
 use crate::{
     clock::{Clock, Timestamp},
     marker::{MarkerKey, MarkerRecord, Reading},
-    token::claims::Subject,
+    token::claims::{IssuerName, Subject, SubjectId},
 };
 
 /// How many times a merge starts over because others changed its key meanwhile.
@@ -224,12 +226,30 @@ impl Store for RedisStore {
         Ok(())
     }
 
-    async fn last_activity(&self, subject: &Subject) -> Result<Option<Timestamp>, StoreError> {
-        let set = self.keys.activity(subject);
-        let mut score = ::redis::cmd("ZSCORE");
-        score.arg(&set).arg(subject.id.as_str());
-        let score: Option<f64> = self.ask(Use::Rest, &set, &score).await?;
-        score.map(|score| self.time_of(score)).transpose()
+    async fn last_activities(
+        &self,
+        issuer: &IssuerName,
+        subjects: &[SubjectId],
+    ) -> Result<Vec<Option<Timestamp>>, StoreError> {
+        self.last_seen(issuer, subjects).await
+    }
+
+    async fn inactive(
+        &self,
+        issuer: &IssuerName,
+        before: Timestamp,
+        after: Option<&Seen>,
+        limit: usize,
+    ) -> Result<Vec<Seen>, StoreError> {
+        self.inactive_page(issuer, before, after, limit).await
+    }
+
+    async fn count_activity(&self, issuer: &IssuerName, before: Timestamp) -> Result<ActivityCount, StoreError> {
+        self.count_seen(issuer, before).await
+    }
+
+    async fn forget_inactive(&self, issuer: &IssuerName, before: Timestamp) -> Result<(), StoreError> {
+        self.forget_before(self.keys.activity_shards(issuer), before).await
     }
 
     async fn forget_activity(&self, batch: &[(Subject, Timestamp)]) -> Result<(), StoreError> {

@@ -2,8 +2,11 @@
 
 use std::time::Duration;
 
-use super::database::NoteTables;
-use crate::{clock::Timestamp, token::claims::Subject};
+use super::{database::NoteTables, notes::CHUNK};
+use crate::{
+    clock::Timestamp,
+    token::claims::{IssuerName, Subject},
+};
 
 /// What is to be changed.
 #[derive(Debug)]
@@ -15,6 +18,7 @@ pub(super) enum Change {
     RemoveSet { name: String },
     KeepLimits { name: String, table: String },
     ForgetActivity { batch: Vec<(Subject, Timestamp)> },
+    ForgetInactive { issuer: IssuerName, before: Timestamp },
 }
 
 impl Change {
@@ -31,11 +35,12 @@ impl Change {
             Self::RemoveJobs { ids, .. } => ids.len(),
             Self::AddMembers { sets, .. } => sets.len(),
             Self::ForgetActivity { batch } => batch.len(),
+            Self::ForgetInactive { .. } => CHUNK,
             Self::Swap { .. } | Self::RemoveSet { .. } | Self::KeepLimits { .. } => 1,
         }
     }
 
-    /// Does it; whether there was what it expected.
+    /// Does it; whether there was what it expected, or may be more of what it removes.
     pub(super) fn apply(&self, notes: &NoteTables<'_>) -> rusqlite::Result<bool> {
         match self {
             Self::Swap { name, expected, value } => return notes.swap(name, expected.as_deref(), value.as_deref()),
@@ -44,7 +49,8 @@ impl Change {
             Self::AddMembers { sets, keep } => notes.add_members(sets, |now| now.plus(*keep))?,
             Self::RemoveSet { name } => notes.remove_set(name)?,
             Self::KeepLimits { name, table } => notes.keep_limits(name, table)?,
-            Self::ForgetActivity { batch } => notes.forget_activity(batch)?,
+            Self::ForgetActivity { batch } => notes.activity().forget(batch)?,
+            Self::ForgetInactive { issuer, before } => return notes.activity().forget_before(issuer, *before, CHUNK),
         }
         Ok(true)
     }

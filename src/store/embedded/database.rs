@@ -1,5 +1,6 @@
 //! The SQLite file and every statement that meets it.
 
+mod activity;
 mod notes;
 mod sessions;
 
@@ -9,7 +10,11 @@ use rusqlite::{
     Connection, ErrorCode, OpenFlags, OptionalExtension, Transaction, TransactionBehavior, params, types::ValueRef,
 };
 
-pub(super) use self::{notes::NoteTables, sessions::SessionTable};
+pub(super) use self::{
+    activity::{ActivityTable, Part, Place},
+    notes::NoteTables,
+    sessions::SessionTable,
+};
 use super::EmbeddedOpenError;
 use crate::{
     clock::{Clock, Timestamp},
@@ -141,6 +146,11 @@ impl Database {
         NoteTables::new(&self.connection, self.clock.now())
     }
 
+    /// Activity, to be read.
+    pub(super) const fn activity(&self) -> ActivityTable<'_> {
+        ActivityTable::new(&self.connection)
+    }
+
     /// The sessions, to be read.
     pub(super) fn sessions(&self) -> SessionTable<'_> {
         SessionTable::new(&self.connection, self.clock.now())
@@ -205,14 +215,6 @@ impl Database {
         let result = work(&SessionTable::new(&transaction, now))?;
         transaction.commit()?;
         Ok(result)
-    }
-
-    /// When the subject was last admitted.
-    pub(super) fn last_activity(&self, subject: &Subject) -> rusqlite::Result<Option<Timestamp>> {
-        let mut select =
-            self.connection.prepare_cached("SELECT seen FROM activity WHERE issuer = ?1 AND subject = ?2")?;
-        let key = params![subject.issuer.as_str(), subject.id.as_str()];
-        select.query_row(key, |row| row.get(0).map(Timestamp::from_millis)).optional()
     }
 
     /// Removes some expired markers and names them.

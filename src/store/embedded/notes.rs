@@ -19,7 +19,7 @@ use crate::store::{
 pub(super) const CHUNK: usize = 500;
 
 impl EmbeddedStore {
-    /// Whether there was what the change expected.
+    /// Whether there was what the change expected, or may be more of what it removes.
     pub(super) async fn change(&self, change: Change) -> Result<bool, StoreError> {
         self.write(|answer| Write::Change(change, answer)).await
     }

@@ -1,33 +1,41 @@
-//! The thread that reads.
+//! The threads that read: one for what requests wait for, one for questions that take longer.
 
 use std::sync::Arc;
 
 use super::{
     Answer,
-    database::{Database, fault},
+    database::{Database, Part, Place, fault},
     queue::{Inbox, Next},
 };
 use crate::{
     clock::Timestamp,
     marker::{MarkerKey, MarkerRecord, Reading},
     session::SessionKey,
-    store::{StoreReport, reading, sessions::StoredSession},
-    token::claims::{SessionId, Subject},
+    store::{Seen, StoreReport, reading, sessions::StoredSession},
+    token::claims::{IssuerName, SessionId, Subject, SubjectId},
 };
 
 /// What can be asked.
 #[derive(Debug)]
 pub(super) enum Read {
     Marker { key: MarkerKey, answer: Answer<Reading<MarkerRecord>> },
-    Activity { subject: Subject, answer: Answer<Option<Timestamp>> },
     Notes(Question),
     Session { key: SessionKey, answer: Answer<Option<StoredSession>> },
     Sessions { subject: Subject, after: Option<SessionId>, limit: usize, answer: Answer<SessionPage> },
     Report { answer: Answer<StoreReport> },
+    Activity(Survey),
 }
 
 /// Some sessions of a subject.
 pub(super) type SessionPage = Vec<(SessionId, StoredSession)>;
+
+/// What can be asked about the activity of an issuer's subjects.
+#[derive(Debug)]
+pub(super) enum Survey {
+    Last { issuer: IssuerName, subjects: Vec<SubjectId>, answer: Answer<Vec<Option<Timestamp>>> },
+    Page { issuer: IssuerName, before: Timestamp, after: Place, limit: usize, answer: Answer<Part<Vec<Seen>>> },
+    Count { issuer: IssuerName, before: Timestamp, after: Place, answer: Answer<Part<u64>> },
+}
 
 /// What can be asked about notes.
 #[derive(Debug)]
@@ -56,10 +64,8 @@ fn answer(name: &Arc<str>, database: &Database, job: Read) {
             let value = database.marker(key.as_str());
             let _ = answer.send(value.map(|value| reading(&key, value.as_deref())).map_err(|error| fault(name, error)));
         }
-        Read::Activity { subject, answer } => {
-            let _ = answer.send(database.last_activity(&subject).map_err(|error| fault(name, error)));
-        }
         Read::Notes(question) => answer_about_notes(name, database, question),
+        Read::Activity(survey) => answer_about_activity(name, database, survey),
         Read::Session { key, answer } if !answer.is_closed() => {
             let _ = answer.send(database.sessions().get(&key).map_err(|error| fault(name, error)));
         }
@@ -73,6 +79,23 @@ fn answer(name: &Arc<str>, database: &Database, job: Read) {
             let _ = answer.send(asked.map_err(|error| fault(name, error)));
         }
         Read::Marker { .. } | Read::Session { .. } => {}
+    }
+}
+
+fn answer_about_activity(name: &Arc<str>, database: &Database, survey: Survey) {
+    let activity = database.activity();
+    let failed = |error| fault(name, error);
+    match survey {
+        Survey::Last { issuer, subjects, answer } if !answer.is_closed() => {
+            let _ = answer.send(activity.last(&issuer, &subjects).map_err(failed));
+        }
+        Survey::Page { issuer, before, after, limit, answer } if !answer.is_closed() => {
+            let _ = answer.send(activity.page(&issuer, before, &after, limit).map_err(failed));
+        }
+        Survey::Count { issuer, before, after, answer } if !answer.is_closed() => {
+            let _ = answer.send(activity.count(&issuer, before, &after).map_err(failed));
+        }
+        Survey::Last { .. } | Survey::Page { .. } | Survey::Count { .. } => {}
     }
 }
 

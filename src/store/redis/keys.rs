@@ -9,11 +9,11 @@ use crate::{
     clock::Timestamp,
     marker::MarkerKey,
     session::SessionKey,
-    token::claims::{IssuerName, SessionId, Subject},
+    token::claims::{IssuerName, SessionId, Subject, SubjectId},
 };
 
 /// Over how many sorted sets the activity of an issuer is spread.
-const SHARDS: u8 = 64;
+pub(super) const SHARDS: u8 = 64;
 
 /// The largest whole number that a score holds exactly.
 const MAX_SCORE: i64 = 1 << 53;
@@ -87,9 +87,18 @@ impl Keys {
         format!("{}m:{}", self.prefix, key.as_str())
     }
 
-    /// The sorted set that holds a subject.
-    pub(super) fn activity(&self, subject: &Subject) -> String {
-        format!("{}seen:{}:{:02}", self.prefix, subject.issuer, shard(subject.id.as_str()))
+    /// The sorted set that holds when a subject of an issuer was last admitted.
+    pub(super) fn activity(&self, issuer: &IssuerName, subject: &SubjectId) -> String {
+        self.activity_shard(issuer, shard(subject.as_str()))
+    }
+
+    /// All such sorted sets of an issuer.
+    pub(super) fn activity_shards(&self, issuer: &IssuerName) -> impl Iterator<Item = String> {
+        (0..SHARDS).map(|shard| self.activity_shard(issuer, shard))
+    }
+
+    fn activity_shard(&self, issuer: &IssuerName, shard: u8) -> String {
+        format!("{}seen:{issuer}:{shard:02}", self.prefix)
     }
 
     /// The hash that holds the sessions of a subject.
@@ -117,7 +126,11 @@ impl Keys {
 
     /// One `ZADD … GT` per sorted set, with its name: times never go back.
     pub(super) fn activity_commands(&self, batch: &[(Subject, Timestamp)]) -> BTreeMap<String, ::redis::Cmd> {
-        records(batch.iter().map(|(subject, seen)| (self.activity(subject), subject.id.as_str(), *seen)))
+        records(
+            batch
+                .iter()
+                .map(|(subject, seen)| (self.activity(&subject.issuer, &subject.id), subject.id.as_str(), *seen)),
+        )
     }
 
     /// The same about sessions.
@@ -134,7 +147,7 @@ impl Keys {
     pub(super) fn forgetting_calls(&self, batch: &[(Subject, Timestamp)]) -> BTreeMap<String, [::redis::Cmd; 2]> {
         let mut sets = BTreeMap::<String, Vec<&(Subject, Timestamp)>>::new();
         for entry in batch {
-            sets.entry(self.activity(&entry.0)).or_default().push(entry);
+            sets.entry(self.activity(&entry.0.issuer, &entry.0.id)).or_default().push(entry);
         }
         let call = |(set, entries): (String, Vec<&(Subject, Timestamp)>)| {
             let call = script::call(FORGET, &set, |call| {
@@ -193,14 +206,15 @@ mod tests {
         let keys = Keys::new("portcullis:").unwrap();
         assert_eq!(keys.marker(&MarkerKey::logout(&subject("auth0|123"))), "portcullis:m:logout:acme:auth0|123");
         // printf 'auth0|123' | sha256sum begins with 40: 0x40 % 64 = 0
-        assert_eq!(keys.activity(&subject("auth0|123")), "portcullis:seen:acme:00");
+        let anna = subject("auth0|123");
+        assert_eq!(keys.activity(&anna.issuer, &anna.id), "portcullis:seen:acme:00");
         assert_eq!(keys.note(Note::Seen, "logs"), "portcullis:n:seen:logs");
         let (issuer, session) = ("acme".try_into().unwrap(), SessionId::try_from("auth0|123").unwrap());
         assert_eq!(keys.sessions(&subject("auth0|123")), "portcullis:sessions:acme:auth0|123");
         assert_eq!(keys.session_activity(&issuer, &session), "portcullis:active:acme:00");
         assert_eq!(keys.session_shards(&issuer).nth(63).unwrap(), "portcullis:active:acme:63");
-        for name in [keys.activity(&subject("auth0|123")), keys.note(Note::Value, "m:a"), keys.sessions(&subject("a"))]
-        {
+        assert_eq!(keys.activity_shards(&issuer).nth(63).unwrap(), "portcullis:seen:acme:63");
+        for name in [keys.activity(&issuer, &anna.id), keys.note(Note::Value, "m:a"), keys.sessions(&subject("a"))] {
             assert!(!name.starts_with(&*keys.markers()), "{name} is not to be pushed");
         }
     }

@@ -4,10 +4,7 @@
 //! (`hash-max-listpack-value`). When they were last active is elsewhere, in sorted sets: those are written often, and are the index of
 //! who has been idle.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    time::Duration,
-};
+use std::{collections::HashMap, time::Duration};
 
 use async_trait::async_trait;
 use futures_util::future::{try_join, try_join_all};
@@ -34,9 +31,6 @@ const ORIGIN: char = '\u{1}';
 
 /// How many times an opening starts over because what it finds cannot be read.
 const ATTEMPTS: usize = 4;
-
-/// How many sessions are forgotten at once: the server serves nobody else meanwhile.
-const BITE: usize = 500;
 
 /// KEYS: the sessions of a subject. ARGV: an id; when it started; `1` if a token says so; when it is opened; until when it is kept; now;
 /// its limits; its origin; how many there may be; how much longer is worth a write; what counts as absent: a session and its origin.
@@ -92,12 +86,6 @@ end
 if redis.call('PEXPIRETIME', KEYS[1]) < till then redis.call('PEXPIREAT', KEYS[1], string.format('%.0f', math.max(till, 1))) end
 return {value, origin}";
 
-/// KEYS: a sorted set. ARGV: a score; how many to remove. Removes those with the lowest scores below it, and answers how many.
-const FORGET: &str = "\
-local some = math.min(redis.call('ZCOUNT', KEYS[1], '-inf', '(' .. ARGV[1]), tonumber(ARGV[2]))
-if some > 0 then redis.call('ZREMRANGEBYRANK', KEYS[1], 0, some - 1) end
-return some";
-
 /// A session without when it was last active, as it is kept: `<started> <opened, after that> <until, after that> <limits>` in
 /// milliseconds, and `<client>`, a line feed, `<gateway>`.
 fn read(session: &[u8], origin: &[u8]) -> Option<StoredSession> {
@@ -145,29 +133,6 @@ impl RedisStore {
             unreadable = (session, origin);
         }
         Err(self.refused("a session cannot be read, whatever is written"))
-    }
-
-    /// When sessions of an issuer were last active, in their order.
-    async fn last_active(&self, issuer: &IssuerName, ids: &[&SessionId]) -> Result<Vec<Option<Timestamp>>, StoreError> {
-        let mut sets = BTreeMap::<String, Vec<usize>>::new();
-        for (at, id) in ids.iter().enumerate() {
-            sets.entry(self.keys.session_activity(issuer, id)).or_default().push(at);
-        }
-        let questions = sets.iter().map(async |(set, places)| {
-            let mut scores = ::redis::cmd("ZMSCORE");
-            scores.arg(set);
-            for at in places {
-                scores.arg(ids[*at].as_str());
-            }
-            self.ask::<Vec<Option<f64>>>(Use::Rest, set, &scores).await
-        });
-        let mut times = vec![None; ids.len()];
-        for (places, scores) in sets.values().zip(try_join_all(questions).await?) {
-            for (at, score) in places.iter().zip(scores) {
-                times[*at] = score.map(|score| self.time_of(score)).transpose()?;
-            }
-        }
-        Ok(times)
     }
 
     fn is_kept(&self, session: &StoredSession) -> bool {
@@ -231,8 +196,8 @@ impl Sessions for RedisStore {
             .collect();
         sessions.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
         sessions.truncate(limit);
-        let ids: Vec<_> = sessions.iter().map(|(id, _)| id).collect();
-        let times = self.last_active(&subject.issuer, &ids).await?;
+        let members = sessions.iter().map(|(id, _)| (self.keys.session_activity(&subject.issuer, id), id.as_str()));
+        let times = self.times(members).await?;
         let with_times = sessions.into_iter().zip(times);
         Ok(with_times.map(|((id, session), active)| (id, with_activity(session, active))).collect())
     }
@@ -247,14 +212,7 @@ impl Sessions for RedisStore {
     }
 
     async fn forget_idle_sessions(&self, issuer: &IssuerName, before: Timestamp) -> Result<(), StoreError> {
-        // One after the other: others have their turn in between.
-        for set in self.keys.session_shards(issuer) {
-            let call = script::call(FORGET, &set, |call| {
-                call.arg(score(before)).arg(BITE);
-            });
-            while understood::<usize>(self.call(Use::Rest, &set, &call).await?)? >= BITE {}
-        }
-        Ok(())
+        self.forget_before(self.keys.session_shards(issuer), before).await
     }
 
     async fn keep_limits(&self, name: &str, table: &str) -> Result<(), StoreError> {

@@ -2,10 +2,10 @@
 
 use rusqlite::{Connection, OptionalExtension, params};
 
+use super::ActivityTable;
 use crate::{
     clock::Timestamp,
     store::notes::{MAX_MEMBERS, NoteDigest},
-    token::claims::Subject,
 };
 
 /// The events of a source are numbered without gaps in the order in which they came, so that nobody has to count them, and that new
@@ -178,13 +178,9 @@ impl<'a> NoteTables<'a> {
         Ok(())
     }
 
-    /// Removes when subjects were seen, unless it was later.
-    pub(in super::super) fn forget_activity(&self, batch: &[(Subject, Timestamp)]) -> rusqlite::Result<()> {
-        let mut delete =
-            self.connection.prepare_cached("DELETE FROM activity WHERE issuer = ?1 AND subject = ?2 AND seen <= ?3")?;
-        batch.iter().try_for_each(|(subject, seen)| {
-            delete.execute(params![subject.issuer.as_str(), subject.id.as_str(), seen.as_millis()]).map(drop)
-        })
+    /// Activity, within the same transaction.
+    pub(in super::super) const fn activity(&self) -> ActivityTable<'a> {
+        ActivityTable::new(self.connection)
     }
 
     fn forget_set_if_over(&self, name: &str) -> rusqlite::Result<()> {
