@@ -11,6 +11,7 @@ mod body;
 mod change;
 mod explain;
 mod health;
+mod inactive;
 mod look_up;
 mod names;
 mod sessions;
@@ -42,6 +43,7 @@ use self::answer::Refusal;
 pub use self::health::Readiness;
 use crate::{
     gate::{Judge, Policy},
+    inactive::records::Records,
     token::claims::IssuerName,
 };
 
@@ -74,6 +76,7 @@ struct Inner {
     policies: Vec<Policy>,
     judge: Judge,
     readiness: Arc<Readiness>,
+    records: Arc<dyn Records>,
     registry: Mutex<Registry>,
 }
 
@@ -86,6 +89,7 @@ impl Admin {
         policies: Vec<Policy>,
         judge: Judge,
         readiness: Arc<Readiness>,
+        records: Arc<dyn Records>,
         registry: Registry,
     ) -> Self {
         Self(Arc::new(Inner {
@@ -94,6 +98,7 @@ impl Admin {
             policies,
             judge,
             readiness,
+            records,
             registry: Mutex::new(registry),
         }))
     }
@@ -124,12 +129,22 @@ fn guarded() -> Vec<(&'static str, MethodRouter<Admin>)> {
         ("/v1/subjects/{issuer}/{subject}/logout", post(change::log_out)),
         ("/v1/subjects/{issuer}/{subject}/block", put(change::block).delete(change::unblock)),
         ("/v1/subjects/{issuer}/{subject}/sessions", get(sessions::list)),
+        ("/v1/subjects/{issuer}/{subject}/activity", put(inactive::renew).delete(inactive::forget)),
         ("/v1/sessions/{issuer}/{session}", get(look_up::session)),
         ("/v1/sessions/{issuer}/{session}/end", post(change::end_session)),
         ("/v1/tokens/{issuer}/{token}", get(look_up::token)),
         ("/v1/tokens/{issuer}/{token}/revoke", post(change::revoke_token)),
         ("/v1/clients/{issuer}/{client}/not-before", get(look_up::client).post(change::client_not_before)),
         ("/v1/issuers/{issuer}/not-before", get(look_up::issuer).post(change::issuer_not_before)),
+        ("/v1/issuers/{issuer}/activity", post(inactive::look_up).layer(DefaultBodyLimit::max(inactive::MAX_BODY))),
+        ("/v1/issuers/{issuer}/inactive", get(inactive::list)),
+        (
+            "/v1/issuers/{issuer}/inactive/run",
+            get(inactive::run)
+                .put(inactive::hold)
+                .delete(inactive::let_go)
+                .layer(DefaultBodyLimit::max(inactive::MAX_BODY)),
+        ),
         ("/v1/explain", post(explain::explain)),
         ("/v1/sources", get(sources::list)),
         ("/v1/sources/{source}/events", post(sources::take).layer(DefaultBodyLimit::max(sources::MAX_BODY))),

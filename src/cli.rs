@@ -2,13 +2,15 @@
 //!
 //! Data goes to standard output, everything else to standard error. Exit codes: 0 done, 1 failed, 2 the command line or the
 //! configuration is wrong, 3 the answer is no (`check` found a problem, `explain` a refusal, `status` a gate that is not
-//! ready, `sources` one that needs somebody to look at it).
+//! ready, `sources` one that needs somebody to look at it, `inactive` a user with whom it failed).
 
 mod admin;
 mod check;
 mod client;
 mod demo;
+mod inactive;
 mod print;
+mod progress;
 mod replay;
 mod serve;
 mod sessions;
@@ -16,11 +18,12 @@ mod sources;
 
 use std::{io, path::PathBuf, process::ExitCode};
 
-use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
+use clap::{CommandFactory, Parser, Subcommand, ValueEnum, error::ErrorKind};
 
 use self::{
     admin::{Explain, Remote, Target},
     demo::Demo,
+    inactive::Inactive,
     replay::Replay,
     sessions::Sessions,
 };
@@ -31,7 +34,7 @@ const EXIT_CODES: &str = "Exit codes:
   1  failed
   2  the command line or the configuration is wrong
   3  the answer is no: `check` found a problem, `explain` a refusal, `status` a gate that is not ready,
-     `sources` a source that somebody should look at";
+     `sources` a source that somebody should look at, `inactive` a user with whom it failed";
 
 /// A gate in front of APIs: a JWT is good until its session ends, not until it expires.
 #[derive(Parser, Debug)]
@@ -59,9 +62,12 @@ pub struct Cli {
 enum Output {
     /// For people
     #[default]
+    #[value(alias = "table")]
     Text,
     /// For programs
     Json,
+    /// For spreadsheets, where there is a list of users
+    Csv,
 }
 
 #[derive(Subcommand, Debug)]
@@ -106,10 +112,15 @@ enum Command {
         remote: Remote,
     },
     /// Unblocks a user
-    #[command(after_help = "Example:\n  portcullis unblock 'auth0|6553da60a54af58e29493993'")]
+    #[command(
+        after_help = "Examples:\n  portcullis unblock 'auth0|6553da60a54af58e29493993'\n  portcullis unblock alice --issuer-too"
+    )]
     Unblock {
         #[command(flatten)]
         target: Target,
+        /// At the issuer too, through its Management API; the user then counts as active now
+        #[arg(long)]
+        issuer_too: bool,
         #[command(flatten)]
         remote: Remote,
     },
@@ -132,6 +143,8 @@ enum Command {
     Explain(Explain),
     /// Lists a user's live sessions, or ends one
     Sessions(Sessions),
+    /// Finds users who have been inactive for too long, and blocks them; first says who it would be
+    Inactive(Box<Inactive>),
     /// Shows how the sources of events are
     #[command(after_help = "Examples:\n  portcullis sources\n  portcullis sources --output json")]
     Sources {
@@ -173,18 +186,24 @@ impl Cli {
     /// Whatever kept it from being done.
     pub fn run(self) -> anyhow::Result<Outcome> {
         let Self { config, output, command } = self;
+        if output == Output::Csv && !matches!(command, Command::Inactive(_)) {
+            Self::command().error(ErrorKind::ArgumentConflict, "only `inactive` prints CSV").exit();
+        }
         match command {
             Command::Serve => serve::run(&config),
             Command::Check { offline } => check::run(&config, offline, output),
             Command::Demo(demo) => demo.run(),
             Command::Logout { target, remote } => admin::log_out(&config, &target, &remote, output),
             Command::Block { target, until, remote } => admin::block(&config, &target, until, &remote, output),
-            Command::Unblock { target, remote } => admin::unblock(&config, &target, &remote, output),
+            Command::Unblock { target, issuer_too, remote } => {
+                admin::unblock(&config, &target, issuer_too, &remote, output)
+            }
             Command::Status { user, issuer, remote } => {
                 admin::status(&config, user.as_deref(), issuer.as_deref(), &remote, output)
             }
             Command::Explain(explain) => explain.run(&config, output),
             Command::Sessions(sessions) => sessions.run(&config, output),
+            Command::Inactive(inactive) => inactive.run(&config, output),
             Command::Sources { remote } => sources::run(&config, &remote, output),
             Command::Replay(replay) => replay.run(&config, output),
             Command::Completions { shell } => {

@@ -9,6 +9,7 @@
 //! `config/portcullis.toml` is the manual: every key with default, unit, range and reason.
 
 mod gateway;
+pub(crate) mod inactive;
 mod issuer;
 mod logout;
 mod problem;
@@ -35,6 +36,7 @@ use crate::{
     admin::AdminSettings,
     event::SourceSettings,
     gate::policy::Mode,
+    inactive::settings::InactiveSettings,
     logout::LogoutSettings,
     marker::{Retention, cache::MarkerSettings},
     revocation::RevocationSettings,
@@ -81,6 +83,8 @@ pub struct Config {
     pub logouts: Vec<LogoutSettings>,
     /// What is revoked at issuers.
     pub revocations: Vec<RevocationSettings>,
+    /// What is done about inactive users.
+    pub inactive: InactiveSettings,
     /// Who may ask for last logouts; `None`: nobody.
     pub last_logout: Option<LastLogoutSettings>,
     /// What is logged.
@@ -160,7 +164,7 @@ fn read(reader: &Reader<'_>, text: &str) -> Result<Config, ConfigErrors> {
 }
 
 fn read_sections(root: &Section<'_>) -> Config {
-    const SECTIONS: [&str; 13] = [
+    const SECTIONS: [&str; 14] = [
         "LISTENER",
         "ADMIN",
         "STORE",
@@ -169,6 +173,7 @@ fn read_sections(root: &Section<'_>) -> Config {
         "ACTIVITY",
         "SESSION",
         "LAST_LOGOUT",
+        "INACTIVE",
         "LOG",
         "ISSUERS",
         "SOURCES",
@@ -202,6 +207,8 @@ fn read_sections(root: &Section<'_>) -> Config {
     let routes = route::read_all(root, &basis);
     let basis = source::Basis { issuer_names: &issuer_names, issuers: &issuers };
     let sources = source::read_all(root, &basis);
+    let basis = inactive::Basis { issuers: &issuers, issuer_names: &issuer_names, activity: &activity };
+    let inactive = inactive::read(&root.section("inactive"), &basis);
     root.finish();
     root.reader().report_unknown_variables(&SECTIONS);
     Config {
@@ -216,6 +223,7 @@ fn read_sections(root: &Section<'_>) -> Config {
         origins: session.origins,
         logouts: issuers.iter().filter_map(|issuer| issuer.ends.logout.clone()).collect(),
         revocations: issuers.iter().filter_map(|issuer| issuer.ends.revocation.clone()).collect(),
+        inactive,
         last_logout,
         issuers: issuers.into_iter().map(|issuer| issuer.settings).collect(),
         routes: routes.settings,

@@ -1,1 +1,142 @@
-//! Who has been inactive for too long.
+//! Who has been inactive for too long, and blocking them: at the issuer and here.
+//!
+//! The way of a run:
+//! - [`find`]: all users, by the issuer's export and what is recorded here; [`evidence`] judges each (pure), [`exclusion`] leaves some out;
+//! - [`plan`]: those who were found, in order, on disk;
+//! - [`brakes`]: whether they are too many to be meant;
+//! - [`run`], [`block`]: one after the other, at the issuer and here, so that a crash loses nobody;
+//! - [`report`]: what became of each; [`undo`]: taking it back by that.
+//!
+//! [`records`] is what they need of the gate's store, [`progress`] what they tell meanwhile.
+
+pub mod block;
+pub mod brakes;
+pub mod evidence;
+pub mod exclusion;
+pub mod find;
+pub mod plan;
+pub mod progress;
+pub mod records;
+pub mod report;
+pub mod run;
+pub mod schedule;
+pub mod settings;
+pub mod undo;
+
+use std::sync::Arc;
+
+use self::{
+    brakes::Braked,
+    find::Question,
+    plan::{Plan, PlanError},
+    progress::Progress,
+    records::{Records, RecordsError},
+    report::{ReportError, UserLine},
+    run::Sink,
+};
+use crate::{
+    clock::Clock,
+    management::{tenant::TenantError, users::Users},
+};
+
+/// How many users are read from a plan at a time.
+const PAGE: u64 = 1000;
+
+/// What finding and blocking works with. Clones share it.
+#[derive(Clone, Debug)]
+pub struct Tools {
+    /// The gate's store.
+    pub records: Arc<dyn Records>,
+    /// The users at the issuer; `None`: only what is recorded here is known, and only here is blocked.
+    pub users: Option<Users>,
+    /// Is told how it goes on.
+    pub progress: Arc<dyn Progress>,
+    /// What time it is.
+    pub clock: Clock,
+}
+
+/// Why a run does not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum InactiveError {
+    /// The gate's store, or the gateway in front of it.
+    #[error(transparent)]
+    Records(#[from] RecordsError),
+    /// The issuer.
+    #[error(transparent)]
+    Tenant(#[from] TenantError),
+    /// The temporary directory.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// The report.
+    #[error(transparent)]
+    Report(#[from] ReportError),
+    /// Where users are told of.
+    #[error("the output cannot be written")]
+    Output(#[source] std::io::Error),
+    /// There are too many.
+    #[error(transparent)]
+    Braked(#[from] Braked),
+    /// Another run is under way.
+    #[error("a run is under way for this issuer (by {owner}); wait for it to end, or for {} s after it died", records::TERM.as_secs())]
+    Busy {
+        /// Who runs it.
+        owner: String,
+    },
+    /// This run was taken for dead.
+    #[error(
+        "the store was not heard of for too long, or another run has begun; start again, and it goes on where it was"
+    )]
+    Lost,
+    /// Too many users are neither blocked nor not.
+    #[error(
+        "with {open} users it could not be ended, so nobody else is begun with; start again when issuer and store answer"
+    )]
+    TooManyOpen {
+        /// How many.
+        open: usize,
+    },
+}
+
+impl Tools {
+    /// Leaves the members of roles out.
+    ///
+    /// # Errors
+    /// [`InactiveError`].
+    pub async fn exclude_roles(&self, question: &mut Question, roles: &[Box<str>]) -> Result<(), InactiveError> {
+        let Some(users) = &self.users else { return Ok(()) };
+        for role in roles {
+            let members = users.members_of(role).await?;
+            members.iter().for_each(|member| question.exclusions.add_user(member));
+        }
+        Ok(())
+    }
+
+    /// Tells of those who were found, `limit` at most: those who are certainly inactive, then those of whom it is uncertain.
+    ///
+    /// # Errors
+    /// [`InactiveError`].
+    pub async fn report(&self, plan: &Plan, limit: Option<u64>, sink: Sink<'_>) -> Result<(), InactiveError> {
+        let mut left = limit.unwrap_or(u64::MAX);
+        for (certain, outcome) in [(true, "found"), (false, "left")] {
+            let mut after = None;
+            while left > 0 {
+                let page = plan.page(certain, after.as_ref(), left.min(PAGE)).await?;
+                let Some(last) = page.last() else { break };
+                after = Some(last.clone());
+                left -= page.len() as u64;
+                for finding in &page {
+                    sink(&UserLine::new(finding, plan.since, &plan.trust, outcome))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Who has been inactive, without changing anything.
+    ///
+    /// # Errors
+    /// [`InactiveError`].
+    pub async fn find(&self, question: &Question) -> Result<Plan, InactiveError> {
+        find::find(&*self.records, self.users.as_ref(), question, &*self.progress, None).await
+    }
+}

@@ -25,6 +25,10 @@ use crate::{
         policy::{ActivityRule, Authentication, Mode},
     },
     http_client::HttpClient,
+    inactive::{
+        records::{Direct, Records},
+        schedule::{Running, Scheduled},
+    },
     logout::{IssuerLogouts, NoEndpoint},
     revocation::{Revocations, Revoking},
     server::{
@@ -91,6 +95,7 @@ pub struct Instance {
     admin_address: SocketAddr,
     engine: Engine,
     revoking: Revoking,
+    scheduled: Running,
     sources: Sources,
     settings: Arc<ListenerSettings>,
     readiness: Arc<Readiness>,
@@ -209,13 +214,17 @@ impl Instance {
         metrics.register(&mut registry);
         sources.register(&mut registry);
         revocations.register(&mut registry);
-        let Parts { verifier, ledger, .. } = judge.parts();
+        let Parts { verifier, ledger, recorder, .. } = judge.parts();
+        let records: Arc<dyn Records> =
+            Arc::new(Direct::new(ledger.clone(), Arc::clone(recorder), Arc::clone(&notes), clock.clone()));
+        let scheduled = Scheduled::new(config.inactive, Arc::clone(&records), Arc::clone(&notes), &http, &clock);
+        scheduled.register(&mut registry);
         let (cache, store) = (Arc::clone(ledger.cache()), Arc::clone(ledger.store()));
         let readiness = Arc::new(Readiness::new(Arc::clone(verifier), cache, store, sources.watcher()));
         readiness.register(&mut registry);
         let issuers = config.issuers.iter().map(|issuer| issuer.name.clone()).collect();
         let policies = config.routes.iter().map(|route| route.policy.clone()).collect();
-        let admin = Admin::new(&config.admin, issuers, policies, judge, Arc::clone(&readiness), registry);
+        let admin = Admin::new(&config.admin, issuers, policies, judge, Arc::clone(&readiness), records, registry);
 
         let settings = Arc::new(config.listener);
         let (stop_listening, stop_rest) = (CancellationToken::new(), CancellationToken::new());
@@ -234,6 +243,7 @@ impl Instance {
             admin_address,
             engine,
             revoking: revocations.start(&owner),
+            scheduled: scheduled.start(&owner),
             sources,
             settings,
             readiness,
@@ -284,6 +294,7 @@ impl Instance {
         }
         self.sources.stop().await;
         self.revoking.stop().await;
+        self.scheduled.stop().await;
         self.engine.stop().await;
         ended
     }

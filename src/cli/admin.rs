@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Context, anyhow, bail};
 use clap::Args;
-use http::{Method, Uri};
+use http::{Method, StatusCode, Uri};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
@@ -52,6 +52,7 @@ pub(super) struct Explain {
 }
 
 /// A gate to ask.
+#[derive(Debug)]
 pub(super) struct Gate {
     base: Uri,
     token: Option<SecretString>,
@@ -72,8 +73,22 @@ pub(super) fn block(
     change(config, target, remote, output, Method::PUT, "block", body)
 }
 
-pub(super) fn unblock(config: &Path, target: &Target, remote: &Remote, output: Output) -> anyhow::Result<Outcome> {
-    change(config, target, remote, output, Method::DELETE, "block", json!({}))
+pub(super) fn unblock(
+    path: &Path,
+    target: &Target,
+    issuer_too: bool,
+    remote: &Remote,
+    output: Output,
+) -> anyhow::Result<Outcome> {
+    if issuer_too {
+        let config = load(path)?;
+        let (gate, issuer) = (remote.gate(path)?, target.issuer.as_deref());
+        let unblock = super::inactive::unblock(&config, gate, issuer, &target.user, target.reason.as_deref());
+        let outcome = runtime()?.block_on(unblock)?;
+        show(&json!({ "subject": target.user, "outcome": outcome }), output)?;
+        return Ok(Outcome::Done);
+    }
+    change(path, target, remote, output, Method::DELETE, "block", json!({}))
 }
 
 pub(super) fn status(
@@ -116,7 +131,7 @@ impl Explain {
         let answer = runtime()?.block_on(gate.ask(Method::POST, "/v1/explain", Some(&body)))?;
         match output {
             Output::Json => print::json(&answer)?,
-            Output::Text => print::text(&explanation(&answer))?,
+            Output::Text | Output::Csv => print::text(&explanation(&answer))?,
         }
         Ok(if answer["verdict"] == "admit" { Outcome::Done } else { Outcome::No })
     }
@@ -185,7 +200,40 @@ fn reachable(mut address: std::net::SocketAddr) -> String {
     format!("http://{address}")
 }
 
+/// What came of asking once.
+pub(super) enum Asked {
+    Done(Value),
+    /// Somebody else was first.
+    Conflict,
+    Failed {
+        error: anyhow::Error,
+        /// Whether asking again can help.
+        again: bool,
+    },
+}
+
 impl Gate {
+    /// One that is known to be there.
+    pub(super) fn new(base: Uri, token: Option<SecretString>) -> Self {
+        Self { base, token }
+    }
+
+    /// Asks once.
+    pub(super) async fn ask_once(&self, method: Method, path: &str, body: Option<&Value>) -> Asked {
+        let body = body.map(|body| body.to_string().into_bytes()).unwrap_or_default();
+        let answer = match self.exchange(method, path, body).await {
+            Ok(answer) => answer,
+            Err(error) => return Asked::Failed { error, again: true },
+        };
+        match answer.status {
+            StatusCode::CONFLICT => Asked::Conflict,
+            status => match Self::success(&answer) {
+                Ok(value) => Asked::Done(value),
+                Err(error) => Asked::Failed { error, again: status.is_server_error() },
+            },
+        }
+    }
+
     /// Asks, and takes anything but success for an error.
     pub(super) async fn ask(&self, method: Method, path: &str, body: Option<&Value>) -> anyhow::Result<Value> {
         let body = body.map(serde_json::to_vec).transpose()?.unwrap_or_default();
@@ -194,13 +242,17 @@ impl Gate {
 
     /// Likewise, with a body that is JSON already.
     pub(super) async fn send(&self, method: Method, path: &str, body: Vec<u8>) -> anyhow::Result<Value> {
-        let answer = self.exchange(method, path, body).await?;
+        Self::success(&self.exchange(method, path, body).await?)
+    }
+
+    /// What an answer says that is a success.
+    fn success(answer: &client::Answer) -> anyhow::Result<Value> {
         if answer.status.is_success() {
             return answer.json();
         }
         let problem = answer.json().unwrap_or_default();
         let detail = problem["detail"].as_str().unwrap_or("the gate gave no reason");
-        let hint = if answer.status == http::StatusCode::UNAUTHORIZED {
+        let hint = if answer.status == StatusCode::UNAUTHORIZED {
             "; give it by PORTCULLIS_ADMIN_TOKEN or --token-file"
         } else {
             ""
@@ -249,7 +301,7 @@ pub(super) fn subject_path(issuer: &str, user: &str) -> String {
 fn show(answer: &Value, output: Output) -> io::Result<()> {
     match output {
         Output::Json => print::json(answer),
-        Output::Text => print::text(&print::table(answer)),
+        Output::Text | Output::Csv => print::text(&print::table(answer)),
     }
 }
 

@@ -35,13 +35,21 @@ pub(super) struct Basis<'a> {
 pub(super) struct AtIssuer {
     pub(super) logout: Option<LogoutSettings>,
     pub(super) revocation: Option<RevocationSettings>,
+    /// Its Management API.
+    pub(super) tenant: Option<TenantSettings>,
 }
 
 /// `logout` and `management` of an issuer.
 pub(super) fn read(section: &Section<'_>, management: &Section<'_>, basis: &Basis<'_>) -> AtIssuer {
     let revoke = section.get::<Revoke>("revoke").or(Revoke(None)).0;
     let logout = logout(section, basis);
-    AtIssuer { logout, revocation: revocation(management, revoke, basis) }
+    let tenant = tenant(management, revoke.is_some(), basis);
+    let revocation = revoke.zip(tenant.clone()).zip(basis.name).map(|((extent, tenant), issuer)| RevocationSettings {
+        issuer: issuer.clone(),
+        extent,
+        tenant,
+    });
+    AtIssuer { logout, revocation, tenant }
 }
 
 /// `None`: there is none, or one with problems.
@@ -102,21 +110,16 @@ fn logout(section: &Section<'_>, basis: &Basis<'_>) -> Option<LogoutSettings> {
     })
 }
 
-/// Who the gate is at the Management API. Without anything to revoke, nothing is needed.
-fn revocation(section: &Section<'_>, extent: Option<Extent>, basis: &Basis<'_>) -> Option<RevocationSettings> {
+/// Who the gate is at the Management API, where that is told or needed.
+fn tenant(section: &Section<'_>, is_needed: bool, basis: &Basis<'_>) -> Option<TenantSettings> {
     let domain = section.get::<String>("domain").and_then(|domain| tenant_base(&domain));
     let client_id = section.get::<String>("client_id");
     let has_secret = section.has("client_secret") || section.has("client_secret_file");
     let rate_share = section.get::<usize>("rate_share").between(1, 100).or(50);
-    let Some(extent) = extent else {
-        let _ = secret::read_text(section, "client_secret");
+    if !(is_needed || domain.is_given() || client_id.is_given() || has_secret) {
         section.finish();
-        if domain.is_given() || client_id.is_given() || has_secret {
-            let fault = Fault::new("nothing is revoked at the issuer, so nothing needs this");
-            section.reader().warn(section.at(), fault.hint("set `logout.revoke`"));
-        }
         return None;
-    };
+    }
     let usual = basis.identifier.and_then(|identifier| identifier.strip_prefix("https://"));
     let usual = usual.map(|host| host.trim_end_matches('/')).filter(|host| host.ends_with(".auth0.com"));
     let base = if domain.is_given() {
@@ -126,20 +129,16 @@ fn revocation(section: &Section<'_>, extent: Option<Extent>, basis: &Basis<'_>) 
     } else {
         domain.required("the tenant's own domain, such as \"acme.eu.auth0.com\"").option()
     };
-    let client_id = client_id.required("the machine-to-machine application that may revoke").option();
+    let client_id = client_id.required("the tenant's machine-to-machine application").option();
     let secret = secret::required_text(section, "client_secret");
     section.finish();
     let base = base?;
-    Some(RevocationSettings {
-        issuer: basis.name?.clone(),
-        extent,
-        tenant: TenantSettings {
-            audience: format!("{base}api/v2/").into(),
-            base,
-            client_id: client_id?.into(),
-            client_secret: secret?,
-            rate_share: RateShare::percent(u8::try_from(rate_share).unwrap_or(100)),
-        },
+    Some(TenantSettings {
+        audience: format!("{base}api/v2/").into(),
+        base,
+        client_id: client_id?.into(),
+        client_secret: secret?,
+        rate_share: RateShare::percent(u8::try_from(rate_share).unwrap_or(100)),
     })
 }
 
@@ -198,7 +197,8 @@ impl Setting for AllowedUrl {
     }
 }
 
-struct Revoke(Option<Extent>);
+/// What is revoked at an issuer, if anything.
+pub(super) struct Revoke(pub(super) Option<Extent>);
 
 impl Setting for Revoke {
     fn read(raw: Raw<'_>) -> Result<Self, Fault> {

@@ -60,7 +60,7 @@ fn read(name: &str, section: &Section<'_>, basis: &Basis<'_>) -> Option<SourceSe
         Source::BackchannelLogout => SourceKind::BackchannelLogout(backchannel_logout::read(section, basis)?),
         Source::SharedSignals => SourceKind::SharedSignals(Box::new(shared_signals::read(section, basis)?)),
         Source::TokenRevocation => SourceKind::TokenRevocation(token_revocation::read(section, basis)?),
-        Source::Admin | Source::Logout | Source::Idle => return None,
+        Source::Admin | Source::Logout | Source::Idle | Source::Inactive => return None,
     };
     Some(SourceSettings { name: source_name.ok()?, expect_every, max_body, kind })
 }
@@ -106,8 +106,9 @@ struct Type(Source);
 
 impl Setting for Type {
     fn read(raw: Raw<'_>) -> Result<Self, Fault> {
-        let kinds =
-            Source::ALL.into_iter().filter(|source| !matches!(source, Source::Admin | Source::Logout | Source::Idle));
+        let is_configured =
+            |source: &Source| !matches!(source, Source::Admin | Source::Logout | Source::Idle | Source::Inactive);
+        let kinds = Source::ALL.into_iter().filter(is_configured);
         let choices: Vec<_> = kinds.map(|source| (source.as_str(), source)).collect();
         choose(raw, &choices).map(Self)
     }

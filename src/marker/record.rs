@@ -107,6 +107,8 @@ pub enum Source {
     Logout,
     /// The idle limit of sessions.
     Idle,
+    /// Runs against users who have been inactive for too long.
+    Inactive,
     /// The stream of an Auth0 tenant's log.
     Auth0LogStream,
     /// The log of an Auth0 tenant, as it is asked for.
@@ -125,10 +127,11 @@ pub enum Source {
 
 impl Source {
     /// Every source.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Admin,
         Self::Logout,
         Self::Idle,
+        Self::Inactive,
         Self::Auth0LogStream,
         Self::Auth0Logs,
         Self::Auth0EventStream,
@@ -145,6 +148,7 @@ impl Source {
             Self::Admin => "admin",
             Self::Logout => "logout",
             Self::Idle => "idle",
+            Self::Inactive => "inactive",
             Self::Auth0LogStream => "auth0_log_stream",
             Self::Auth0Logs => "auth0_logs",
             Self::Auth0EventStream => "auth0_event_stream",
@@ -161,7 +165,7 @@ impl Source {
         match self {
             // Most have no time of their own: what is out when they come is over. A transmitter of signals has one, and need not be
             // the issuer.
-            Self::Admin | Self::Logout | Self::Idle | Self::TokenRevocation | Self::SharedSignals => {
+            Self::Admin | Self::Logout | Self::Idle | Self::Inactive | Self::TokenRevocation | Self::SharedSignals => {
                 MarkerClock::Gateway
             }
             Self::Auth0LogStream

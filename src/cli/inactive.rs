@@ -1,0 +1,604 @@
+//! `portcullis inactive`
+
+mod remote;
+mod show;
+
+use std::{
+    collections::BTreeMap,
+    fmt::Write as _,
+    fs,
+    io::{self, BufRead as _, IsTerminal as _},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::{Context as _, anyhow, bail};
+use clap::{Args, Subcommand, ValueEnum};
+
+use self::{remote::Remote as RemoteRecords, show::Shown};
+use super::{
+    Outcome, Output,
+    admin::{Gate, Remote, by},
+    load, progress, runtime,
+    serve::wait_for_signal,
+};
+use crate::{
+    clock::{Clock, Timestamp},
+    config::{Config, inactive::percent},
+    http_client::HttpClient,
+    inactive::{
+        InactiveError, Tools,
+        find::Question,
+        plan::{Counts, Plan},
+        progress::Progress,
+        report::{Header, Line, Lines, Report, Summary, UserLine},
+        run::{Outcomes, Run, new_name},
+        settings::InactiveSettings,
+        undo::TAKEN_BACK,
+    },
+    management::{access::Extent, listing::Way, observer::Observer, tenant::Tenant, users::Users},
+    token::claims::IssuerName,
+};
+
+/// `portcullis inactive`
+#[derive(Args, Debug)]
+#[command(
+    args_conflicts_with_subcommands = true,
+    after_help = "Examples:\n  portcullis inactive --for 90d                                  lists them; changes nothing\n  portcullis inactive --for 90d --output csv > inactive.csv\n  portcullis inactive --for 90d --block                          shows what would be done\n  portcullis inactive --for 90d --block --apply --report run.ndjson\n  portcullis inactive undo run.ndjson --apply\n\nDefaults come from `[inactive]` of the configuration. See docs/inactive-users.md before a first run."
+)]
+pub(super) struct Inactive {
+    #[command(subcommand)]
+    action: Option<Action>,
+    #[command(flatten)]
+    find: Find,
+}
+
+#[derive(Subcommand, Debug)]
+enum Action {
+    /// Takes back what a run did, by its report
+    #[command(after_help = "Example:\n  portcullis inactive undo run.ndjson --apply")]
+    Undo(Undo),
+}
+
+#[derive(Args, Debug)]
+struct Find {
+    /// How long users have to have been inactive, such as 90d
+    #[arg(long = "for", value_name = "DURATION", value_parser = humantime::parse_duration)]
+    inactive_for: Option<Duration>,
+    /// The issuer's short name; needed when there are several
+    #[arg(long, value_name = "NAME")]
+    issuer: Option<String>,
+    /// Only users of this connection of the issuer
+    #[arg(long, value_name = "NAME")]
+    connection: Option<String>,
+    /// Leave out a user, or all whose id is so, with `*` for anything; can be given several times
+    #[arg(long, value_name = "USER")]
+    exclude: Vec<String>,
+    /// Leave out the users that stand in a file, one in each line
+    #[arg(long, value_name = "FILE")]
+    exclude_file: Vec<PathBuf>,
+    /// Leave out the members of a role of the issuer
+    #[arg(long, value_name = "ROLE")]
+    exclude_role: Vec<String>,
+    /// Look at machine clients too, `…@clients`, which are left out otherwise
+    #[arg(long)]
+    include_clients: bool,
+    /// At most so many, the longest inactive first
+    #[arg(long, value_name = "NUMBER")]
+    limit: Option<u64>,
+    /// Write a report, a JSON object in each line
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
+    /// How long a login lasts at most without logging in again: then `last_login` proves inactivity too
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    login_lifetime: Option<Duration>,
+    /// How often the tenant writes `app_metadata.last_active` of active users at least
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    last_active_lifetime: Option<Duration>,
+    /// Vouch for complete recording since then, whatever the gate knows of it (RFC 3339)
+    #[arg(long, value_name = "TIME")]
+    recorded_since: Option<Timestamp>,
+    /// Search for users instead of having them exported: for small tenants
+    #[arg(long)]
+    search: bool,
+    /// Do not ask the issuer: look at what is recorded here, and block here only
+    #[arg(long)]
+    markers_only: bool,
+    /// Plan to block them, at the issuer and here
+    #[arg(long)]
+    block: bool,
+    /// Do it; without it, nothing is changed
+    #[arg(long, requires = "block")]
+    apply: bool,
+    /// Do not ask, not even on a terminal
+    #[arg(long)]
+    yes: bool,
+    /// Block nobody if it would be more than so many
+    #[arg(long, value_name = "NUMBER", requires = "block")]
+    max: Option<u64>,
+    /// Block nobody if it would be more than such a share of all users, such as 5%
+    #[arg(long, value_name = "PERCENT", requires = "block", value_parser = share)]
+    max_share: Option<f64>,
+    /// What to revoke at the issuer of those who are blocked
+    #[arg(long, value_enum, value_name = "WHAT", requires = "block")]
+    revoke: Option<Revoke>,
+    #[command(flatten)]
+    remote: Remote,
+}
+
+#[derive(Args, Debug)]
+struct Undo {
+    /// The report of the run
+    #[arg(value_name = "REPORT")]
+    file: PathBuf,
+    /// Do it; without it, nothing is changed
+    #[arg(long)]
+    apply: bool,
+    /// Write a report of this too
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
+    #[command(flatten)]
+    remote: Remote,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+enum Revoke {
+    None,
+    /// Sessions
+    Session,
+    RefreshTokens,
+    /// Both
+    All,
+}
+
+impl Revoke {
+    const fn extent(self) -> Option<Extent> {
+        match self {
+            Self::None => None,
+            Self::Session => Some(Extent::Session),
+            Self::RefreshTokens => Some(Extent::RefreshTokens),
+            Self::All => Some(Extent::All),
+        }
+    }
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    percent(text).ok_or_else(|| "write a share such as 5%".to_owned())
+}
+
+/// A gate, and the issuer's users.
+struct Site {
+    tools: Tools,
+    issuer: IssuerName,
+    settings: InactiveSettings,
+}
+
+impl Inactive {
+    pub(super) fn run(self, path: &Path, output: Output) -> anyhow::Result<Outcome> {
+        let config = load(path)?;
+        runtime()?.block_on(async {
+            match self.action {
+                Some(Action::Undo(undo)) => {
+                    let gate = undo.remote.gate(path)?;
+                    undo.play(&config, gate, output).await
+                }
+                None => {
+                    let gate = self.find.remote.gate(path)?;
+                    self.find.play(&config, gate, output).await
+                }
+            }
+        })
+    }
+
+    /// The same with a gate that is known.
+    pub(super) async fn play(self, config: &Config, gate: Gate, output: Output) -> anyhow::Result<Outcome> {
+        match self.action {
+            Some(Action::Undo(undo)) => undo.play(config, gate, output).await,
+            None => self.find.play(config, gate, output).await,
+        }
+    }
+}
+
+/// What a run works with: the gate's store, and the issuer unless it is not to be asked.
+fn site(settings: InactiveSettings, issuer: IssuerName, gate: Gate, ask_issuer: bool) -> anyhow::Result<Site> {
+    let clock = Clock::System;
+    let progress = Arc::new(progress::Shown::new(clock.clone()));
+    let tenant = settings.tenants.get(&issuer).filter(|_| ask_issuer).cloned();
+    let users = match tenant {
+        Some(tenant) => {
+            let tenant = Tenant::new(tenant, HttpClient::new()?, clock.clone());
+            Some(Users::new(tenant, Arc::clone(&progress) as Arc<dyn Observer>))
+        }
+        None => None,
+    };
+    let progress = progress as Arc<dyn Progress>;
+    Ok(Site { tools: Tools { records: Arc::new(RemoteRecords(gate)), users, progress, clock }, issuer, settings })
+}
+
+async fn issuer_of(gate: &Gate, given: Option<&str>) -> anyhow::Result<IssuerName> {
+    let name = gate.issuer(given).await?;
+    IssuerName::try_from(&*name).map_err(|fault| anyhow!("the issuer's name {fault}"))
+}
+
+impl Site {
+    /// Refuses what would fail later, as far as the issuer tells: credentials, and what they are for.
+    async fn check_scopes(&self, needed: &[&str]) -> anyhow::Result<()> {
+        let Some(users) = &self.tools.users else { return Ok(()) };
+        users.tenant().log_in().await.context("the issuer's Management API cannot be used")?;
+        let lacking = users.tenant().lacks(needed);
+        if lacking.is_empty() {
+            return Ok(());
+        }
+        bail!("the application may not do this: in the tenant, grant it {} on the Management API", lacking.join(", "));
+    }
+}
+
+impl Find {
+    async fn play(&self, config: &Config, gate: Gate, output: Output) -> anyhow::Result<Outcome> {
+        let settings = self.settings(&config.inactive)?;
+        let issuer = issuer_of(&gate, self.issuer.as_deref()).await?;
+        let inactive_for = settings.inactive_for.ok_or_else(|| {
+            anyhow!("how long users have to have been inactive is not known: give --for, such as --for 90d")
+        })?;
+        let site = site(settings, issuer, gate, !self.markers_only)?;
+        self.check_needs(&site)?;
+        let mut needed = vec!["read:users"];
+        if self.apply {
+            needed.push("update:users");
+            match site.settings.revoke {
+                Some(Extent::Session) => needed.push("delete:sessions"),
+                Some(Extent::RefreshTokens) => needed.push("delete:refresh_tokens"),
+                Some(Extent::All) => needed.extend(["delete:sessions", "delete:refresh_tokens"]),
+                None => {}
+            }
+        }
+        if !site.settings.exclude_roles.is_empty() {
+            needed.push("read:roles");
+        }
+        site.check_scopes(&needed).await?;
+        let now = site.tools.clock.now();
+        let mut question = site.settings.question(site.issuer.clone(), inactive_for, now);
+        site.tools.exclude_roles(&mut question, &site.settings.exclude_roles).await?;
+        if self.apply {
+            let asked = site.settings.asked(inactive_for);
+            return self.apply(site, question, &asked, output).await;
+        }
+        self.look(&site, &question, output).await
+    }
+
+    /// The configuration's settings, and the command line's over them.
+    fn settings(&self, configured: &InactiveSettings) -> anyhow::Result<InactiveSettings> {
+        let mut settings = configured.clone();
+        settings.inactive_for = self.inactive_for.or(settings.inactive_for);
+        settings.login_lifetime = self.login_lifetime.or(settings.login_lifetime);
+        settings.last_active_lifetime = self.last_active_lifetime.or(settings.last_active_lifetime);
+        settings.recorded_since = self.recorded_since.or(settings.recorded_since);
+        settings.connection = self.connection.as_deref().map(Into::into).or(settings.connection);
+        settings.limit = self.limit.or(settings.limit);
+        settings.exclusions.machines |= self.include_clients;
+        if self.search {
+            settings.way = Way::Search;
+        }
+        for user in &self.exclude {
+            settings.exclusions.add(user);
+        }
+        for file in &self.exclude_file {
+            let text = fs::read_to_string(file).with_context(|| format!("`{}` cannot be read", file.display()))?;
+            settings.exclusions.add_lines(&text);
+        }
+        settings.exclude_roles.extend(self.exclude_role.iter().map(|role| role.as_str().into()));
+        settings.brakes.max = self.max.unwrap_or(settings.brakes.max);
+        settings.brakes.max_share = self.max_share.unwrap_or(settings.brakes.max_share);
+        if let Some(revoke) = self.revoke {
+            settings.revoke = revoke.extent();
+        }
+        Ok(settings)
+    }
+
+    #[expect(clippy::print_stderr, reason = "it is not part of the output")]
+    fn check_needs(&self, site: &Site) -> anyhow::Result<()> {
+        if site.tools.users.is_some() {
+            return Ok(());
+        }
+        let issuer = &site.issuer;
+        let needs = [
+            ("--connection", site.settings.connection.is_some()),
+            ("--exclude-role", !site.settings.exclude_roles.is_empty()),
+            ("--revoke", site.settings.revoke.is_some() && self.block),
+            ("--search", self.search),
+        ];
+        for (what, needed) in needs {
+            if needed {
+                bail!(
+                    "{what} needs the issuer's Management API; set `management.client_id` and its secret at [issuers.{issuer}]"
+                );
+            }
+        }
+        if !self.markers_only {
+            eprintln!(
+                "issuer {issuer} has no Management API in the configuration: only users that were admitted here are known, and they \
+                 are blocked here only"
+            );
+        }
+        Ok(())
+    }
+
+    /// Without changing anything.
+    async fn look(&self, site: &Site, question: &Question, output: Output) -> anyhow::Result<Outcome> {
+        let (tools, settings) = (&site.tools, &site.settings);
+        let started = tools.clock.now();
+        let plan = tools.find(question).await?;
+        let mode = if self.block { "dry_run" } else { "report" };
+        let header = Header {
+            run: new_name(started),
+            issuer: question.issuer.to_string(),
+            mode: mode.to_owned(),
+            started: started.to_string(),
+            by: by(),
+            since: plan.since.to_string(),
+            recorded_since: plan.trust.recorded_since.map(|since| since.to_string()),
+            issuer_asked: tools.users.is_some(),
+        };
+        let mut report = self.report.as_deref().map(|path| Report::open(path, &header, &[])).transpose()?;
+        let mut shown = Shown::new(output, !self.block);
+        shown.begin(&header)?;
+        tools
+            .report(&plan, settings.limit, &mut |line: &UserLine| {
+                shown.user(line).map_err(InactiveError::Output)?;
+                write(report.as_mut(), &Line::User(line.clone()))
+            })
+            .await?;
+        let summary = Summary::new(&plan.counts, tools.clock.now());
+        write(report.as_mut(), &Line::Summary(summary.clone()))?;
+        let mut words = words(&plan, &question.issuer, tools.users.is_some());
+        if self.block {
+            let planned = settings.limit.unwrap_or(u64::MAX).min(plan.counts.inactive);
+            let _ = write!(words, "\n{planned} would be blocked; nothing was changed, --apply does it");
+            if let Err(braked) = settings.brakes.check(planned, plan.counts.known) {
+                let _ = write!(words, "\nit would be refused: {braked}");
+            }
+        }
+        shown.end(&summary, &words)?;
+        Ok(Outcome::Done)
+    }
+
+    async fn apply(&self, site: Site, question: Question, asked: &str, output: Output) -> anyhow::Result<Outcome> {
+        let owner = format!("{}:{}", by(), new_name(site.tools.clock.now()));
+        let mut run = Run::begin(site.tools.clone(), question, asked, &owner).await?;
+        let result = tokio::select! {
+            result = self.work(&site, &mut run, output) => result,
+            signal = wait_for_signal() => {
+                signal?;
+                Err(anyhow!("interrupted; start again, and it goes on where it was"))
+            }
+        };
+        // Done or refused by brakes or by people, there is nothing to go on with.
+        let is_over = match &result {
+            Ok(_) => true,
+            Err(error) => matches!(error.downcast_ref(), Some(InactiveError::Braked(_))),
+        };
+        let ended = run.end(is_over).await;
+        let outcome = result?;
+        ended?;
+        Ok(outcome)
+    }
+
+    async fn work(&self, site: &Site, run: &mut Run, output: Output) -> anyhow::Result<Outcome> {
+        let Site { tools, settings, issuer } = site;
+        let header = run.header(&by()).await?;
+        let mut shown = Shown::new(output, false);
+        if run.resumed {
+            let before = run.blocked_before();
+            shown
+                .say(&format!("run {} goes on; it had blocked {before} users before it was interrupted", run.name()))?;
+        }
+        let unfinished = run.unfinished();
+        let mut report = self.report.as_deref().map(|path| Report::open(path, &header, &unfinished)).transpose()?;
+        shown.begin(&header)?;
+        let mut outcomes = {
+            let mut sink = |line: &UserLine| {
+                shown.user(line).map_err(InactiveError::Output)?;
+                write(report.as_mut(), &Line::User(line.clone()))
+            };
+            run.repair(settings.revoke, &mut sink).await?
+        };
+        let plan = run.find().await?;
+        let words = words(&plan, issuer, tools.users.is_some());
+        let planned = settings.limit.unwrap_or(u64::MAX).min(plan.counts.inactive);
+        let braked = settings.brakes.check(planned + run.blocked_before(), plan.counts.known);
+        if output == Output::Text {
+            shown.say(&words)?;
+        }
+        let refused = match braked {
+            Err(braked) => Some(InactiveError::Braked(braked)),
+            Ok(()) if planned > 0 && !self.agreed(planned, tools.users.is_some()).await? => {
+                shown.say("nobody was blocked")?;
+                return Ok(Outcome::No);
+            }
+            Ok(()) => {
+                let mut sink = |line: &UserLine| {
+                    shown.user(line).map_err(InactiveError::Output)?;
+                    write(report.as_mut(), &Line::User(line.clone()))
+                };
+                merge(&mut outcomes, run.block(&plan, settings.limit, settings.revoke, &mut sink).await?);
+                None
+            }
+        };
+        let mut summary = Summary::new(&plan.counts, tools.clock.now());
+        summary.outcomes = names(&outcomes);
+        write(report.as_mut(), &Line::Summary(summary.clone()))?;
+        if let Some(report) = &report {
+            report.sync()?;
+        }
+        shown.end(&summary, &told(&outcomes, self.report.as_deref(), "nobody was blocked"))?;
+        match refused {
+            Some(refused) => Err(refused.into()),
+            None if outcomes.contains_key("failed") || outcomes.contains_key("unfinished") => Ok(Outcome::No),
+            None => Ok(Outcome::Done),
+        }
+    }
+
+    /// Whether whoever sits at the terminal agrees; without one, or with --yes, nobody is asked.
+    #[expect(clippy::print_stderr, reason = "it is a question to people, not part of the output")]
+    async fn agreed(&self, planned: u64, at_issuer: bool) -> anyhow::Result<bool> {
+        if self.yes || !io::stdin().is_terminal() || !io::stderr().is_terminal() {
+            return Ok(true);
+        }
+        let place = if at_issuer { "at the issuer and here" } else { "here" };
+        eprint!("Block {planned} users {place}? [y/N] ");
+        let answer = tokio::task::spawn_blocking(|| {
+            let mut answer = String::new();
+            io::stdin().lock().read_line(&mut answer).map(|_| answer)
+        });
+        Ok(matches!(answer.await??.trim(), "y" | "Y" | "yes"))
+    }
+}
+
+impl Undo {
+    async fn play(&self, config: &Config, gate: Gate, output: Output) -> anyhow::Result<Outcome> {
+        let Some(Line::Run(header)) = Lines::open(&self.file)?.next().transpose()? else {
+            bail!("`{}` is not the report of a run", self.file.display());
+        };
+        if header.mode != "block" {
+            bail!("`{}` is of a run that blocked nobody ({})", self.file.display(), header.mode);
+        }
+        let issuer = issuer_of(&gate, Some(&header.issuer)).await?;
+        let site = site(config.inactive.clone(), issuer, gate, true)?;
+        if header.issuer_asked && site.tools.users.is_none() {
+            bail!(
+                "the run blocked users at the issuer too, and the configuration has no Management API for `{}`",
+                header.issuer
+            );
+        }
+        let blocked = |line: Result<Line, _>| match line {
+            Ok(Line::User(line)) => TAKEN_BACK.contains(&&*line.outcome).then_some(Ok(line)),
+            Ok(_) => None,
+            Err(error) => Some(Err(error)),
+        };
+        if !self.apply {
+            let mut count = 0_u64;
+            for line in Lines::open(&self.file)?.filter_map(blocked) {
+                line?;
+                count += 1;
+            }
+            super::print::text(&format!(
+                "{count} users that run {} blocked would be unblocked; nothing was changed, --apply does it",
+                header.run
+            ))?;
+            return Ok(Outcome::Done);
+        }
+        site.check_scopes(&["read:users", "update:users"]).await?;
+        let now = site.tools.clock.now();
+        let own = Header {
+            run: new_name(now),
+            mode: "undo".to_owned(),
+            started: now.to_string(),
+            by: by(),
+            ..header.clone()
+        };
+        let mut report = self.report.as_deref().map(|path| Report::open(path, &own, &[])).transpose()?;
+        let mut shown = Shown::new(output, false);
+        shown.begin(&own)?;
+        let lines = Lines::open(&self.file)?.filter_map(blocked);
+        let outcomes = site
+            .tools
+            .undo(&site.issuer, &header, lines, &by(), &mut |line: &UserLine| {
+                shown.user(line).map_err(InactiveError::Output)?;
+                write(report.as_mut(), &Line::User(line.clone()))
+            })
+            .await?;
+        let mut summary = Summary::new(&Counts::default(), site.tools.clock.now());
+        summary.outcomes = names(&outcomes);
+        write(report.as_mut(), &Line::Summary(summary.clone()))?;
+        shown.end(&summary, &told(&outcomes, self.report.as_deref(), "nobody was unblocked"))?;
+        Ok(if outcomes.contains_key("failed") { Outcome::No } else { Outcome::Done })
+    }
+}
+
+/// Unblocks a user at the issuer and here.
+pub(super) async fn unblock(
+    config: &Config,
+    gate: Gate,
+    issuer: Option<&str>,
+    user: &str,
+    reason: Option<&str>,
+) -> anyhow::Result<&'static str> {
+    let issuer = issuer_of(&gate, issuer).await?;
+    let site = site(config.inactive.clone(), issuer, gate, true)?;
+    let issuer = &site.issuer;
+    if site.tools.users.is_none() {
+        bail!(
+            "--issuer-too needs the issuer's Management API; set `management.client_id` and its secret at [issuers.{issuer}]"
+        );
+    }
+    site.check_scopes(&["read:users", "update:users"]).await?;
+    let undone = site.tools.unblock(issuer, user, None, &by(), reason.unwrap_or("unblocked")).await?;
+    match undone {
+        crate::inactive::undo::Undone::Failed(error) => bail!("{error}"),
+        undone => Ok(undone.as_str()),
+    }
+}
+
+fn write(report: Option<&mut Report>, line: &Line) -> Result<(), InactiveError> {
+    Ok(report.map_or(Ok(()), |report| report.write(line))?)
+}
+
+fn merge(outcomes: &mut Outcomes, more: Outcomes) {
+    for (outcome, count) in more {
+        *outcomes.entry(outcome).or_default() += count;
+    }
+}
+
+fn names(outcomes: &Outcomes) -> BTreeMap<String, u64> {
+    outcomes.iter().map(|(outcome, count)| ((*outcome).to_owned(), *count)).collect()
+}
+
+/// What became of users, for people.
+fn told(outcomes: &Outcomes, report: Option<&Path>, nobody: &str) -> String {
+    let mut words = if outcomes.is_empty() {
+        nobody.to_owned()
+    } else {
+        let counts: Vec<_> =
+            outcomes.iter().map(|(outcome, count)| format!("{} {count}", outcome.replace('_', " "))).collect();
+        counts.join(", ")
+    };
+    if let Some(path) = report {
+        let _ = write!(words, "; the report is {}", path.display());
+    }
+    if outcomes.contains_key("unfinished") {
+        words.push_str("\nunfinished: perhaps blocked in one place only; the next run ends it");
+    }
+    words
+}
+
+/// What was found, for people.
+fn words(plan: &Plan, issuer: &IssuerName, asked: bool) -> String {
+    let Counts { known, active, inactive, uncertain, excluded, blocked, unreadable, evidence, span, .. } = &plan.counts;
+    let whence = if asked { "that the issuer knows" } else { "that were admitted here" };
+    let mut words = format!("{known} users of {issuer} {whence}, looked at for activity since {}", plan.since);
+    let _ = write!(words, "\n  inactive   {inactive}");
+    if let Some((oldest, newest)) = span {
+        let _ = write!(words, ", last active from {oldest} to {newest}");
+        let kinds: Vec<_> = evidence.iter().map(|(kind, count)| format!("{} {count}", kind.as_str())).collect();
+        let _ = write!(words, "\n             by evidence: {}", kinds.join(", "));
+    }
+    if *uncertain > 0 {
+        let since = match plan.trust.recorded_since {
+            Some(since) => format!("recording is complete since {since} only"),
+            None => "recording is not complete".to_owned(),
+        };
+        let _ = write!(
+            words,
+            "\n  uncertain  {uncertain}, not seen since, but perhaps active unseen: {since}. They are not blocked.\
+             \n             --login-lifetime says how long a login lasts, and so makes `last_login` count; see docs/inactive-users.md"
+        );
+    }
+    for (name, count) in [("active", active), ("excluded", excluded), ("blocked", blocked), ("unreadable", unreadable)]
+    {
+        if *count > 0 {
+            let _ = write!(words, "\n  {name:10} {count}");
+        }
+    }
+    words
+}

@@ -1,0 +1,486 @@
+//! A run that blocks.
+//!
+//! 1. One run at a time for an issuer, of whichever gateway or operator: whoever holds the lease in the store.
+//! 2. It begins by ending with those with whom an earlier run was interrupted.
+//! 3. A run that was interrupted goes on when the same is asked for again within a day: with the same time, the same name, and the
+//!    same export of the issuer's users. Whom it has blocked is blocked, and so not found again.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use aws_lc_rs::digest::{SHA256, digest};
+use futures_util::{StreamExt as _, stream};
+use serde::{Deserialize, Serialize};
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+
+use super::{
+    InactiveError, Tools,
+    block::{Blocker, Done, Outcome},
+    evidence::{Evidence, Registered, Trust},
+    find::{self, JobKeeper, Question},
+    plan::{Finding, Plan},
+    progress::Step,
+    records::{RunChange, TERM},
+    report::{Header, UserLine},
+};
+use crate::{clock::Timestamp, management::access::Extent, token::claims::SubjectId};
+
+/// With how many users a run begins at a time.
+const WINDOW: u64 = 32;
+
+/// How many users are under way at once.
+const AT_ONCE: usize = 4;
+
+/// After how many users with whom it could not end a run stops: something is wrong that others would meet too.
+const MAX_OPEN: usize = 100;
+
+/// How old a run may be that is gone on with: the issuer keeps its export for so long.
+const FRESH: Duration = Duration::from_secs(23 * 3600);
+
+/// Is told of each user as they are done. What it says goes before the store forgets that the user was begun with.
+pub type Sink<'a> = &'a mut (dyn FnMut(&UserLine) -> Result<(), InactiveError> + Send);
+
+/// How many users came to what.
+pub type Outcomes = BTreeMap<&'static str, u64>;
+
+/// What a run keeps of itself.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+struct Kept {
+    run: String,
+    started: i64,
+    since: i64,
+    /// Stands for what was asked for.
+    asked: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    job: Option<String>,
+    #[serde(default)]
+    blocked: u64,
+}
+
+/// A user with whom a run has begun, as the store keeps it.
+#[derive(Serialize, Deserialize)]
+struct Begun {
+    user: String,
+    by: String,
+    since: i64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    recorded: Option<i64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    registered: Option<BegunRegistered>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct BegunRegistered {
+    created: Option<i64>,
+    last_login: Option<i64>,
+    last_active: Option<i64>,
+    never_logged_in: bool,
+    doubtful: bool,
+}
+
+impl Begun {
+    fn new(finding: &Finding, by: &str, since: Timestamp) -> Self {
+        let millis = |at: Option<Timestamp>| at.map(Timestamp::as_millis);
+        let Evidence { recorded, registered } = finding.evidence;
+        Self {
+            user: finding.user.as_str().to_owned(),
+            by: by.to_owned(),
+            since: since.as_millis(),
+            recorded: millis(recorded),
+            registered: registered.map(|registered| BegunRegistered {
+                created: millis(registered.created),
+                last_login: millis(registered.last_login),
+                last_active: millis(registered.last_active),
+                never_logged_in: registered.never_logged_in,
+                doubtful: registered.doubtful,
+            }),
+        }
+    }
+
+    fn finding(&self) -> Option<Finding> {
+        let time = |at: Option<i64>| at.map(Timestamp::from_millis);
+        let registered = self.registered.as_ref().map(|registered| Registered {
+            created: time(registered.created),
+            last_login: time(registered.last_login),
+            last_active: time(registered.last_active),
+            never_logged_in: registered.never_logged_in,
+            doubtful: registered.doubtful,
+        });
+        let evidence = Evidence { recorded: time(self.recorded), registered };
+        Some(Finding { user: (&*self.user).try_into().ok()?, evidence })
+    }
+}
+
+/// The name under which the store keeps that a user was begun with: ids may be longer than names.
+fn name_of(user: &SubjectId) -> String {
+    let digest = digest(&SHA256, user.as_str().as_bytes());
+    digest.as_ref()[..16].iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
+}
+
+/// A run that blocks, or is about to. Dropped, another may begin when its term is over; [`end`](Self::end) lets it begin at once.
+#[derive(Debug)]
+pub struct Run {
+    tools: Tools,
+    question: Question,
+    owner: String,
+    kept: Kept,
+    /// Whether it was interrupted before.
+    pub resumed: bool,
+    begun: BTreeMap<String, String>,
+    lost: CancellationToken,
+    _renewing: AbortOnDropHandle<()>,
+}
+
+impl Run {
+    /// Begins a run, or goes on with one that was interrupted. `asked` stands for all that was asked for: another is another run.
+    ///
+    /// # Errors
+    /// [`InactiveError::Busy`] while another run is under way; the store's.
+    pub async fn begin(tools: Tools, mut question: Question, asked: &str, owner: &str) -> Result<Self, InactiveError> {
+        let state = tools.records.run(&question.issuer).await?;
+        if !tools.records.hold(&question.issuer, owner, &RunChange::default()).await? {
+            return Err(InactiveError::Busy { owner: state.owner.unwrap_or_else(|| "another gateway".to_owned()) });
+        }
+        // What the one before kept is read once nobody else writes it.
+        let state = tools.records.run(&question.issuer).await?;
+        let now = tools.clock.now();
+        let asked = short_digest(asked);
+        let kept = state.progress.as_deref().and_then(|text| serde_json::from_str::<Kept>(text).ok());
+        let kept = kept.filter(|kept| kept.asked == asked && now.since(Timestamp::from_millis(kept.started)) < FRESH);
+        let resumed = kept.is_some();
+        let kept = kept.unwrap_or_else(|| Kept {
+            run: new_name(now),
+            started: now.as_millis(),
+            since: question.since.as_millis(),
+            asked,
+            job: None,
+            blocked: 0,
+        });
+        question.since = Timestamp::from_millis(kept.since);
+        question.listing.job = kept.job.as_deref().map(Into::into);
+        let lost = CancellationToken::new();
+        let renewing = tokio::spawn(renew(tools.clone(), question.clone(), owner.to_owned(), lost.clone()));
+        let run = Self {
+            tools,
+            question,
+            owner: owner.to_owned(),
+            kept,
+            resumed,
+            begun: state.unfinished,
+            lost,
+            _renewing: AbortOnDropHandle::new(renewing),
+        };
+        run.keep(RunChange { progress: Some(Some(run.progress())), ..RunChange::default() }).await?;
+        Ok(run)
+    }
+
+    /// The head of its report.
+    ///
+    /// # Errors
+    /// [`InactiveError`].
+    pub async fn header(&self, by: &str) -> Result<Header, InactiveError> {
+        let (trust, _) = find::trust(&*self.tools.records, &self.question).await?;
+        Ok(Header {
+            run: self.kept.run.clone(),
+            issuer: self.question.issuer.to_string(),
+            mode: "block".to_owned(),
+            started: self.started().to_string(),
+            by: by.to_owned(),
+            since: self.question.since.to_string(),
+            recorded_since: trust.recorded_since.map(|since| since.to_string()),
+            issuer_asked: self.tools.users.is_some(),
+        })
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.kept.run
+    }
+
+    /// Who it is in markers and in the audit trail.
+    #[must_use]
+    pub fn by(&self) -> String {
+        by(&self.kept.run)
+    }
+
+    /// When it began.
+    #[must_use]
+    pub const fn started(&self) -> Timestamp {
+        Timestamp::from_millis(self.kept.started)
+    }
+
+    /// Since when users have to have been inactive.
+    #[must_use]
+    pub const fn since(&self) -> Timestamp {
+        self.question.since
+    }
+
+    /// How many it had blocked before it was interrupted.
+    #[must_use]
+    pub const fn blocked_before(&self) -> u64 {
+        self.kept.blocked
+    }
+
+    /// With whom an earlier run did not end.
+    #[must_use]
+    pub fn unfinished(&self) -> Vec<SubjectId> {
+        let users = self.begun.values().filter_map(|text| serde_json::from_str::<Begun>(text).ok()?.finding());
+        users.map(|finding| finding.user).collect()
+    }
+
+    /// Ends with those with whom an earlier run did not.
+    ///
+    /// # Errors
+    /// [`InactiveError`]: what is left is left to the next run.
+    pub async fn repair(&mut self, revoke: Option<Extent>, sink: Sink<'_>) -> Result<Outcomes, InactiveError> {
+        if self.begun.is_empty() {
+            return Ok(Outcomes::new());
+        }
+        self.tools.progress.begin(Step::Repair, Some(self.begun.len() as u64));
+        let (trust, _) = find::trust(&*self.tools.records, &self.question).await?;
+        let mut outcomes = Outcomes::new();
+        for (name, text) in std::mem::take(&mut self.begun) {
+            let begun = serde_json::from_str::<Begun>(&text).ok();
+            let Some((begun, finding)) = begun.and_then(|begun| begun.finding().map(|finding| (begun, finding))) else {
+                // Nothing that this program wrote.
+                self.keep(RunChange { end: vec![name], ..RunChange::default() }).await?;
+                continue;
+            };
+            let since = Timestamp::from_millis(begun.since);
+            let Done { outcome, stop } = self.blocker(&begun.by, since, &trust, revoke).block(&finding, true).await;
+            self.settle(&finding, since, &trust, &outcome, &mut outcomes, sink)?;
+            let end = if matches!(outcome, Outcome::Unfinished(_)) { Vec::new() } else { vec![name] };
+            self.keep(RunChange { end, ..RunChange::default() }).await?;
+            if let Some(error) = stop {
+                return Err(error);
+            }
+        }
+        self.tools.progress.end();
+        Ok(outcomes)
+    }
+
+    /// Who is to be blocked.
+    ///
+    /// # Errors
+    /// [`InactiveError`].
+    pub async fn find(&mut self) -> Result<Plan, InactiveError> {
+        let Tools { records, users, progress, .. } = self.tools.clone();
+        let keeper = Keeper { run: self, kept: Mutex::new(self.kept.clone()) };
+        let plan = find::find(&*records, users.as_ref(), &self.question, &*progress, Some(&keeper)).await;
+        self.kept = keeper.kept.into_inner().unwrap_or_else(PoisonError::into_inner);
+        plan
+    }
+
+    /// Blocks those of the plan who are certainly inactive, `limit` at most, the longest inactive first. A failure with one user is told
+    /// and does not stop it.
+    ///
+    /// # Errors
+    /// [`InactiveError`]: what would fail with everybody. The same asked for again goes on.
+    pub async fn block(
+        &mut self,
+        plan: &Plan,
+        limit: Option<u64>,
+        revoke: Option<Extent>,
+        sink: Sink<'_>,
+    ) -> Result<Outcomes, InactiveError> {
+        let mut left = limit.unwrap_or(u64::MAX).min(plan.counts.inactive);
+        self.tools.progress.begin(Step::Block, Some(left));
+        let by = self.by();
+        let (mut outcomes, mut after, mut open) = (Outcomes::new(), None, 0);
+        while left > 0 {
+            let page = plan.page(true, after.as_ref(), left.min(WINDOW)).await?;
+            let Some(last) = page.last() else { break };
+            after = Some(last.clone());
+            left -= page.len() as u64;
+            let begin =
+                page.iter().map(|finding| (name_of(&finding.user), encode(&Begun::new(finding, &by, plan.since))));
+            self.keep(RunChange { begin: begin.collect(), ..RunChange::default() }).await?;
+            let (stop, end) = self.block_window(page, plan, &by, revoke, &mut outcomes, &mut open, sink).await?;
+            self.keep(RunChange { progress: Some(Some(self.progress())), end, ..RunChange::default() }).await?;
+            if let Some(error) = stop {
+                return Err(error);
+            }
+            if open >= MAX_OPEN {
+                return Err(InactiveError::TooManyOpen { open });
+            }
+        }
+        self.tools.progress.end();
+        Ok(outcomes)
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the state of one loop")]
+    async fn block_window(
+        &mut self,
+        page: Vec<Finding>,
+        plan: &Plan,
+        by: &str,
+        revoke: Option<Extent>,
+        outcomes: &mut Outcomes,
+        open: &mut usize,
+        sink: Sink<'_>,
+    ) -> Result<(Option<InactiveError>, Vec<String>), InactiveError> {
+        let stopping = AtomicBool::new(false);
+        let (mut stop, mut end) = (None, Vec::new());
+        let mut settled = Vec::new();
+        {
+            let blocker = self.blocker(by, plan.since, &plan.trust, revoke);
+            let stopping = &stopping;
+            let one = |finding: Finding| async move {
+                // With whom nothing was done, nothing is.
+                if stopping.load(Ordering::Relaxed) {
+                    return (finding, None);
+                }
+                let done = blocker.block(&finding, false).await;
+                stopping.fetch_or(done.stop.is_some(), Ordering::Relaxed);
+                (finding, Some(done))
+            };
+            let mut under_way = stream::iter(page).map(one).buffer_unordered(AT_ONCE);
+            while let Some(done) = under_way.next().await {
+                if let (finding, Some(Done { outcome, .. })) = &done {
+                    tell(&self.tools, finding, plan.since, &plan.trust, outcome, sink)?;
+                }
+                settled.push(done);
+            }
+        }
+        for (finding, done) in settled {
+            let mut is_open = false;
+            if let Some(Done { outcome, stop: error }) = done {
+                is_open = matches!(outcome, Outcome::Unfinished(_));
+                *outcomes.entry(outcome.as_str()).or_default() += 1;
+                self.kept.blocked += u64::from(outcome == Outcome::Blocked);
+                stop = stop.or(error);
+            }
+            if is_open {
+                *open += 1;
+            } else {
+                end.push(name_of(&finding.user));
+            }
+        }
+        Ok((stop, end))
+    }
+
+    /// The run is over, whether it blocked anybody or not. With `done`, there is nothing to go on with.
+    ///
+    /// # Errors
+    /// [`InactiveError`].
+    pub async fn end(self, done: bool) -> Result<(), InactiveError> {
+        if done {
+            self.keep(RunChange { progress: Some(None), ..RunChange::default() }).await?;
+        }
+        Ok(self.tools.records.let_go(&self.question.issuer, &self.owner).await?)
+    }
+
+    fn settle(
+        &mut self,
+        finding: &Finding,
+        since: Timestamp,
+        trust: &Trust,
+        outcome: &Outcome,
+        outcomes: &mut Outcomes,
+        sink: Sink<'_>,
+    ) -> Result<(), InactiveError> {
+        *outcomes.entry(outcome.as_str()).or_default() += 1;
+        tell(&self.tools, finding, since, trust, outcome, sink)
+    }
+
+    fn blocker<'a>(&'a self, by: &'a str, since: Timestamp, trust: &'a Trust, revoke: Option<Extent>) -> Blocker<'a> {
+        let Tools { records, users, .. } = &self.tools;
+        let issuer = &self.question.issuer;
+        Blocker { records: &**records, users: users.as_ref(), issuer, since, trust, revoke, by }
+    }
+
+    fn progress(&self) -> String {
+        encode(&self.kept)
+    }
+
+    async fn keep(&self, change: RunChange) -> Result<(), InactiveError> {
+        if self.lost.is_cancelled() || !self.tools.records.hold(&self.question.issuer, &self.owner, &change).await? {
+            return Err(InactiveError::Lost);
+        }
+        Ok(())
+    }
+}
+
+fn tell(
+    tools: &Tools,
+    finding: &Finding,
+    since: Timestamp,
+    trust: &Trust,
+    outcome: &Outcome,
+    sink: Sink<'_>,
+) -> Result<(), InactiveError> {
+    let mut line = UserLine::new(finding, since, trust, outcome.as_str());
+    line.at = Some(tools.clock.now().to_string());
+    line.error = outcome.error().map(str::to_owned);
+    sink(&line)?;
+    tools.progress.advance(1);
+    Ok(())
+}
+
+/// Notes the export of a run while it looks at it.
+struct Keeper<'a> {
+    run: &'a Run,
+    kept: Mutex<Kept>,
+}
+
+#[async_trait]
+impl JobKeeper for Keeper<'_> {
+    async fn keep(&self, job: &str) -> Result<(), InactiveError> {
+        let text = {
+            let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+            kept.job = Some(job.to_owned());
+            encode(&*kept)
+        };
+        self.run.keep(RunChange { progress: Some(Some(text)), ..RunChange::default() }).await
+    }
+}
+
+/// Says again and again that the run goes on.
+async fn renew(tools: Tools, question: Question, owner: String, lost: CancellationToken) {
+    let mut last = tokio::time::Instant::now();
+    loop {
+        tokio::time::sleep(TERM / 6).await;
+        let asked = tokio::time::Instant::now();
+        match tools.records.hold(&question.issuer, &owner, &RunChange::default()).await {
+            Ok(true) => last = asked,
+            Ok(false) => break,
+            Err(_) if last.elapsed() > TERM => break,
+            Err(_) => {}
+        }
+    }
+    lost.cancel();
+}
+
+/// What a run is called in markers and in the audit trail.
+#[must_use]
+pub fn by(run: &str) -> String {
+    format!("inactive:{run}")
+}
+
+/// A name that no other run has, and that tells when it began.
+#[must_use]
+pub fn new_name(now: Timestamp) -> String {
+    let mut random = [0; 3];
+    // Without randomness the second tells them apart.
+    let _ = aws_lc_rs::rand::fill(&mut random);
+    let random = random.iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"));
+    let time: String = now.to_string().chars().filter(char::is_ascii_alphanumeric).take(15).collect();
+    format!("{time}Z-{random}")
+}
+
+fn short_digest(text: &str) -> String {
+    digest(&SHA256, text.as_bytes()).as_ref()[..8].iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
+}
+
+fn encode(value: &impl Serialize) -> String {
+    // Structs of strings and numbers always serialise.
+    serde_json::to_string(value).unwrap_or_default()
+}
