@@ -36,4 +36,6 @@ targets!(
     sse,
     security_event,
     return_url,
+    user,
+    export,
 );

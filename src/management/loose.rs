@@ -221,6 +221,10 @@ impl<'a> Visitor<'a> for LooseVisitor {
         while let Some(Name(name)) = values.next_key()? {
             if name.starts_with(b"$") {
                 value = values.next_value()?;
+                // Something is there, whatever it wraps.
+                if !value.is_present() {
+                    value = Loose::Other;
+                }
             } else {
                 skip(&mut values)?;
             }
@@ -360,6 +364,7 @@ mod tests {
         assert_eq!(loose(r#""*****""#).bool(), None);
         assert!(loose(r#""*****""#).is_present());
         assert!(!loose("null").is_present());
+        assert!(loose(r#"{"$date":null}"#).is_present());
     }
 
     #[test]

@@ -236,18 +236,57 @@ impl Window {
 /// In the query language. The first and the last window have no ends: nobody is created outside of them.
 impl std::fmt::Display for Window {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("created_at:[")?;
-        if self.first == EVER.first {
-            f.write_str("*")?
-        } else {
-            write!(f, "{}", self.first)?
+        let end = |time: Timestamp, open| if time == open { "*".to_owned() } else { time.to_string() };
+        write!(f, "created_at:[{} TO {}]", end(self.first, EVER.first), end(self.last, EVER.last))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn windows_are_written_as_the_query_language_has_them() {
+        let [before, between, after] = Window::all("2026-05-01T00:00:00Z".parse().unwrap());
+        assert_eq!(before.to_string(), "created_at:[* TO 2012-12-31T23:59:59.999Z]");
+        assert_eq!(between.to_string(), "created_at:[2013-01-01T00:00:00.000Z TO 2026-05-02T00:00:00.000Z]");
+        assert_eq!(after.to_string(), "created_at:[2026-05-02T00:00:00.001Z TO *]");
+        assert_eq!(Scope::Undated.to_string(), "NOT _exists_:created_at");
+        assert_eq!(quoted(r#"a"b\"#), r#""a\"b\\""#);
+    }
+
+    #[test]
+    fn a_millisecond_is_not_halved() {
+        let first = Timestamp::from_millis(7);
+        let two = Window { first, last: Timestamp::from_millis(8) };
+        let (earlier, later) = two.halves().unwrap();
+        assert_eq!((earlier.first, earlier.last), (first, first));
+        assert_eq!((later.first, later.last), (two.last, two.last));
+        assert_eq!(earlier.halves(), None);
+        assert_eq!(Scope::Undated.halves(), None);
+    }
+
+    proptest! {
+        #[test]
+        fn windows_cover_each_millisecond_once(
+            now in any::<i64>(),
+            halved in prop::collection::vec(any::<prop::sample::Index>(), 0..200),
+        ) {
+            let mut windows = Window::all(Timestamp::from_millis(now)).to_vec();
+            for index in halved {
+                let index = index.index(windows.len());
+                if let Some((earlier, later)) = windows[index].halves() {
+                    windows.splice(index..=index, [earlier, later]);
+                }
+            }
+            prop_assert_eq!(windows[0].first, EVER.first);
+            prop_assert_eq!(windows[windows.len() - 1].last, EVER.last);
+            prop_assert!(windows.iter().all(|window| window.first <= window.last));
+            for pair in windows.windows(2) {
+                prop_assert_eq!(pair[0].last.as_millis() + 1, pair[1].first.as_millis());
+            }
         }
-        f.write_str(" TO ")?;
-        if self.last == EVER.last {
-            f.write_str("*")?
-        } else {
-            write!(f, "{}", self.last)?
-        }
-        f.write_str("]")
     }
 }

@@ -67,7 +67,7 @@ impl UserReader {
         profile.into_user()
     }
 
-    pub(super) fn profile<'a>(&'a self) -> Profile<'a> {
+    pub(super) fn profile(&self) -> Profile<'_> {
         Profile { member: &self.last_active, ..Profile::default() }
     }
 }
@@ -230,3 +230,6 @@ fn end_of_day(text: &str) -> Option<Timestamp> {
     let end = Timestamp::from_millis(begins.as_millisecond()).plus(Duration::from_secs(36 * 3600));
     Some(end.minus(Duration::from_millis(1))).filter(|end| *end >= loose::EARLIEST)
 }
+
+#[cfg(test)]
+mod tests;

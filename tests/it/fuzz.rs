@@ -170,4 +170,6 @@ fuzzed!(
     sse,
     security_event,
     return_url,
+    user,
+    export,
 );

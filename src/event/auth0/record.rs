@@ -491,7 +491,8 @@ fn time_of_id(id: &str) -> Option<Timestamp> {
     let (day, time) = digits.split_at(8);
     let (seconds, millis) = time.split_at(6);
     let civil: DateTime = format!("{day}T{seconds}.{millis}").parse().ok()?;
-    Some(Timestamp::from_millis(TimeZone::UTC.to_timestamp(civil).ok()?.as_millisecond()))
+    let time = Timestamp::from_millis(TimeZone::UTC.to_timestamp(civil).ok()?.as_millisecond());
+    (time >= loose::EARLIEST).then_some(time)
 }
 
 /// `details`

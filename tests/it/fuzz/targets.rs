@@ -1,10 +1,11 @@
 //! What is fuzzed: each function takes any bytes and panics when a promise does not hold. `fuzz/` runs them under libFuzzer, the
 //! tests run them for a moment each.
 
-use std::sync::LazyLock;
+use std::{io::Write as _, sync::LazyLock};
 
 use aws_lc_rs::hmac;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use flate2::{Compression, write::GzEncoder};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use jsonwebtoken::Algorithm;
 use portcullis::{
@@ -24,6 +25,7 @@ use portcullis::{
         token_revocation::{Assertions, RevocationRequest},
     },
     logout::return_url::{AllowedUrl, Matching},
+    management::{export::lines::Lines, user::UserReader},
     marker::{Kind, MarkerRecord, record::MAX_VALUE_LENGTH},
     route::path,
     token::{
@@ -57,6 +59,8 @@ pub(crate) const TARGETS: &[Target] = &[
     Target { name: "sse", run: sse, seeds: STREAMS },
     Target { name: "security_event", run: security_event, seeds: SECURITY_EVENTS },
     Target { name: "return_url", run: return_url, seeds: RETURN_URLS },
+    Target { name: "user", run: user, seeds: USERS },
+    Target { name: "export", run: export, seeds: EXPORTS },
 ];
 
 const ISSUER: &str = "https://issuer.example/";
@@ -325,6 +329,7 @@ pub(crate) fn revocation(data: &[u8]) {
 }
 
 const LOG_STREAMS: &[&[u8]] = &[
+    br#"{"log_id":"90000260501120016000000000000000000000000000000000000016","data":{"type":"slo","date":"soon","user_id":"auth0|ada"}}"#,
     b"{\"log_id\":\"90020260501120016000000000000000000000000000000000000016\",\"data\":{\"type\":\"slo\",\"date\":\"2026-05-01T12:00:16.000Z\",\"user_id\":\"auth0|ada\",\"details\":{\"session_id\":\"Zx3kq0N9b5T2\",\"return_to\":\"\\u00e9\"}}}\n{\"log_id\":\"2\",\"data\":{\"type\":\"s\",\"date\":1777636800000,\"user_id\":\"auth0|ada\"}}\n",
     br#"[{"type":"sapi","_id":"3","date":"2026-05-01 12:00:01.000000000","user_id":"google-oauth2|1","details":{"request":{"method":"patch","path":"/api/v2/users/auth0%257Cada","body":{"blocked":true,"password":"*****"}},"response":{"statusCode":200,"body":{"user_id":"*****","blocked":false}}}},{"type":"sapi","date":"2026-05-01T12:00:01Z","details":{"request":{"method":"DELETE","path":"/v2/sessions/a%2Fb"},"response":{"statusCode":202}}}]"#,
     br#"{"logs":[{"log_id":"4","data":{"type":"sscim","date":{"$date":{"$numberLong":"1777636800000"}},"details":{"request":{"body":{"Operations":[{"path":"active","value":"False"}]}}}}},{"type":"srrt","log_id":5,"date":"2026-05-01T12:00:01+02:00","details":{"refresh_token":{"session_id":"S"}}},{"type":"szz"}],"more":[]}"#,
@@ -485,4 +490,61 @@ pub(crate) fn return_url(data: &[u8]) {
             assert!(allowed.matches(&example, matching), "{text} is not {example}");
         }
     }
+}
+
+const USERS: &[&[u8]] = &[
+    br#"{"user_id":"auth0|ada","blocked":false,"created_at":"2024-03-12T08:00:00.000Z","last_login":"2026-05-01T12:00:00.123Z","logins_count":12,"last_active":null,"app_metadata":{"last_active":1777680000}}"#,
+    br#"{"user_id":"google-oauth2|1","blocked":null,"created_at":{"$date":{"$numberLong":"1777636800123"}},"last_login":{"$date":null},"logins_count":"0","last_active":"2026-01-31"}"#,
+];
+
+/// A user of an export: there is an id, and what is there but cannot be read is not taken for missing.
+pub(crate) fn user(data: &[u8]) {
+    let reader = UserReader::default();
+    let Some(user) = reader.read(data) else { return };
+    let id = user.id.as_str();
+    assert!(id.len() <= MAX_ID_LENGTH && id.bytes().any(|byte| byte != b'*'), "somebody behind a mask");
+    for date in [user.created_at, user.last_login, user.last_active].into_iter().flatten() {
+        assert!(date.as_millis() >= 1_000_000_000_000, "a time in seconds");
+    }
+    assert_eq!(reader.read(&[b" ", data, b"\n"].concat()).as_ref(), Some(&user));
+    // Text that does not matter need not be valid; then there is nothing to compare with.
+    let Ok(plain) = serde_json::from_slice::<serde_json::Value>(data) else { return };
+    let is_there = |name| plain.get(name).is_some_and(|value| !value.is_null());
+    assert!(user.last_login.is_some() || user.doubtful || !is_there("last_login"), "taken for missing");
+    assert!(user.created_at.is_some() || user.doubtful || !is_there("created_at"), "taken for missing");
+    assert!(user.last_active.is_some() || user.doubtful || !is_there("last_active"), "taken for missing");
+    assert_eq!(is_there("blocked") && user.blocked, user.blocked, "blocked by nobody");
+}
+
+const EXPORTS: &[&[u8]] = &[
+    b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x02\xff\xabV*-N-\x8a\xcfLQ\xb2RJ,-\xc90\xa8ILIT\xd2QJ.JM,IM\x89O,\x01J\x18\x19\x18\x99\xe8\x1a\x18\xeb\x1a\x1a\x85\x18XX\x19\x18\x00\x91\x9e\x81\x81A\x94R-W5\x86\xfe\xa4\xfc$\xa08\x00t\xf2\xb9NX\x00\x00\x00",
+    b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x02\xffK\xe4\xe2\x02\x00\x91yn\xac\x03\x00\x00\x00\x1f\x8b\x08\x00\x00\x00\x00\x00\x02\xff\xab\xa8\x18\x05\xc4\x02\xae\x9c\xc4\xe2\x12\x00\xb2\xfb\xffI1\x01\x00\x00",
+    b"a\n\n \r\nb",
+];
+
+/// A file of an export, and one that holds the bytes: the same comes of it whole and byte by byte, and no line that is longer than
+/// may be.
+pub(crate) fn export(data: &[u8]) {
+    const LONGEST: usize = 100;
+    let lines = |file: &[u8], size: usize| {
+        let (mut lines, mut found) = (Lines::new(LONGEST), Vec::new());
+        let mut take = |line: Option<&[u8]>| found.push(line.map(<[u8]>::to_vec));
+        let pushed = file.chunks(size).try_for_each(|piece| lines.push(piece, &mut take));
+        let is_whole = pushed.and_then(|()| lines.finish(&mut take)).is_ok();
+        (found, is_whole)
+    };
+    let ((whole, is_whole), (piecewise, is_whole_too)) = (lines(data, usize::MAX), lines(data, 1));
+    assert_eq!(is_whole, is_whole_too);
+    let common = whole.len().min(piecewise.len());
+    assert_eq!(whole[..common], piecewise[..common]);
+    assert!(!is_whole || whole.len() == piecewise.len());
+    assert!(whole.iter().flatten().all(|line| line.len() <= LONGEST && !line.contains(&b'\n')));
+
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+    let file = encoder.write_all(data).and_then(|()| encoder.finish()).expect("memory takes what is written");
+    let expected =
+        data.split(|byte| *byte == b'\n').filter(|line| line.len() > LONGEST || !line.trim_ascii().is_empty());
+    let expected: Vec<_> = expected.map(|line| (line.len() <= LONGEST).then(|| line.to_vec())).collect();
+    assert_eq!(lines(&file, 7), (expected, true));
+    assert!(!lines(&file[..file.len() - 1], 7).1, "what is not whole passes for it");
 }
