@@ -9,7 +9,7 @@ use std::{
     process::{Command, Stdio},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread,
     time::Duration,
@@ -55,6 +55,36 @@ async fn what_was_written_is_there_after_a_reopening() {
     let store = open(directory.path()).unwrap();
     assert_eq!(store.read(&key).await.unwrap(), Reading::Present(logout(time(1))));
     assert_eq!(store.last_activity(&anna).await.unwrap(), Some(time(2)));
+}
+
+/// Requests wait for reads of markers; nobody waits for counts.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn long_questions_hold_up_no_read_of_a_marker() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path()).unwrap();
+    let key = MarkerKey::logout(&subject("anna"));
+    store.merge(&key, &logout(time(1)), None).await.unwrap();
+    let fill = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 300000) \
+                INSERT INTO activity SELECT 'acme', 'user-' || i, i % 1000 FROM n";
+    sqlite(directory.path()).execute(fill, []).unwrap();
+    let acme = subject("anna").issuer;
+    let answered = Arc::new(AtomicUsize::new(0));
+    for _ in 0..40 {
+        let (store, acme, answered) = (Arc::clone(&store), acme.clone(), Arc::clone(&answered));
+        tokio::spawn(async move {
+            assert_eq!(store.count_activity(&acme, time(0)).await.unwrap().known, 300_000);
+            answered.fetch_add(1, Ordering::SeqCst);
+        });
+    }
+    // The answer comes behind the first parts of the counts.
+    store.last_activity(&subject("anna")).await.unwrap();
+    for _ in 0..20 {
+        assert_eq!(store.read(&key).await.unwrap(), Reading::Present(logout(time(1))));
+    }
+    let soon = answered.load(Ordering::SeqCst);
+    assert!(soon < 40, "20 markers were read after {soon} counts of 40");
+    eventually("all are counted", async || answered.load(Ordering::SeqCst) == 40).await;
+    store.close().await;
 }
 
 #[tokio::test]

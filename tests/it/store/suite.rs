@@ -38,6 +38,7 @@ macro_rules! suite {
     };
 }
 
+pub(super) mod activity;
 pub(super) mod notes;
 pub(super) mod sessions;
 
