@@ -18,7 +18,7 @@ use super::{
 };
 use crate::clock::Timestamp;
 
-/// How many users a search finds at most.
+/// How many users a search finds at most, and how far it may count.
 const MOST: usize = 1000;
 
 /// How many users a page has at most.
@@ -69,7 +69,7 @@ impl Search {
         while let Some(scope) = scopes.pop() {
             let halves = scope.halves().filter(|_| slow < HALVINGS);
             let attempts = if halves.is_some() { TRIALS } else { self.users.patience.attempts };
-            let found = match self.search(&format!("{filter}{scope}"), scope, attempts).await {
+            let found = match self.search(&format!("{filter}{scope}"), attempts).await {
                 Ok(found) => {
                     slow = 0;
                     found
@@ -97,7 +97,7 @@ impl Search {
     }
 
     /// All users in a scope; `None`: there are too many.
-    async fn search(&self, query: &str, scope: Scope, attempts: u32) -> Result<Option<Found>, TenantError> {
+    async fn search(&self, query: &str, attempts: u32) -> Result<Option<Found>, TenantError> {
         let mut readings = 0;
         loop {
             readings += 1;
@@ -107,8 +107,8 @@ impl Search {
             let mut is_steady = true;
             for page in 0..MOST / PAGE {
                 let (told, users) = self.page(query, page, attempts).await?;
-                // A thousand may stand for more, but not where nobody could tell.
-                if told > MOST || (told == MOST && scope.halves().is_some()) {
+                // A thousand may stand for more.
+                if told >= MOST {
                     return Ok(None);
                 }
                 is_steady &= page == 0 || told == total;
@@ -181,7 +181,7 @@ impl Scope {
             Self::Created(window) => format!("were created at {}", window.first),
             Self::Undated => "have no created_at".to_owned(),
         };
-        format!("more than {MOST} users {which}, which a search cannot list: export them").into()
+        format!("{MOST} users or more {which}, which a search cannot list: export them").into()
     }
 }
 

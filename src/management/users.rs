@@ -26,8 +26,8 @@ pub const MAX_MEMBERS: usize = 1_000_000;
 /// How many roles, and members of one, a page has at most; Auth0 gives no more.
 const PAGE: usize = 100;
 
-/// The most pages of roles, of which a tenant has a thousand.
-const MAX_ROLE_PAGES: usize = 100;
+/// The most pages of roles; Auth0 gives no more.
+const MAX_ROLE_PAGES: usize = 10;
 
 /// How many times as often as failures a call is repeated that is refused because of the rate limit: others may use it up.
 const MORE_REFUSALS: u32 = 8;

@@ -11,6 +11,7 @@ mod event;
 mod fuzz;
 mod gate;
 mod layer;
+mod management;
 mod own;
 mod proxy;
 mod session;
