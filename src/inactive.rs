@@ -93,7 +93,7 @@ pub enum InactiveError {
     )]
     TooManyOpen {
         /// How many.
-        open: usize,
+        open: u64,
     },
 }
 

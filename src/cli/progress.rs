@@ -144,6 +144,9 @@ impl Progress for Shown {
         bar.set_prefix(step.as_str());
         bar.enable_steady_tick(TICK);
         let mut state = self.state();
+        if state.step == Some(step) {
+            return;
+        }
         state.bar.finish_and_clear();
         let now = Instant::now();
         *state = State {
@@ -156,6 +159,7 @@ impl Progress for Shown {
             waiting: state.waiting,
             note: String::new(),
         };
+        state.show(self.clock.now());
     }
 
     fn advance(&self, users: u64) {

@@ -157,6 +157,9 @@ impl Evidence {
         if seen >= since {
             return Standing::Active;
         }
+        if self.registered.is_some_and(|registered| registered.doubtful) {
+            return Standing::Uncertain;
+        }
         self.cover(since, trust).map_or(Standing::Uncertain, Standing::Inactive)
     }
 
@@ -164,7 +167,7 @@ impl Evidence {
         if trust.recorded_since.is_some_and(|begun| begun <= since) {
             return Some(Cover::Recording);
         }
-        let registered = self.registered.filter(|registered| !registered.doubtful)?;
+        let registered = self.registered?;
         let over = |at: Option<Timestamp>, lifetime: Option<Duration>| {
             at.zip(lifetime).is_some_and(|(at, lifetime)| at.plus(lifetime) <= since)
         };
@@ -246,6 +249,8 @@ mod tests {
         assert_eq!(evidence.judge(day(5), &Trust::default()), Standing::Active, "created since");
         let doubtful = Evidence { registered: Some(Registered { doubtful: true, ..never }), ..evidence };
         assert_eq!(doubtful.judge(day(10), &Trust::default()), Standing::Uncertain);
+        let recorded = Trust { recorded_since: Some(day(0)), ..Trust::default() };
+        assert_eq!(doubtful.judge(day(10), &recorded), Standing::Uncertain, "what cannot be read may be later");
         let nothing = Evidence { recorded: None, registered: Some(Registered { created: None, ..never }) };
         assert_eq!(nothing.judge(day(10), &Trust::default()), Standing::Uncertain, "no evidence at all");
     }
@@ -276,10 +281,11 @@ mod tests {
         fn nobody_is_called_inactive_who_may_have_been_active(evidence in evidences(), trust in trusts(), since in 0..60_u32) {
             let since_at = day(since);
             if let Standing::Inactive(_) = evidence.judge(since_at, &trust) {
+                prop_assert!(!evidence.registered.is_some_and(|registered| registered.doubtful));
                 prop_assert!(evidence.latest().is_some_and(|latest| latest.at < since_at));
                 for hidden in since..61 {
                     let at = day(hidden);
-                    let registered = evidence.registered.filter(|registered| !registered.doubtful);
+                    let registered = evidence.registered;
                     let recorded = trust.recorded_since.is_some_and(|begun| at >= begun);
                     let needs = |from: Option<Timestamp>, lifetime: Option<Duration>| {
                         from.zip(lifetime).is_some_and(|(from, lifetime)| at >= from.plus(lifetime))

@@ -7,6 +7,8 @@ use crate::management::observer::Observer;
 /// What a run does at the moment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Step {
+    /// Waits for another run to end.
+    Wait,
     /// Ends with users with whom an earlier run did not.
     Repair,
     /// Waits for the issuer to export its users.
@@ -26,6 +28,7 @@ impl Step {
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
+            Self::Wait => "waiting for another run to end",
             Self::Repair => "finishing what was begun",
             Self::Export => "the issuer exports its users",
             Self::Look => "looking at users",

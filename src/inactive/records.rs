@@ -23,7 +23,7 @@ pub const MAX_PAGE: usize = 10_000;
 pub const MAX_UNFINISHED: usize = 200;
 
 /// How long a run keeps others from running without saying that it goes on.
-pub const TERM: Duration = Duration::from_secs(30);
+pub const TERM: Duration = Duration::from_secs(15);
 
 /// Why something is not known, or not written.
 #[derive(Debug, thiserror::Error)]

@@ -18,6 +18,7 @@ use async_trait::async_trait;
 use aws_lc_rs::digest::{SHA256, digest};
 use futures_util::{StreamExt as _, stream};
 use serde::{Deserialize, Serialize};
+use tokio::time::{Instant, sleep};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use super::{
@@ -30,7 +31,11 @@ use super::{
     records::{RunChange, TERM},
     report::{Header, UserLine},
 };
-use crate::{clock::Timestamp, management::access::Extent, token::claims::SubjectId};
+use crate::{
+    clock::Timestamp,
+    management::access::Extent,
+    token::claims::{IssuerName, SubjectId},
+};
 
 /// With how many users a run begins at a time.
 const WINDOW: u64 = 32;
@@ -39,7 +44,13 @@ const WINDOW: u64 = 32;
 const AT_ONCE: usize = 4;
 
 /// After how many users with whom it could not end a run stops: something is wrong that others would meet too.
-const MAX_OPEN: usize = 100;
+const MAX_OPEN: u64 = 100;
+
+/// The outcome of users with whom it could not end.
+const UNFINISHED: &str = "unfinished";
+
+/// The pause between two looks at whether another run is over.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// How old a run may be that is gone on with: the issuer keeps its export for so long.
 const FRESH: Duration = Duration::from_secs(23 * 3600);
@@ -140,14 +151,12 @@ pub struct Run {
 
 impl Run {
     /// Begins a run, or goes on with one that was interrupted. `asked` stands for all that was asked for: another is another run.
+    /// While another run is under way, it waits for as long as one that died would keep it waiting.
     ///
     /// # Errors
     /// [`InactiveError::Busy`] while another run is under way; the store's.
     pub async fn begin(tools: Tools, mut question: Question, asked: &str, owner: &str) -> Result<Self, InactiveError> {
-        let state = tools.records.run(&question.issuer).await?;
-        if !tools.records.hold(&question.issuer, owner, &RunChange::default()).await? {
-            return Err(InactiveError::Busy { owner: state.owner.unwrap_or_else(|| "another gateway".to_owned()) });
-        }
+        take(&tools, &question.issuer, owner).await?;
         // What the one before kept is read once nobody else writes it.
         let state = tools.records.run(&question.issuer).await?;
         let now = tools.clock.now();
@@ -256,7 +265,7 @@ impl Run {
             };
             let since = Timestamp::from_millis(begun.since);
             let Done { outcome, stop } = self.blocker(&begun.by, since, &trust, revoke).block(&finding, true).await;
-            self.settle(&finding, since, &trust, &outcome, &mut outcomes, sink)?;
+            self.tell(&finding, since, &trust, &outcome, &mut outcomes, sink)?;
             let end = if matches!(outcome, Outcome::Unfinished(_)) { Vec::new() } else { vec![name] };
             self.keep(RunChange { end, ..RunChange::default() }).await?;
             if let Some(error) = stop {
@@ -294,7 +303,7 @@ impl Run {
         let mut left = limit.unwrap_or(u64::MAX).min(plan.counts.inactive);
         self.tools.progress.begin(Step::Block, Some(left));
         let by = self.by();
-        let (mut outcomes, mut after, mut open) = (Outcomes::new(), None, 0);
+        let (mut outcomes, mut after) = (Outcomes::new(), None);
         while left > 0 {
             let page = plan.page(true, after.as_ref(), left.min(WINDOW)).await?;
             let Some(last) = page.last() else { break };
@@ -303,11 +312,10 @@ impl Run {
             let begin =
                 page.iter().map(|finding| (name_of(&finding.user), encode(&Begun::new(finding, &by, plan.since))));
             self.keep(RunChange { begin: begin.collect(), ..RunChange::default() }).await?;
-            let (stop, end) = self.block_window(page, plan, &by, revoke, &mut outcomes, &mut open, sink).await?;
-            self.keep(RunChange { progress: Some(Some(self.progress())), end, ..RunChange::default() }).await?;
-            if let Some(error) = stop {
+            if let Some(error) = self.block_window(page, plan, revoke, &mut outcomes, sink).await? {
                 return Err(error);
             }
+            let open = outcomes.get(UNFINISHED).copied().unwrap_or_default();
             if open >= MAX_OPEN {
                 return Err(InactiveError::TooManyOpen { open });
             }
@@ -316,25 +324,21 @@ impl Run {
         Ok(outcomes)
     }
 
-    #[expect(clippy::too_many_arguments, reason = "the state of one loop")]
+    /// Blocks users with whom it has begun. What is answered would fail with everybody; with whom nothing was done then, nothing is.
     async fn block_window(
         &mut self,
         page: Vec<Finding>,
         plan: &Plan,
-        by: &str,
         revoke: Option<Extent>,
         outcomes: &mut Outcomes,
-        open: &mut usize,
         sink: Sink<'_>,
-    ) -> Result<(Option<InactiveError>, Vec<String>), InactiveError> {
-        let stopping = AtomicBool::new(false);
-        let (mut stop, mut end) = (None, Vec::new());
-        let mut settled = Vec::new();
+    ) -> Result<Option<InactiveError>, InactiveError> {
+        let (by, mut kept) = (self.by(), self.kept.clone());
+        let mut stop = None;
         {
-            let blocker = self.blocker(by, plan.since, &plan.trust, revoke);
-            let stopping = &stopping;
+            let blocker = self.blocker(&by, plan.since, &plan.trust, revoke);
+            let stopping = &AtomicBool::new(false);
             let one = |finding: Finding| async move {
-                // With whom nothing was done, nothing is.
                 if stopping.load(Ordering::Relaxed) {
                     return (finding, None);
                 }
@@ -343,28 +347,23 @@ impl Run {
                 (finding, Some(done))
             };
             let mut under_way = stream::iter(page).map(one).buffer_unordered(AT_ONCE);
-            while let Some(done) = under_way.next().await {
-                if let (finding, Some(Done { outcome, .. })) = &done {
-                    tell(&self.tools, finding, plan.since, &plan.trust, outcome, sink)?;
+            while let Some((finding, done)) = under_way.next().await {
+                let mut change = RunChange::default();
+                if let Some(Done { outcome, stop: error }) = done {
+                    self.tell(&finding, plan.since, &plan.trust, &outcome, outcomes, sink)?;
+                    stop = stop.or(error);
+                    if matches!(outcome, Outcome::Unfinished(_)) {
+                        continue;
+                    }
+                    kept.blocked += u64::from(outcome == Outcome::Blocked);
+                    change.progress = Some(Some(encode(&kept)));
                 }
-                settled.push(done);
+                change.end.push(name_of(&finding.user));
+                self.keep(change).await?;
             }
         }
-        for (finding, done) in settled {
-            let mut is_open = false;
-            if let Some(Done { outcome, stop: error }) = done {
-                is_open = matches!(outcome, Outcome::Unfinished(_));
-                *outcomes.entry(outcome.as_str()).or_default() += 1;
-                self.kept.blocked += u64::from(outcome == Outcome::Blocked);
-                stop = stop.or(error);
-            }
-            if is_open {
-                *open += 1;
-            } else {
-                end.push(name_of(&finding.user));
-            }
-        }
-        Ok((stop, end))
+        self.kept = kept;
+        Ok(stop)
     }
 
     /// The run is over, whether it blocked anybody or not. With `done`, there is nothing to go on with.
@@ -378,8 +377,8 @@ impl Run {
         Ok(self.tools.records.let_go(&self.question.issuer, &self.owner).await?)
     }
 
-    fn settle(
-        &mut self,
+    fn tell(
+        &self,
         finding: &Finding,
         since: Timestamp,
         trust: &Trust,
@@ -388,7 +387,12 @@ impl Run {
         sink: Sink<'_>,
     ) -> Result<(), InactiveError> {
         *outcomes.entry(outcome.as_str()).or_default() += 1;
-        tell(&self.tools, finding, since, trust, outcome, sink)
+        let mut line = UserLine::new(finding, since, trust, outcome.as_str());
+        line.at = Some(self.tools.clock.now().to_string());
+        line.error = outcome.error().map(str::to_owned);
+        sink(&line)?;
+        self.tools.progress.advance(1);
+        Ok(())
     }
 
     fn blocker<'a>(&'a self, by: &'a str, since: Timestamp, trust: &'a Trust, revoke: Option<Extent>) -> Blocker<'a> {
@@ -409,22 +413,6 @@ impl Run {
     }
 }
 
-fn tell(
-    tools: &Tools,
-    finding: &Finding,
-    since: Timestamp,
-    trust: &Trust,
-    outcome: &Outcome,
-    sink: Sink<'_>,
-) -> Result<(), InactiveError> {
-    let mut line = UserLine::new(finding, since, trust, outcome.as_str());
-    line.at = Some(tools.clock.now().to_string());
-    line.error = outcome.error().map(str::to_owned);
-    sink(&line)?;
-    tools.progress.advance(1);
-    Ok(())
-}
-
 /// Notes the export of a run while it looks at it.
 struct Keeper<'a> {
     run: &'a Run,
@@ -443,12 +431,28 @@ impl JobKeeper for Keeper<'_> {
     }
 }
 
+/// Keeps others from running, once none does.
+async fn take(tools: &Tools, issuer: &IssuerName, owner: &str) -> Result<(), InactiveError> {
+    let begun = Instant::now();
+    loop {
+        if tools.records.hold(issuer, owner, &RunChange::default()).await? {
+            return Ok(());
+        }
+        if begun.elapsed() > TERM + PAUSE {
+            let other = tools.records.run(issuer).await?.owner;
+            return Err(InactiveError::Busy { owner: other.unwrap_or_else(|| "another gateway".to_owned()) });
+        }
+        tools.progress.begin(Step::Wait, None);
+        sleep(PAUSE).await;
+    }
+}
+
 /// Says again and again that the run goes on.
 async fn renew(tools: Tools, question: Question, owner: String, lost: CancellationToken) {
-    let mut last = tokio::time::Instant::now();
+    let mut last = Instant::now();
     loop {
-        tokio::time::sleep(TERM / 6).await;
-        let asked = tokio::time::Instant::now();
+        sleep(TERM / 6).await;
+        let asked = Instant::now();
         match tools.records.hold(&question.issuer, &owner, &RunChange::default()).await {
             Ok(true) => last = asked,
             Ok(false) => break,

@@ -10,6 +10,7 @@ mod deploy;
 mod event;
 mod fuzz;
 mod gate;
+mod inactive;
 mod layer;
 mod management;
 mod own;

@@ -9,6 +9,7 @@ use std::{
 use bytes::Bytes;
 use http::{Method, Request, StatusCode};
 use http_body_util::Full;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use portcullis::{
     clock::{Clock, Timestamp},
     config::Config,
@@ -287,7 +288,7 @@ pub(crate) fn request(method: Method, path: &str, token: &str) -> Request<Full<B
 
 /// The path of a subject on the admin listener.
 pub(crate) fn subject_path(sub: &str, action: &str) -> String {
-    format!("/v1/subjects/acme/{}{action}", sub.replace('|', "%7C"))
+    format!("/v1/subjects/acme/{}{action}", utf8_percent_encode(sub, NON_ALPHANUMERIC))
 }
 
 pub(crate) fn now() -> Timestamp {

@@ -89,9 +89,11 @@ impl Shared {
                 empty(202)
             }
             ("POST", ["jobs", "users-exports"]) => self.export(body),
-            ("GET", ["jobs", id]) => self.job(id),
+            ("GET", ["jobs", job]) => self.job(&percent_decode_str(job).decode_utf8_lossy()),
             ("GET", ["roles"]) => self.roles(head),
-            ("GET", ["roles", role, "users"]) => self.users_of_role(role, head),
+            ("GET", ["roles", role, "users"]) => {
+                self.users_of_role(&percent_decode_str(role).decode_utf8_lossy(), head)
+            }
             ("GET", ["connections"]) => connections(head),
             ("GET", _) => json_answer(200, &json!({ "id": segments[1] })),
             _ => empty(202),

@@ -1,0 +1,163 @@
+//! Runs that are killed: nobody is left blocked in one place only, nobody is blocked twice, and the report tells of everybody once.
+
+use std::time::Duration;
+
+use http::Method;
+use serde_json::{Value, json};
+
+use super::{Site, logged_in};
+use crate::{
+    gate::on_both_stores,
+    support::{
+        auth0::{Fault, Limit},
+        eventually,
+        full::World,
+    },
+};
+
+on_both_stores!(
+    a_run_that_is_killed_again_and_again_ends_as_if_it_never_was,
+    who_was_blocked_in_one_place_only_is_repaired
+);
+
+const APPLY: [&str; 11] = [
+    "--for",
+    "90d",
+    "--recorded-since",
+    "2020-01-01T00:00:00Z",
+    "--max-share",
+    "100%",
+    "--block",
+    "--apply",
+    "--report",
+    "run.ndjson",
+    "--output=text",
+];
+
+const RUN: &str = "/v1/issuers/acme/inactive/run";
+
+/// What the store keeps of a run.
+async fn kept(site: &Site) -> Value {
+    site.gate.change(Method::GET, RUN, Value::Null).await
+}
+
+/// Spares the wait for the lease of a run that was killed to run out.
+async fn let_go(site: &Site) {
+    if let Some(owner) = kept(site).await["owner"].as_str() {
+        site.gate.change(Method::DELETE, RUN, json!({ "owner": owner })).await;
+    }
+}
+
+async fn a_run_that_is_killed_again_and_again_ends_as_if_it_never_was(world: World) {
+    let site = Site::new(world).await;
+    let users: Vec<String> = (0..150).map(|number| format!("auth0|{number:03}")).collect();
+    for user in &users {
+        site.tenant.add_user(logged_in(user, 200));
+    }
+    site.tenant.limit(Limit { burst: 10, per_second: 200.0, retry_after: false });
+    for kill in 1..=4 {
+        let mut child = site.begin(&APPLY);
+        let enough = kill * 25;
+        eventually("some are blocked", async || site.tenant.patched().0 >= enough).await;
+        child.kill().await.unwrap();
+        let_go(&site).await;
+    }
+    assert_ne!(kept(&site).await["progress"], Value::Null, "it can go on");
+    let ran = site.run(&APPLY).await.ends_with(0);
+    ran.says("goes on; it had blocked ");
+    for user in &users {
+        assert_eq!(site.blocked(user).await, (true, true), "{user}");
+    }
+    assert_eq!(site.tenant.patched(), (150, 1), "everybody once");
+    let told: Vec<String> =
+        site.reported("run.ndjson").iter().map(|line| line.replace("repaired", "blocked")).collect();
+    assert_eq!(told, users.iter().map(|user| format!("{user} blocked")).collect::<Vec<_>>());
+    assert_eq!(kept(&site).await, json!({ "issuer": "acme", "owner": null, "progress": null, "unfinished": {} }));
+    assert_eq!(site.tenant.counts().jobs, 1, "the export is used again");
+}
+
+async fn who_was_blocked_in_one_place_only_is_repaired(world: World) {
+    let site = Site::new(world).await;
+    for user in ["auth0|a", "auth0|b"] {
+        site.tenant.add_user(logged_in(user, 200));
+    }
+    // The second call about a user is the PATCH: it is done, and nobody hears of it.
+    site.tenant.fail("/api/v2/users/auth0%7Ca", Fault::Delay(Duration::ZERO));
+    site.tenant.fail("/api/v2/users/auth0%7Ca", Fault::DoneThenHang);
+    let mut child = site.begin(&APPLY);
+    eventually("one is blocked at the issuer", async || site.tenant.is_blocked("auth0|a")).await;
+    eventually("the other is blocked", async || site.blocked("auth0|b").await == (true, true)).await;
+    child.kill().await.unwrap();
+    assert_eq!(site.blocked("auth0|a").await, (true, false));
+    assert!(
+        kept(&site).await["unfinished"]
+            .as_object()
+            .unwrap()
+            .values()
+            .any(|kept| kept.as_str().unwrap().contains("auth0|a"))
+    );
+    let_go(&site).await;
+    // Another question is another run, and ends what was begun as well.
+    let other = [&APPLY[..], &["--exclude", "auth0|zzz"]].concat();
+    let other: Vec<&str> =
+        other.into_iter().map(|word| if word == "run.ndjson" { "other.ndjson" } else { word }).collect();
+    site.run(&other).await.ends_with(0).says("repaired 1");
+    assert_eq!(site.blocked("auth0|a").await, (true, true));
+    assert_eq!(site.tenant.done_to("auth0|a").patches, 1);
+    assert!(site.reported("other.ndjson").contains(&"auth0|a repaired".to_owned()));
+}
+
+/// Whom somebody unblocked at the issuer meanwhile is not blocked again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_was_unblocked_meanwhile_stays_so() {
+    let site = Site::new(World::embedded().await).await;
+    site.tenant.add_user(logged_in("auth0|a", 200));
+    // It is blocked at both, and killed while the refresh tokens are being revoked.
+    site.tenant.fail("/api/v2/users/auth0%7Ca/revoke-access", Fault::Hang);
+    let revoke = [&APPLY[..], &["--revoke", "all"]].concat();
+    let mut child = site.begin(&revoke);
+    eventually("it is blocked", async || site.blocked("auth0|a").await == (true, true)).await;
+    child.kill().await.unwrap();
+    site.tenant.change_user("auth0|a", |user| user.blocked = Some(false));
+    // Without the shortcut: the lease runs out.
+    let ran = site.run(&revoke).await.ends_with(0);
+    ran.says("unblocked meanwhile 1").says("run ").complains("waiting for another run to end");
+    assert_eq!(site.blocked("auth0|a").await, (false, false));
+    assert_eq!(site.reported("run.ndjson"), ["auth0|a unblocked_meanwhile"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_runs_do_not_go_on_at_once() {
+    let site = Site::new(World::embedded().await).await;
+    for number in 0..60 {
+        site.tenant.add_user(logged_in(&format!("auth0|{number:03}"), 200));
+    }
+    site.tenant.limit(Limit { burst: 5, per_second: 100.0, retry_after: false });
+    let first = site.begin(&APPLY);
+    eventually("it blocks", async || site.tenant.patched().0 > 5).await;
+    let other: Vec<&str> =
+        APPLY.into_iter().map(|word| if word == "run.ndjson" { "other.ndjson" } else { word }).collect();
+    let (first, second) = tokio::join!(Site::ran(first), site.run(&other));
+    first.ends_with(0).says("blocked 60");
+    second.ends_with(0).says("nobody was blocked");
+    assert_eq!(site.tenant.patched(), (60, 1));
+}
+
+/// A signal lets a run end in order: others may run at once, and it goes on when it is asked for again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_run_that_is_interrupted_by_hand_lets_go() {
+    let site = Site::new(World::embedded().await).await;
+    for number in 0..200 {
+        site.tenant.add_user(logged_in(&format!("auth0|{number:03}"), 200));
+    }
+    site.tenant.limit(Limit { burst: 5, per_second: 100.0, retry_after: false });
+    let child = site.begin(&APPLY);
+    eventually("it blocks", async || site.tenant.patched().0 > 5).await;
+    let pid = child.id().unwrap().to_string();
+    assert!(std::process::Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+    Site::ran(child).await.ends_with(1).complains("start again, and it goes on where it was");
+    assert_eq!(kept(&site).await["owner"], Value::Null);
+    site.run(&APPLY).await.ends_with(0).says("goes on");
+    assert_eq!(site.tenant.patched(), (200, 1));
+    assert_eq!(site.reported("run.ndjson").len(), 200);
+}

@@ -1,0 +1,47 @@
+//! Taking back a run.
+
+use http::Method;
+use serde_json::json;
+
+use super::{Site, logged_in};
+use crate::{
+    gate::on_both_stores,
+    support::full::{World, subject_path},
+};
+
+on_both_stores!(a_run_is_taken_back_by_its_report);
+
+const APPLY: [&str; 8] =
+    ["--for", "90d", "--recorded-since", "2020-01-01T00:00:00Z", "--max-share", "100%", "--block", "--apply"];
+
+async fn a_run_is_taken_back_by_its_report(world: World) {
+    let site = Site::new(world).await;
+    let users = ["auth0|a", "auth0|b", "auth0|c", "auth0|d"];
+    for user in users {
+        site.tenant.add_user(logged_in(user, 200));
+    }
+    site.run(&[&APPLY[..], &["--report", "run.ndjson"]].concat()).await.ends_with(0).says("blocked 4");
+    let dry = site.run(&["undo", "run.ndjson"]).await.ends_with(0);
+    dry.says("4 users that run ").says("would be unblocked; nothing was changed, --apply does it");
+    assert_eq!(site.blocked("auth0|a").await, (true, true));
+
+    // One was blocked by an operator since, one unblocked, one is gone.
+    site.gate
+        .change(Method::PUT, &subject_path("auth0|b", "/block"), json!({ "by": "cli:eve", "reason": "fraud" }))
+        .await;
+    site.gate.change(Method::DELETE, &subject_path("auth0|c", "/block"), json!({})).await;
+    site.tenant.change_user("auth0|c", |user| user.blocked = Some(false));
+    assert!(site.tenant.remove_user("auth0|d"));
+    let undone = site.run(&["undo", "run.ndjson", "--apply", "--report", "undo.ndjson"]).await.ends_with(0);
+    undone.says("blocked by another 1, gone 1, not blocked 1, unblocked 1");
+    let expected = ["auth0|a unblocked", "auth0|b blocked_by_another", "auth0|c not_blocked", "auth0|d gone"];
+    assert_eq!(site.reported("undo.ndjson"), expected);
+    assert_eq!(site.blocked("auth0|a").await, (false, false));
+    assert_eq!(site.blocked("auth0|b").await, (true, true));
+
+    // It counts as activity, so that the next run does not block them again at once.
+    site.run(&APPLY).await.ends_with(0).says("nobody was blocked");
+    site.run(&["undo", "run.ndjson", "--apply"]).await.ends_with(0).says("not blocked 2");
+    let undo = site.run(&["undo", "undo.ndjson"]).await.ends_with(1);
+    undo.complains("is of a run that blocked nobody (undo)");
+}
