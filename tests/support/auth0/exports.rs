@@ -393,7 +393,6 @@ impl Export {
         if self.is_csv {
             self.head(&mut lines);
         }
-        // Nobody knows how many are of a connection; a file that is cut may be cut early.
         let middle = end.map(|_| self.limit.min(self.directory.len()) / 4);
         let keys = self.directory.keys(i64::MIN..i64::MAX);
         let users = keys.filter_map(|key| self.directory.read(key, View::Now));
@@ -405,10 +404,8 @@ impl Export {
                 // In the middle of a line.
                 let half = begin + (lines.len() - begin) / 2;
                 let half = (half..lines.len()).find(|at| lines.is_char_boundary(*at)).unwrap_or(begin);
-                gzip.write_all(&lines.as_bytes()[..half])?;
-                gzip.flush()?;
-                send(mem::take(gzip.get_mut()))?;
-                return if matches!(end, Some(End::Cut)) { Err(io::Error::other("cut")) } else { Ok(()) };
+                lines.truncate(half);
+                break;
             }
             if lines.len() >= CHUNK {
                 gzip.write_all(lines.as_bytes())?;
@@ -419,7 +416,13 @@ impl Export {
             }
         }
         gzip.write_all(lines.as_bytes())?;
-        send(gzip.finish()?)
+        match end {
+            None => return send(gzip.finish()?),
+            Some(_) => gzip.flush()?,
+        }
+        // Without the end of gzip, so that whoever unpacks it can tell.
+        send(mem::take(gzip.get_mut()))?;
+        if matches!(end, Some(End::Cut)) { Err(io::Error::other("cut")) } else { Ok(()) }
     }
 
     fn user(&self, user: &User, text: &mut String) {
