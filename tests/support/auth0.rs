@@ -92,7 +92,8 @@ struct Shared {
 struct State {
     tokens: token::Tokens,
     limits: limits::Limits,
-    faults: VecDeque<(&'static str, Fault)>,
+    faults: VecDeque<(String, Fault)>,
+    coincidences: Vec<server::Coincidence>,
     chaos: Option<server::Dice>,
     record: record::Record,
     logs: logs::Logs,
@@ -101,6 +102,8 @@ struct State {
     exports: exports::Exports,
     search: search::Search,
     roles: roles::Roles,
+    /// Whether what happens to users is seen in the log and in events.
+    echoes: bool,
 }
 
 impl Auth0 {

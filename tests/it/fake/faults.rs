@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::{Api, address, user};
 use crate::support::{
-    auth0::{Auth0, Chaos, User},
+    auth0::{Auth0, Chaos, Fault, User},
     http::try_send,
 };
 
@@ -37,4 +37,16 @@ async fn a_share_of_the_calls_fails_and_the_rest_do_not() {
     assert!(patches > outcomes[&200], "some of those who heard nothing were heard: {patches}, {outcomes:?}");
     tenant.set_chaos(None);
     assert_eq!(api.get(&user("auth0|a")).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_fault_meets_the_request_that_it_is_meant_for() {
+    let tenant = Auth0::start().await;
+    let api = Api::of(&tenant).await;
+    tenant.add_user(User::new("auth0|a"));
+    tenant.fail(format!("PATCH /api/v2/{}", user("auth0|a")), Fault::Status(503));
+    assert_eq!(api.get(&user("auth0|a")).await.status, 200);
+    assert_eq!(api.patch("auth0|a", json!({ "blocked": true })).await.status, 503);
+    assert_eq!(api.patch("auth0|a", json!({ "blocked": true })).await.status, 200);
+    assert_eq!(tenant.patched(), (1, 1));
 }

@@ -150,3 +150,33 @@ async fn calls_are_counted_and_only_the_last_are_kept() {
     assert_eq!(tenant.calls("/").len(), 3);
     assert_eq!(tenant.counts().reads, 5);
 }
+
+#[tokio::test]
+async fn others_come_in_between() {
+    let tenant = Auth0::start().await;
+    let api = Api::of(&tenant).await;
+    let (long_ago, just_now) = (days_ago(100), days_ago(0));
+    tenant.add_user(User::new("auth0|a").last_login(long_ago));
+    tenant.change_before("PATCH /api/v2/users/", "auth0|a", move |user| user.last_login = Some(just_now));
+    assert_eq!(api.get(&user("auth0|a")).await.json()["last_login"], iso(long_ago));
+    let answer = api.patch("auth0|a", json!({ "blocked": true })).await.json();
+    assert_eq!(answer["last_login"], iso(just_now), "who looks at the answer sees it");
+}
+
+#[tokio::test]
+async fn what_is_done_can_be_seen_in_the_log_and_in_events() {
+    let tenant = Auth0::start().await;
+    let api = Api::of(&tenant).await;
+    tenant.set_echo(true);
+    tenant.add_user(User::new("auth0|a"));
+    tenant.attempt_login("auth0|a");
+    api.patch("auth0|a", json!({ "blocked": true, "password": "n3w-s3cr3t" })).await;
+    api.patch("auth0|a", json!({ "blocked": true })).await;
+    tenant.attempt_login("auth0|a");
+    let log = api.get(&format!("logs?q={}&sort=date:1", encoded("date:[2020-01-01T00:00:00Z TO *]"))).await;
+    let kinds: Vec<String> =
+        log.json().as_array().unwrap().iter().map(|record| record["type"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(kinds, ["s", "sapi", "sapi", "f"]);
+    assert_eq!(log.json()[2]["details"]["request"]["path"], "/api/v2/users/auth0%7Ca");
+    assert!(!log.text().contains("s3cr3t"));
+}
