@@ -8,6 +8,7 @@ mod cli;
 mod config;
 mod deploy;
 mod event;
+mod fake;
 mod fuzz;
 mod gate;
 mod inactive;

@@ -10,7 +10,6 @@
 #![allow(dead_code, reason = "not everybody who includes it needs all of it")]
 #![allow(unused_imports, reason = "likewise of what it exports")]
 #![allow(clippy::needless_pass_by_value, reason = "calls read better with `json!` in place")]
-#![allow(clippy::redundant_pub_crate, reason = "included both in the crate and outside of it")]
 
 // A file that is included by path looks for its modules beside itself, so each says where it is.
 #[path = "auth0/answer.rs"]
@@ -93,7 +92,8 @@ struct Shared {
 struct State {
     tokens: token::Tokens,
     limits: limits::Limits,
-    faults: VecDeque<(&'static str, Fault)>,
+    faults: VecDeque<(String, Fault)>,
+    coincidences: Vec<server::Coincidence>,
     chaos: Option<server::Dice>,
     record: record::Record,
     logs: logs::Logs,
@@ -102,6 +102,8 @@ struct State {
     exports: exports::Exports,
     search: search::Search,
     roles: roles::Roles,
+    /// Whether what happens to users is seen in the log and in events.
+    echoes: bool,
 }
 
 impl Auth0 {

@@ -5,6 +5,7 @@ mod tenant;
 
 use std::ops::Deref;
 
+#[allow(unused_imports, reason = "the faults have no tenant")]
 pub(crate) use self::tenant::*;
 
 /// A tenant. Dropped, it closes its ports and all connections.

@@ -64,31 +64,40 @@ impl Default for Events {
     }
 }
 
-impl Auth0 {
-    /// Publishes an event to the streams; `id` and `time` are filled in. Its offset.
-    pub(crate) fn publish(&self, kind: &str, object: Value) -> String {
-        let number = self.state().events.next;
+impl Events {
+    /// Publishes an event with this `data`; its offset.
+    pub(crate) fn publish(&mut self, kind: &str, data: Value) -> String {
         let event = json!({
             "specversion": "1.0",
             "type": kind,
             "source": "urn:auth0:acme.eu.auth0.com",
-            "id": format!("evt_{number:022}"),
+            "id": format!("evt_{:022}", self.next),
             "time": iso(now()),
-            "data": { "object": object },
+            "data": data,
             "a0tenant": "acme",
             "a0stream": "est_0000000000000000000001",
         });
-        self.publish_event(event)
+        self.push(event)
+    }
+
+    fn push(&mut self, event: Value) -> String {
+        let number = self.next;
+        self.next += 1;
+        let time = event["time"].as_str().and_then(parse).unwrap_or_else(now);
+        self.published.push((number, time, event));
+        offset(number)
+    }
+}
+
+impl Auth0 {
+    /// Publishes an event to the streams; `id` and `time` are filled in. Its offset.
+    pub(crate) fn publish(&self, kind: &str, object: Value) -> String {
+        self.state().events.publish(kind, json!({ "object": object }))
     }
 
     /// Publishes this event as it is.
     pub(crate) fn publish_event(&self, event: Value) -> String {
-        let mut state = self.state();
-        let number = state.events.next;
-        state.events.next += 1;
-        let time = event["time"].as_str().and_then(parse).unwrap_or_else(now);
-        state.events.published.push((number, time, event));
-        offset(number)
+        self.state().events.push(event)
     }
 
     /// Offsets before the next event are expired, and the events are gone.

@@ -251,14 +251,15 @@ impl Shared {
         match job.status() {
             "completed" => {
                 exports.links += 1;
-                let signature = mix(exports.links) ^ mix(exports.begun);
+                let signature = mix(!exports.links);
                 job.links.retain(|(_, given)| given.elapsed() < lifetime);
                 job.links.push((signature, Instant::now()));
                 let kind = if job.export.is_csv { "csv" } else { "json" };
                 answer["location"] = json!(format!(
-                    "{}/exports/{id}/acme.{kind}.gz?X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Expires={}\
+                    "{}/exports/{id}/acme.{kind}.gz?X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Date={}&X-Amz-Expires={}\
                      &X-Amz-SignedHeaders=host&X-Amz-Signature={signature:016x}",
                     self.files,
+                    compact(now()),
                     lifetime.as_secs().max(1),
                 ));
             }
@@ -276,6 +277,13 @@ impl Exports {
     }
 }
 
+/// `20260131T120000Z`
+fn compact(at: i64) -> String {
+    let text = iso(at);
+    let seconds = text.split('.').next().unwrap_or_default();
+    seconds.chars().filter(|character| !matches!(character, '-' | ':')).chain(['Z']).collect()
+}
+
 /// As the object store refuses.
 fn refuse<T>(status: u16, code: &str, message: &str) -> Result<T, Refusal> {
     let body = format!(
@@ -288,7 +296,7 @@ fn refuse<T>(status: u16, code: &str, message: &str) -> Result<T, Refusal> {
 pub(crate) async fn download(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Response<Body>, io::Error> {
     let head = request.into_parts().0;
     let target = head.uri.path_and_query().map_or("/", |target| target.as_str()).to_owned();
-    let (at, fault) = (Instant::now(), shared.state().download_fault(&target));
+    let (at, fault) = (Instant::now(), shared.state().download_fault(&head.method, &target));
     match fault {
         Some(Fault::Delay(delay)) => sleep(delay).await,
         Some(Fault::Hang | Fault::DoneThenHang) => std::future::pending().await,
@@ -393,7 +401,6 @@ impl Export {
         if self.is_csv {
             self.head(&mut lines);
         }
-        // Nobody knows how many are of a connection; a file that is cut may be cut early.
         let middle = end.map(|_| self.limit.min(self.directory.len()) / 4);
         let keys = self.directory.keys(i64::MIN..i64::MAX);
         let users = keys.filter_map(|key| self.directory.read(key, View::Now));
@@ -405,10 +412,8 @@ impl Export {
                 // In the middle of a line.
                 let half = begin + (lines.len() - begin) / 2;
                 let half = (half..lines.len()).find(|at| lines.is_char_boundary(*at)).unwrap_or(begin);
-                gzip.write_all(&lines.as_bytes()[..half])?;
-                gzip.flush()?;
-                send(mem::take(gzip.get_mut()))?;
-                return if matches!(end, Some(End::Cut)) { Err(io::Error::other("cut")) } else { Ok(()) };
+                lines.truncate(half);
+                break;
             }
             if lines.len() >= CHUNK {
                 gzip.write_all(lines.as_bytes())?;
@@ -419,7 +424,13 @@ impl Export {
             }
         }
         gzip.write_all(lines.as_bytes())?;
-        send(gzip.finish()?)
+        match end {
+            None => return send(gzip.finish()?),
+            Some(_) => gzip.flush()?,
+        }
+        // Without the end of gzip, so that whoever unpacks it can tell.
+        send(mem::take(gzip.get_mut()))?;
+        if matches!(end, Some(End::Cut)) { Err(io::Error::other("cut")) } else { Ok(()) }
     }
 
     fn user(&self, user: &User, text: &mut String) {

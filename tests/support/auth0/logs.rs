@@ -17,29 +17,43 @@ pub(crate) struct Logs {
     given_out: u64,
 }
 
-impl Auth0 {
-    /// The id of a log record that is written later than those after it.
-    pub(crate) fn next_log_id(&self) -> String {
-        let mut state = self.state();
-        state.logs.given_out += 1;
-        format!("90020261126{:045}", state.logs.given_out)
+impl Logs {
+    fn next_id(&mut self) -> String {
+        self.given_out += 1;
+        format!("90020261126{:045}", self.given_out)
     }
 
-    /// Writes a record to the log; what is not given of `date` and `log_id` is filled in. Its id.
-    pub(crate) fn log(&self, record: Value) -> String {
-        let id = self.next_log_id();
-        self.log_as(&id, record);
+    /// Writes a record; its id.
+    pub(crate) fn write(&mut self, record: Value) -> String {
+        let id = self.next_id();
+        self.write_as(&id, record);
         id
     }
 
-    /// The same with an id that was given out before.
-    pub(crate) fn log_as(&self, id: &str, mut record: Value) {
+    fn write_as(&mut self, id: &str, mut record: Value) {
         if let Some(members) = record.as_object_mut() {
             for (name, value) in [("date", json!(iso(now()))), ("log_id", json!(id)), ("_id", json!(id))] {
                 members.entry(name).or_insert(value);
             }
         }
-        self.state().logs.records.insert(id.to_owned(), record);
+        self.records.insert(id.to_owned(), record);
+    }
+}
+
+impl Auth0 {
+    /// The id of a log record that is written later than those after it.
+    pub(crate) fn next_log_id(&self) -> String {
+        self.state().logs.next_id()
+    }
+
+    /// Writes a record to the log; what is not given of `date` and `log_id` is filled in. Its id.
+    pub(crate) fn log(&self, record: Value) -> String {
+        self.state().logs.write(record)
+    }
+
+    /// The same with an id that was given out before.
+    pub(crate) fn log_as(&self, id: &str, record: Value) {
+        self.state().logs.write_as(id, record);
     }
 
     /// A user logged out.

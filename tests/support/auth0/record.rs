@@ -22,7 +22,7 @@ pub(crate) struct Call {
     pub(crate) status: StatusCode,
 }
 
-/// How many calls there were, whatever came of them.
+/// How many calls there were, whatever came of them; without those that hung and came to nothing.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub(crate) struct Counts {
     /// Management API: those that only read.

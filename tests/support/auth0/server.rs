@@ -8,11 +8,11 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::stream;
-use http::{Request, Response};
+use http::{Method, Request, Response};
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
-use hyper::{body::Incoming, service::service_fn};
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::TokioIo;
 use tokio::{net::TcpListener, task::JoinSet, time::sleep};
 
 use super::{
@@ -22,6 +22,7 @@ use super::{
     population::mix,
     record::Call,
     token::revoke_refresh_token,
+    user::User,
 };
 
 /// How a request fails.
@@ -67,6 +68,9 @@ impl Chaos {
         Self { seed, too_many: share, server_error: share, hang: share, hang_for, cut: share }
     }
 }
+
+/// A change that is made just before a request that begins so, and of whom.
+pub(crate) type Coincidence = (String, String, Box<dyn FnOnce(&mut User) + Send>);
 
 pub(crate) struct Dice {
     chaos: Chaos,
@@ -124,8 +128,7 @@ pub(crate) async fn accept<F>(
         let shared = Arc::clone(&shared);
         connections.spawn(async move {
             let service = service_fn(move |request| answer(Arc::clone(&shared), request));
-            let builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
-            let _ = builder.serve_connection(TokioIo::new(stream), service).await;
+            let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
         });
     }
 }
@@ -135,7 +138,7 @@ pub(crate) async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> R
     let body = body.collect().await.map_err(io::Error::other)?.to_bytes();
     let at = Instant::now();
     let target = head.uri.path_and_query().map_or("/", |target| target.as_str()).to_owned();
-    let (fault, hang_for) = shared.next_fault(&target);
+    let (fault, hang_for) = shared.next_fault(&head.method, &target);
     let hang = async || -> Result<Response<Body>, io::Error> {
         match hang_for {
             Some(time) => sleep(time).await,
@@ -156,7 +159,10 @@ pub(crate) async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> R
         }
         (_, "/oauth/token") => shared.grant_token(&head, &body),
         (_, "/oauth/revoke") => revoke_refresh_token(&body),
-        _ => shared.manage(&head, &body).await,
+        _ => {
+            shared.state().coincide(&head.method, &target);
+            shared.manage(&head, &body).await
+        }
     };
     shared.state().record.call(Call {
         at,
@@ -194,9 +200,9 @@ async fn damaged(mut response: Response<Body>, fault: Option<&Fault>) -> Result<
 
 impl Shared {
     /// The fault that was asked for on this path, or one by chance; and how long one by chance hangs.
-    fn next_fault(&self, target: &str) -> (Option<Fault>, Option<Duration>) {
+    fn next_fault(&self, method: &Method, target: &str) -> (Option<Fault>, Option<Duration>) {
         let mut state = self.state();
-        if let Some(fault) = state.named_fault(target) {
+        if let Some(fault) = state.named_fault(method, target) {
             return (Some(fault), None);
         }
         let dice = state.chaos.as_mut().filter(|_| target.starts_with("/api/v2/"));
@@ -204,23 +210,48 @@ impl Shared {
     }
 }
 
+/// Whether a request begins with a path, or with a method, a space, and a path.
+fn begins(method: &Method, target: &str, with: &str) -> bool {
+    match with.split_once(' ') {
+        Some((wanted, path)) => wanted == method && target.starts_with(path),
+        None => target.starts_with(with),
+    }
+}
+
 impl super::State {
-    pub(crate) fn named_fault(&mut self, target: &str) -> Option<Fault> {
-        let hit = self.faults.iter().position(|(path, _)| target.starts_with(path));
+    pub(crate) fn named_fault(&mut self, method: &Method, target: &str) -> Option<Fault> {
+        let hit = self.faults.iter().position(|(path, _)| begins(method, target, path));
         hit.and_then(|index| self.faults.remove(index)).map(|(_, fault)| fault)
     }
 
-    pub(crate) fn download_fault(&mut self, target: &str) -> Option<Fault> {
+    fn coincide(&mut self, method: &Method, target: &str) {
+        let hit = self.coincidences.iter().position(|(path, ..)| begins(method, target, path));
+        if let Some((_, id, change)) = hit.map(|index| self.coincidences.remove(index)) {
+            self.directory.change(&id, true, change);
+        }
+    }
+
+    pub(crate) fn download_fault(&mut self, method: &Method, target: &str) -> Option<Fault> {
         let by_chance = |dice: &mut Dice| dice.cuts_download().then_some(Fault::CutBody);
-        self.named_fault(target).or_else(|| self.chaos.as_mut().and_then(by_chance))
+        self.named_fault(method, target).or_else(|| self.chaos.as_mut().and_then(by_chance))
     }
 }
 
 impl Auth0 {
-    /// The next request whose path begins so fails like this. Faults are used up in their order. Downloads of exports are at
-    /// `/exports/`.
-    pub(crate) fn fail(&self, path: &'static str, fault: Fault) {
-        self.state().faults.push_back((path, fault));
+    /// The next request whose path begins so fails like this; `PATCH /api/v2/users/` says with which method, too. Faults are used up
+    /// in their order. Downloads of exports are at `/exports/`.
+    pub(crate) fn fail(&self, path: impl Into<String>, fault: Fault) {
+        self.state().faults.push_back((path.into(), fault));
+    }
+
+    /// Somebody else changes this user just before the next request that begins so, as in [`Auth0::fail`], is decided.
+    pub(crate) fn change_before(
+        &self,
+        path: impl Into<String>,
+        id: &str,
+        change: impl FnOnce(&mut User) + Send + 'static,
+    ) {
+        self.state().coincidences.push((path.into(), id.to_owned(), Box::new(change)));
     }
 
     /// How many faults are not used up yet.

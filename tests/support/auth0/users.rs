@@ -2,10 +2,11 @@
 
 use bytes::Bytes;
 use http::{Response, request::Parts};
-use serde_json::{Map, Value};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use serde_json::{Map, Value, json};
 
 use super::{
-    Auth0, Shared,
+    Auth0, CLIENT_ID, Shared,
     answer::{Body, empty, error, invalid_body, json_answer, only, query},
     moment::now,
     search::Chosen,
@@ -66,9 +67,20 @@ impl Shared {
             Err(message) => return invalid_body(&message),
         };
         let mut state = self.state();
-        let Some(user) = state.directory.change(id, false, |user| apply(user, members)) else { return inexistent() };
+        let (mut before, asked) = (None, Value::Object(members.clone()));
+        let patched = state.directory.change(id, false, |user| {
+            before = user.blocked;
+            apply(user, members);
+        });
+        let Some(user) = patched else { return inexistent() };
         state.record.done(id).patches += 1;
-        json_answer(200, &user.json())
+        let user = user.json();
+        if state.echoes {
+            state.logs.write(patch_record(id, &asked, &user));
+            let previous = before.map_or_else(|| json!({}), |blocked| json!({ "blocked": blocked }));
+            state.events.publish("user.updated", json!({ "object": user, "previous_object": previous }));
+        }
+        json_answer(200, &user)
     }
 
     pub(crate) fn revoke_access(&self, id: &str, body: &Bytes) -> Response<Body> {
@@ -87,6 +99,41 @@ impl Shared {
         self.state().record.done(id).access_revoked += 1;
         empty(202)
     }
+}
+
+/// What the log has of a `PATCH`, where secrets are masked.
+fn patch_record(id: &str, asked: &Value, user: &Value) -> Value {
+    let mut asked = asked.clone();
+    if let Some(password) = asked.get_mut("password") {
+        *password = json!("*****");
+    }
+    let id = utf8_percent_encode(id, NON_ALPHANUMERIC);
+    json!({
+        "type": "sapi",
+        "description": "Update a User",
+        "tenant_name": "acme",
+        "client_id": CLIENT_ID,
+        "details": {
+            "request": { "method": "patch", "path": format!("/api/v2/users/{id}"), "query": {}, "body": asked, "channel": "api" },
+            "response": { "statusCode": 200, "body": user },
+        },
+    })
+}
+
+/// What the log has of a login.
+fn login_record(user: &User) -> Value {
+    let (kind, description) = if user.is_blocked() { ("f", "user is blocked") } else { ("s", "Successful login") };
+    json!({
+        "type": kind,
+        "description": description,
+        "tenant_name": "acme",
+        "connection": user.connection.name,
+        "connection_id": user.connection.id,
+        "strategy": user.connection.strategy,
+        "user_id": user.id,
+        "client_id": "web-app",
+        "details": {},
+    })
 }
 
 fn patch_members(body: &Bytes) -> Result<Map<String, Value>, String> {
@@ -158,14 +205,24 @@ fn merge(metadata: &mut Map<String, Value>, patch: Value) {
 }
 
 impl Auth0 {
+    /// Whether from now on what is patched is seen in the log and in events, and logins in the log. Not at first, because both are kept
+    /// in memory for good.
+    pub(crate) fn set_echo(&self, echoes: bool) {
+        self.state().echoes = echoes;
+    }
+
     /// Somebody logs in as this user, or tries to. `last_login` and `logins_count` move in either case: that an attempt was refused
     /// is not to be seen in them.
     pub(crate) fn attempt_login(&self, id: &str) -> Attempt {
-        let user = self.state().directory.change(id, false, |user| {
+        let mut state = self.state();
+        let user = state.directory.change(id, false, |user| {
             user.last_login = Some(now());
             user.updated_at = now();
             user.logins_count = Some(user.logins_count.unwrap_or(0) + 1);
         });
+        if let Some(user) = user.as_ref().filter(|_| state.echoes) {
+            state.logs.write(login_record(user));
+        }
         match user {
             Some(user) if user.is_blocked() => Attempt::Refused,
             Some(_) => Attempt::Admitted,
