@@ -19,7 +19,6 @@ use std::{
 use bytes::Bytes;
 use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt as _, Full};
-use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::{
@@ -33,7 +32,7 @@ use super::{
     pace::doubled,
     tenant::{ExportFault, TenantError},
     user::{User, UserReader},
-    users::{Users, can_repeat, found},
+    users::{Users, can_repeat, encoded, found},
 };
 use crate::{
     http_client,
@@ -159,7 +158,7 @@ impl Exporter {
     /// Waits until the file is there.
     async fn location(&self, job: &str, connection: Option<&str>) -> Result<Box<str>, TenantError> {
         let export = |fault| TenantError::Export { job: job.into(), fault };
-        let path = format!("/api/v2/jobs/{}", utf8_percent_encode(job, NON_ALPHANUMERIC));
+        let path = format!("/api/v2/jobs/{}", encoded(job));
         let patience = self.users.patience;
         let begun = Instant::now();
         let mut pause = patience.poll;

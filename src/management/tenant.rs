@@ -411,6 +411,11 @@ impl Tenant {
         let _ = self.wait(Duration::MAX).await;
     }
 
+    /// What came was a success, and cannot be used: the next attempt waits as after a failure.
+    pub(super) fn failed_to_make_sense(&self) {
+        let _ = self.failed(TenantError::Malformed);
+    }
+
     async fn wait(&self, longest: Duration) -> Result<(), TenantError> {
         let mut waiting: Option<Waiting<'_>> = None;
         loop {

@@ -8,7 +8,7 @@
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use http::{Method, StatusCode};
-use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
@@ -217,13 +217,19 @@ impl Users {
     where
         F: Future<Output = Result<T, TenantError>>,
     {
-        self.repeat_at_most(self.patience.attempts, call).await
+        self.repeat_unless(|_, _| false, call).await
     }
 
-    pub(super) async fn repeat_at_most<T, F>(&self, attempts: u32, call: impl Fn() -> F) -> Result<T, TenantError>
+    /// The same, unless after so many failures one like this is enough.
+    pub(super) async fn repeat_unless<T, F>(
+        &self,
+        is_enough: impl Fn(u32, &TenantError) -> bool,
+        call: impl Fn() -> F,
+    ) -> Result<T, TenantError>
     where
         F: Future<Output = Result<T, TenantError>>,
     {
+        let attempts = self.patience.attempts;
         let (mut failures, mut refusals) = (0, 0);
         loop {
             self.tenant.opened().await;
@@ -233,15 +239,18 @@ impl Users {
             };
             let is_over = if let TenantError::RateLimited { .. } = error {
                 refusals += 1;
-                refusals >= self.patience.attempts.saturating_mul(MORE_REFUSALS)
+                refusals >= attempts.saturating_mul(MORE_REFUSALS)
             } else {
                 failures += 1;
-                failures >= attempts
+                failures >= attempts || is_enough(failures, &error)
             };
             if is_over || !can_repeat(&error) {
                 return Err(error);
             }
             self.observer.retrying(failures + refusals, &error);
+            if matches!(error, TenantError::Malformed) {
+                self.tenant.failed_to_make_sense();
+            }
         }
     }
 }
@@ -266,6 +275,10 @@ struct Named {
     name: String,
 }
 
+/// All but what needs no encoding (RFC 3986 §2.3), and dots: two of them are another path.
+const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'~');
+
+/// As a segment of a path, or a value in a query.
 pub(super) fn encoded(text: &str) -> impl std::fmt::Display {
-    utf8_percent_encode(text, NON_ALPHANUMERIC)
+    utf8_percent_encode(text, RESERVED)
 }
