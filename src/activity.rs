@@ -1,13 +1,15 @@
 //! The trace that an admitted request leaves: when its subject was last active.
 //!
-//! [`recorder`] gathers, the store keeps. Nothing here is on a request's path but one atomic comparison; once per
+//! [`recorder`] gathers, the store keeps, [`upkeep`] notes since when, and forgets. Nothing here is on a request's path but one atomic comparison; once per
 //! subject and `resolution`, also one short lock.
 
 pub mod recorder;
+pub mod upkeep;
 
 use std::{error::Error, time::Duration};
 
 pub use recorder::{Recorder, Trace};
+pub use upkeep::{Recording, UpkeepSettings, recording};
 
 use crate::store::StoreError;
 

@@ -32,7 +32,7 @@ use toml::de::DeTable;
 pub use self::problem::{ConfigErrors, Place, Problem};
 use self::reader::{Reader, Section};
 use crate::{
-    activity::ActivitySettings,
+    activity::{ActivitySettings, UpkeepSettings},
     admin::AdminSettings,
     event::SourceSettings,
     gate::policy::Mode,
@@ -65,6 +65,8 @@ pub struct Config {
     pub tokens: TokenSettings,
     /// How activity is recorded.
     pub activity: ActivitySettings,
+    /// How long it is kept, and when recording begins anew.
+    pub upkeep: UpkeepSettings,
     /// How sessions are recorded.
     pub sessions: SessionSettings,
     /// Pages elsewhere whose scripts may ask the gate's own endpoints about their session, as origins (RFC 6454 §6.2).
@@ -186,7 +188,7 @@ fn read_sections(root: &Section<'_>) -> Config {
     let markers = gateway::markers(&root.section("markers"));
     let store = store::read(&root.section("store"), &markers);
     let tokens = gateway::tokens(&root.section("tokens"), listener.max_header_size);
-    let activity = gateway::activity(&root.section("activity"));
+    let (activity, upkeep) = gateway::activity(&root.section("activity"));
     let limits = session::Basis { activity: &activity, retention: &markers.retention };
     let session = session::read(&root.section("session"), &limits);
     let last_logout = logout::last_logout(&root.section("last_logout"), admin.token.as_ref());
@@ -219,6 +221,7 @@ fn read_sections(root: &Section<'_>) -> Config {
         retention: markers.retention,
         tokens,
         activity,
+        upkeep,
         sessions: session.settings,
         origins: session.origins,
         logouts: issuers.iter().filter_map(|issuer| issuer.ends.logout.clone()).collect(),

@@ -13,6 +13,7 @@ use tokio_util::{
 };
 
 use crate::{
+    activity::upkeep::Upkeep,
     admin::{self, Admin, Readiness},
     clock::Clock,
     config::{Config, StoreSettings},
@@ -48,6 +49,7 @@ use crate::{
     },
     telemetry::metrics::ServerMetrics,
     token::{
+        claims::IssuerName,
         issuer::IssuerSettings,
         verify::{Verifier, VerifierError, VerifierOptions},
     },
@@ -100,6 +102,7 @@ pub struct Instance {
     settings: Arc<ListenerSettings>,
     readiness: Arc<Readiness>,
     indexing: Option<AbortOnDropHandle<()>>,
+    upkeep: AbortOnDropHandle<()>,
     stop_listening: DropGuard,
     stop_rest: DropGuard,
     listening: AbortOnDropHandle<bool>,
@@ -222,7 +225,9 @@ impl Instance {
         let (cache, store) = (Arc::clone(ledger.cache()), Arc::clone(ledger.store()));
         let readiness = Arc::new(Readiness::new(Arc::clone(verifier), cache, store, sources.watcher()));
         readiness.register(&mut registry);
-        let issuers = config.issuers.iter().map(|issuer| issuer.name.clone()).collect();
+        let issuers: Vec<_> = config.issuers.iter().map(|issuer| issuer.name.clone()).collect();
+        let (recorded, store) = (recorded_issuers(&config), Arc::clone(judge.parts().ledger.store()));
+        let upkeep = Upkeep::new(config.upkeep, issuers.clone(), recorded, store, Arc::clone(&notes), clock);
         let policies = config.routes.iter().map(|route| route.policy.clone()).collect();
         let admin = Admin::new(&config.admin, issuers, policies, judge, Arc::clone(&readiness), records, registry);
 
@@ -235,6 +240,7 @@ impl Instance {
             let run = index.run(notes, config.retention.session, stop_rest.clone());
             AbortOnDropHandle::new(tokio::spawn(run))
         });
+        let upkeep = AbortOnDropHandle::new(tokio::spawn(upkeep.run(stop_rest.clone())));
         tokio::spawn(Arc::clone(&readiness).watch(stop_rest.clone()));
         let administrating = tokio::spawn(admin::serve(admin_listener, admin, stop_rest.clone()));
         let administrating = AbortOnDropHandle::new(administrating);
@@ -248,6 +254,7 @@ impl Instance {
             settings,
             readiness,
             indexing,
+            upkeep,
             stop_listening: stop_listening.drop_guard(),
             stop_rest: stop_rest.drop_guard(),
             listening,
@@ -292,6 +299,7 @@ impl Instance {
         if let Some(indexing) = self.indexing {
             let _ = indexing.await;
         }
+        let _ = self.upkeep.await;
         self.sources.stop().await;
         self.revoking.stop().await;
         self.scheduled.stop().await;
@@ -340,10 +348,75 @@ fn own_policy(config: &Config) -> Policy {
     }
 }
 
+/// The issuers of whose subjects activity is recorded: by a route, or by a source that tells of it.
+fn recorded_issuers(config: &Config) -> Vec<IssuerName> {
+    let by_route = |issuer: &IssuerName| {
+        config.routes.iter().map(|route| &route.policy).any(|policy| {
+            policy.activity != ActivityRule::Never
+                && policy.authentication != Authentication::None
+                && policy.issuers.as_ref().is_none_or(|issuers| issuers.contains(issuer))
+        })
+    };
+    let by_source =
+        |issuer: &IssuerName| config.sources.iter().any(|source| source.kind.tells_activity_of() == Some(issuer));
+    let issuers = config.issuers.iter().map(|issuer| &issuer.name);
+    issuers.filter(|issuer| by_route(issuer) || by_source(issuer)).cloned().collect()
+}
+
 async fn maintain(gateway: Arc<Gateway>, stop: CancellationToken) {
     let mut ticks = interval(MAINTENANCE);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while stop.run_until_cancelled(ticks.tick()).await.is_some() {
         gateway.maintain();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ISSUERS: &str = r#"
+        [issuers.a]
+        issuer = "https://a.example/"
+        audiences = ["api"]
+        [issuers.b]
+        issuer = "https://b.example/"
+        audiences = ["api"]
+        "#;
+    const LOG: &str = r#"
+        [sources.log]
+        type = "auth0_log_stream"
+        issuer = "b"
+        "#;
+    const ROUTE: &str = r#"
+        [[routes]]
+        upstream = "http://127.0.0.1:3000"
+        "#;
+    const OTHER: &str = r#"
+        activity = false
+        [[routes]]
+        path = "/other"
+        issuers = ["a"]
+        upstream = "http://127.0.0.1:3001"
+        "#;
+
+    #[test]
+    fn activity_is_recorded_by_routes_and_by_sources_that_tell_of_it() {
+        let variable = ("PORTCULLIS_SOURCES_LOG_AUTHORIZATION".to_owned(), "a secret that is long enough".to_owned());
+        for (name, source, route, expected) in [
+            ("a route for all", "", "", &["a", "b"][..]),
+            ("a route for one", "", "issuers = [\"b\"]", &["b"]),
+            ("a route that does not count", "", "activity = false", &[]),
+            ("beside one that does", "", OTHER, &["a"]),
+            ("a route without tokens", "", "auth = \"none\"", &[]),
+            ("a source that tells of it", LOG, "activity = false", &["b"]),
+        ] {
+            let text = format!("{ISSUERS}{source}{ROUTE}{route}");
+            let variables = (!source.is_empty()).then(|| variable.clone());
+            let config =
+                Config::parse(&text, "gate.toml", variables).unwrap_or_else(|errors| panic!("{name}: {errors}"));
+            let recorded = recorded_issuers(&config);
+            assert_eq!(recorded.iter().map(IssuerName::as_str).collect::<Vec<_>>(), expected, "{name}");
+        }
     }
 }

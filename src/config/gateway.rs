@@ -16,7 +16,7 @@ use super::{
     value::{ByteSize, DAY, HOUR, MILLISECOND, MINUTE, Raw, SECOND, Setting, choose},
 };
 use crate::{
-    activity::ActivitySettings,
+    activity::{ActivitySettings, UpkeepSettings},
     admin::AdminSettings,
     marker::{Retention, cache::MarkerSettings},
     server::ListenerSettings,
@@ -145,13 +145,17 @@ pub(super) fn tokens(section: &Section<'_>, max_header_size: usize) -> TokenSett
 }
 
 /// `[activity]`
-pub(super) fn activity(section: &Section<'_>) -> ActivitySettings {
+pub(super) fn activity(section: &Section<'_>) -> (ActivitySettings, UpkeepSettings) {
     let settings = ActivitySettings {
         resolution: section.get("resolution").between(SECOND, DAY).or(MINUTE),
         flush_interval: section.get("flush_interval").between(10 * MILLISECOND, MINUTE).or(SECOND),
     };
+    let upkeep = UpkeepSettings {
+        retention: section.get("retention").between(DAY, 3650 * DAY).or(400 * DAY),
+        max_gap: section.get("max_gap").between(MINUTE, 30 * DAY).or(DAY),
+    };
     section.finish();
-    settings
+    (settings, upkeep)
 }
 
 /// `[log]`

@@ -104,6 +104,8 @@ max_length = "8KiB"
 [activity]
 resolution = "5s"
 flush_interval = "2s"
+retention = "3650d"
+max_gap = "2h"
 [session]
 idle_limit = "1h"
 absolute_limit = "10h"
@@ -205,6 +207,7 @@ upstream = "http://[::1]:82/"
     );
     assert_eq!((config.tokens.cache_size, config.tokens.max_length), (1 << 30, 8192));
     assert_eq!([config.activity.resolution, config.activity.flush_interval], [seconds(5), seconds(2)]);
+    assert_eq!([config.upkeep.retention, config.upkeep.max_gap], [seconds(3650 * 86_400), seconds(2 * 3600)]);
     assert_eq!(config.sessions, SessionSettings { gateway: "edge-1".into(), record_all: true });
     assert_eq!(texts(&config.origins), ["https://app.acme.test"]);
     assert_eq!(

@@ -1,7 +1,7 @@
 //! Admitted requests leave a trace: seldom, soon, truthfully.
 
 use http::StatusCode;
-use portcullis::clock::Timestamp;
+use portcullis::{activity::Recording, clock::Timestamp};
 use serde_json::json;
 
 use super::on_both_stores;
@@ -15,6 +15,7 @@ on_both_stores!(
     each_resolution_is_written_once,
     a_stop_writes_what_waits,
     only_the_admitted_are_active,
+    upkeep_runs_with_the_gate,
 );
 
 const ALICE: &str = "auth0|alice";
@@ -136,4 +137,46 @@ async fn only_the_admitted_are_active(world: World) {
         assert_eq!(gate.look_up(sub).await["last_activity"], json!(null), "{sub}");
         assert_eq!(stored(&world, sub), None, "{sub}");
     }
+}
+
+/// Since when activity is recorded, as it is noted.
+fn recording(world: &World) -> Option<Recording> {
+    let note: Option<String> = match &world.store {
+        Backing::Embedded(directory) => {
+            let database = rusqlite::Connection::open(directory.path().join("portcullis.db")).unwrap();
+            let select = "SELECT value FROM notes WHERE name = 'recording:acme'";
+            database.query_row(select, [], |row| row.get(0)).ok()
+        }
+        Backing::Redis(_) | Backing::Url(_) => world.command(&["GET", "portcullis:n:note:recording:acme"]),
+    };
+    note.map(|note| Recording::decode(&note).unwrap())
+}
+
+async fn upkeep_runs_with_the_gate(world: World) {
+    let begun = now();
+    let gate = world.gate().with("ACTIVITY_FLUSH_INTERVAL", "20ms").with("ACTIVITY_RETENTION", "1d").start().await;
+    eventually("it is noted", async || recording(&world).is_some()).await;
+    let first = recording(&world).unwrap();
+    assert!((begun..=now()).contains(&first.since), "{first:?}");
+    gate.expect(&world.token("auth0|bob", json!({})), "admit").await;
+    eventually("bob is active", async || stored(&world, "auth0|bob").is_some()).await;
+    assert!(gate.instance.stop().await);
+
+    // Of somebody who was last seen two days ago.
+    let (ago, old) = (now().as_millis() - 2 * 86_400_000, "auth0|old");
+    match &world.store {
+        Backing::Embedded(directory) => {
+            let database = rusqlite::Connection::open(directory.path().join("portcullis.db")).unwrap();
+            database.execute("INSERT INTO activity VALUES ('acme', ?1, ?2)", (old, ago)).unwrap();
+        }
+        Backing::Redis(_) | Backing::Url(_) => {
+            world.command::<()>(&["ZADD", "portcullis:seen:acme:00", &ago.to_string(), old]);
+        }
+    }
+    let gate = world.gate().with("ACTIVITY_RETENTION", "1d").start().await;
+    eventually("who is old is forgotten", async || stored(&world, old).is_none()).await;
+    assert!(stored(&world, "auth0|bob").is_some(), "who is not stays");
+    eventually("it is noted again", async || recording(&world).unwrap().last > first.last).await;
+    assert_eq!(recording(&world).unwrap().since, first.since, "a restart is no gap");
+    assert!(gate.instance.stop().await);
 }

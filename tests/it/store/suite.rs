@@ -41,6 +41,7 @@ macro_rules! suite {
 pub(super) mod activity;
 pub(super) mod notes;
 pub(super) mod sessions;
+mod upkeep;
 
 suite![
     an_unknown_key_is_absent,
