@@ -209,7 +209,7 @@ fn read_sections(root: &Section<'_>) -> Config {
     let routes = route::read_all(root, &basis);
     let basis = source::Basis { issuer_names: &issuer_names, issuers: &issuers };
     let sources = source::read_all(root, &basis);
-    let basis = inactive::Basis { issuers: &issuers, issuer_names: &issuer_names, activity: &activity };
+    let basis = inactive::Basis { issuers: &issuers, issuer_names: &issuer_names, upkeep: &upkeep };
     let inactive = inactive::read(&root.section("inactive"), &basis);
     root.finish();
     root.reader().report_unknown_variables(&SECTIONS);

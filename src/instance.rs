@@ -218,9 +218,16 @@ impl Instance {
         sources.register(&mut registry);
         revocations.register(&mut registry);
         let Parts { verifier, ledger, recorder, .. } = judge.parts();
-        let records: Arc<dyn Records> =
-            Arc::new(Direct::new(ledger.clone(), Arc::clone(recorder), Arc::clone(&notes), clock.clone()));
-        let scheduled = Scheduled::new(config.inactive, Arc::clone(&records), Arc::clone(&notes), &http, &clock);
+        let records: Arc<dyn Records> = Arc::new(Direct::new(
+            ledger.clone(),
+            Arc::clone(recorder),
+            Arc::clone(&notes),
+            config.activity,
+            config.upkeep,
+            clock.clone(),
+        ));
+        let scheduled =
+            Scheduled::new(config.inactive.clone(), Arc::clone(&records), Arc::clone(&notes), &http, &clock);
         scheduled.register(&mut registry);
         let (cache, store) = (Arc::clone(ledger.cache()), Arc::clone(ledger.store()));
         let readiness = Arc::new(Readiness::new(Arc::clone(verifier), cache, store, sources.watcher()));

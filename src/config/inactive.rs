@@ -9,7 +9,7 @@ use super::{
     value::{DAY, HOUR, MINUTE, Raw, SECOND, Setting},
 };
 use crate::{
-    activity::ActivitySettings,
+    activity::upkeep::UpkeepSettings,
     clock::Timestamp,
     inactive::{
         brakes::Brakes,
@@ -27,13 +27,13 @@ const MAX_FILE: u64 = 64 * 1024 * 1024;
 pub(super) struct Basis<'a> {
     pub(super) issuers: &'a [Issuer],
     pub(super) issuer_names: &'a [String],
-    pub(super) activity: &'a ActivitySettings,
+    pub(super) upkeep: &'a UpkeepSettings,
 }
 
 pub(super) fn read(section: &Section<'_>, basis: &Basis<'_>) -> InactiveSettings {
     let years = 10 * 365 * DAY;
     let inactive_for = section.get::<Duration>("for").between(MINUTE, years).check(|inactive_for| {
-        let retention = Duration::MAX; // TODO-MERGE
+        let retention = basis.upkeep.retention;
         if *inactive_for <= retention {
             return Ok(());
         }

@@ -7,7 +7,10 @@ use futures_util::future::try_join_all;
 
 use super::{BlockedBy, Known, MAX_UNFINISHED, Overview, Records, RecordsError, RunChange, RunState, TERM};
 use crate::{
-    activity::Recorder,
+    activity::{
+        ActivitySettings, Recorder,
+        upkeep::{UpkeepSettings, recording},
+    },
     clock::{Clock, Timestamp},
     marker::{Block, Marker, MarkerKey, MarkerRecord, Reading, Source, ledger::Ledger},
     store::{Notes, Seen, StoreError},
@@ -24,14 +27,26 @@ pub struct Direct {
     ledger: Ledger,
     recorder: Arc<Recorder>,
     notes: Arc<dyn Notes>,
+    /// How much older than the truth a recorded time can be.
+    delay: Duration,
+    /// How long it is kept.
+    retention: Duration,
     clock: Clock,
 }
 
 impl Direct {
-    /// What `ledger`, `recorder` and `notes` hold.
+    /// What `ledger`, `recorder` and `notes` hold, where activity is recorded and kept so.
     #[must_use]
-    pub const fn new(ledger: Ledger, recorder: Arc<Recorder>, notes: Arc<dyn Notes>, clock: Clock) -> Self {
-        Self { ledger, recorder, notes, clock }
+    pub fn new(
+        ledger: Ledger,
+        recorder: Arc<Recorder>,
+        notes: Arc<dyn Notes>,
+        activity: ActivitySettings,
+        upkeep: UpkeepSettings,
+        clock: Clock,
+    ) -> Self {
+        let delay = activity.resolution + activity.flush_interval;
+        Self { ledger, recorder, notes, delay, retention: upkeep.retention, clock }
     }
 
     async fn known(&self, subject: Subject, written: Option<Timestamp>) -> Result<Known, StoreError> {
@@ -66,8 +81,12 @@ async fn in_time<T>(work: impl Future<Output = Result<T, StoreError>>) -> Result
 #[async_trait]
 impl Records for Direct {
     async fn overview(&self, issuer: &IssuerName, since: Timestamp) -> Result<Overview, RecordsError> {
+        let recording = in_time(recording(&*self.notes, issuer)).await?;
         let count = self.ledger.store().count_activity(issuer, since).await?;
-        Ok(Overview { recorded_since: None, delay: Duration::ZERO, count })
+        // Who was not seen for longer than that may have been forgotten.
+        let kept = self.clock.now().minus(self.retention);
+        let recorded_since = recording.map(|recording| recording.since.max(kept));
+        Ok(Overview { recorded_since, delay: self.delay, count })
     }
 
     async fn inactive(
