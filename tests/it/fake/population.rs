@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::json;
 
 use super::{Api, user};
-use crate::support::auth0::{Auth0, Population, User};
+use crate::support::auth0::{Auth0, Population, User, iso};
 
 #[tokio::test]
 async fn ten_million_users_are_each_found_by_their_id() {
@@ -92,4 +92,15 @@ async fn what_is_added_and_removed_is_seen_over_the_population() {
     assert_eq!(users[7].logins_count, Some(77));
     assert_eq!(users[8].id, population.id(9));
     assert_eq!(users[99].id, "auth0|added");
+}
+
+#[test]
+fn times_are_written_as_everybody_writes_them() {
+    for day in (-800_000_i64..800_000).step_by(7) {
+        let at = day * 86_400_000 + (day * 7_654_321).rem_euclid(86_400_000);
+        let time = jiff::Timestamp::from_millisecond(at).unwrap();
+        if (0..=9999).contains(&time.to_zoned(jiff::tz::TimeZone::UTC).year()) {
+            assert_eq!(iso(at), format!("{time:.3}"));
+        }
+    }
 }

@@ -96,11 +96,18 @@ async fn what_is_not_understood_is_refused() {
         "user_metadata.a:[1 TO 2]",
         "user_metadata.a:b*",
     ] {
-        refused(&api.get(&format!("users?q={}", encoded(q))).await, 400, "invalid_query_string");
+        refused(&api.get(&format!("users?search_engine=v3&q={}", encoded(q))).await, 400, "invalid_query_string");
     }
-    for query in
-        ["per_page=101", "per_page=0", "page=x", "sort=created_at", "sort=what:1", "search_engine=v2", "limit=5"]
-    {
+    for query in [
+        "per_page=101",
+        "per_page=0",
+        "page=x",
+        "sort=created_at",
+        "sort=what:1",
+        "search_engine=v2",
+        "q=blocked:true",
+        "limit=5",
+    ] {
         refused(&api.get(&format!("users?{query}")).await, 400, "invalid_query_string");
     }
 }
@@ -121,7 +128,7 @@ async fn pages_end_at_1000() {
     tenant.end_totals(true);
     assert_eq!(api.get("users?include_totals=true").await.json()["total"], 1000);
 
-    let page = api.get("users?sort=last_login:-1&per_page=100&q=_exists_:last_login").await.json();
+    let page = api.get("users?search_engine=v3&sort=last_login:-1&per_page=100&q=_exists_:last_login").await.json();
     let logins: Vec<&str> = page.as_array().unwrap().iter().map(|user| user["last_login"].as_str().unwrap()).collect();
     assert!(logins.is_sorted_by(|one, two| one >= two), "{logins:?}");
     let page =
@@ -138,7 +145,7 @@ async fn a_change_is_found_later_than_it_is_read() {
     tenant.set_search_delay(Duration::from_secs(1));
     let id = population.id(3);
     let blocked = async || {
-        let users = api.get("users?q=blocked:true").await.json();
+        let users = api.get("users?search_engine=v3&q=blocked:true").await.json();
         users.as_array().unwrap().iter().filter(|user| user["user_id"] == id.as_str()).count()
     };
     let patched = Instant::now();
@@ -149,7 +156,11 @@ async fn a_change_is_found_later_than_it_is_read() {
     eventually("it is found", async || blocked().await == 1).await;
     assert!(patched.elapsed() >= Duration::from_secs(1));
     tenant.add_user(User::new("auth0|a").blocked(true));
-    assert_eq!(api.get("users?q=user_id:auth0|a").await.json()[0]["blocked"], true, "what is set up is there at once");
+    assert_eq!(
+        api.get("users?search_engine=v3&q=user_id:auth0|a").await.json()[0]["blocked"],
+        true,
+        "what is set up is there at once"
+    );
 }
 
 #[tokio::test]
@@ -160,10 +171,10 @@ async fn queries_that_take_too_long_time_out() {
     refused(&api.get("users").await, 503, "query_timeout");
     assert_eq!(api.get("users").await.status, 200);
     tenant.populate(Population::of(1_000_000_000));
-    refused(&api.get("users?q=blocked:true").await, 503, "query_timeout");
+    refused(&api.get("users?search_engine=v3&q=blocked:true").await, 503, "query_timeout");
     let window: Value = api
         .get(&format!(
-            "users?include_totals=true&q={}",
+            "users?search_engine=v3&include_totals=true&q={}",
             encoded("created_at:[2025-05-01T00:00Z TO 2025-05-01T00:00:01Z}")
         ))
         .await

@@ -79,6 +79,7 @@ impl Shared {
             ("GET", ["users", _]) => self.user(head, &id),
             ("PATCH", ["users", _]) => self.patch(&id, body),
             ("GET", ["users", _, "sessions"]) => json_answer(200, &json!({ "sessions": [] })),
+            // These are accepted and done later; whether there is such a user, the answer does not say.
             ("POST", ["users", _, "revoke-access"]) => self.revoke_access(&id, body),
             ("DELETE", ["users", _, "refresh-tokens"]) => {
                 self.state().record.done(&id).refresh_tokens_deleted += 1;

@@ -61,8 +61,14 @@ impl Asked {
         let invalid = |message: &str| Err(Box::new(invalid_query(message)));
         let given = query(head);
         only(&given, &PARAMETERS)?;
-        if value(&given, "search_engine").is_some_and(|engine| engine != "v3") {
-            return invalid("search_engine must be v3");
+        match (value(&given, "search_engine"), value(&given, "q")) {
+            (Some("v3"), _) | (None, None) => {}
+            (None, Some(_)) => {
+                return invalid("The 'q' parameter is available only if you specify 'search_engine=v2|v3'.");
+            }
+            (Some(_), _) => {
+                return invalid("You are not allowed to use this search_engine. Use search_engine=v3 instead.");
+            }
         }
         truth(&given, "primary_order")?;
         let (page, per_page) = (number(&given, "page")?.unwrap_or(0), number(&given, "per_page")?.unwrap_or(50));
@@ -73,7 +79,7 @@ impl Asked {
             return Err(Box::new(error(
                 400,
                 "invalid_paging",
-                "You can only page through the first 1000 records. See https://auth0.com/docs/users/search/v3/view-search-results-by-page#limitation",
+                "You can only page through the first 1000 records. See https://auth0.com/docs/users/search/v3/view-search-results-by-page#limitation.",
             )));
         }
         let sort = match value(&given, "sort") {
@@ -155,8 +161,13 @@ impl Shared {
             state.search.timing_out = state.search.timing_out.saturating_sub(1);
             (state.directory.clone(), is_made_to_fail, state.search.totals_end)
         };
-        let timed_out =
-            || error(503, "query_timeout", "The query exceeded the timeout. Please try refining your search criteria.");
+        let timed_out = || {
+            error(
+                503,
+                "query_timeout",
+                "The query exceeded the timeout. Please try refining your search criteria. See https://auth0.com/docs/best-practices/search-best-practices.",
+            )
+        };
         if is_made_to_fail {
             return timed_out();
         }
