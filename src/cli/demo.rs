@@ -2,6 +2,7 @@
 
 mod api;
 mod browser;
+mod inactive;
 mod issuer;
 mod story;
 
@@ -30,7 +31,7 @@ use crate::{
 /// `portcullis demo`
 #[derive(Args, Debug)]
 #[command(
-    after_help = "Examples:\n  portcullis demo             starts, prints a token and commands to paste, and stays up\n  portcullis demo --browser   serves a page that shows a session ending, and stays up\n  portcullis demo --once      walks the story by itself and exits; not 0 if anything differs"
+    after_help = "Examples:\n  portcullis demo             starts, prints a token and commands to paste, and stays up\n  portcullis demo --browser   serves a page that shows a session ending, and stays up\n  portcullis demo --inactive  finds and blocks inactive users of a tenant with 20,000, and takes it back\n  portcullis demo --once      walks the story by itself and exits; not 0 if anything differs"
 )]
 pub(super) struct Demo {
     /// Walk the story once over real sockets, say what happened at each step, and exit
@@ -39,6 +40,9 @@ pub(super) struct Demo {
     /// Serve a page to look at in a browser: a session with short limits, and a warning before it ends
     #[arg(long, conflicts_with = "once")]
     browser: bool,
+    /// Find inactive users of a made-up tenant, block some of them, and take it back; with --once, exit then
+    #[arg(long, conflicts_with = "browser")]
+    inactive: bool,
     /// The port of the gate; a free one if it is taken
     #[arg(long, default_value_t = 8080)]
     port: u16,
@@ -80,6 +84,9 @@ impl Demo {
             },
             |path| DataDirectory { path, temporary: false },
         );
+        if self.inactive {
+            return self.play_inactive(&data.path).await;
+        }
         let issuer_listener = listen().await?;
         let api_listener = listen().await?;
         let issuer = Arc::new(DemoIssuer::new(issuer_listener.local_addr()?)?);
@@ -112,6 +119,27 @@ impl Demo {
             wait_for_signal().await?;
             Ok(Outcome::Done)
         };
+        instance.stop().await;
+        outcome
+    }
+
+    async fn play_inactive(&self, data: &std::path::Path) -> anyhow::Result<Outcome> {
+        let listener = listen().await?;
+        let issuer = Arc::new(DemoIssuer::new(listener.local_addr()?)?);
+        tokio::spawn(Arc::clone(&issuer).serve(listener));
+        let tenant = inactive::Tenant::start(self.once).await?;
+        let port = if self.once { 0 } else { self.free_port().await };
+        let text = configuration(&issuer.url(), port, data) + &tenant.configuration(data)?;
+        let file = data.join("demo.toml");
+        std::fs::write(&file, &text).context("the demo's configuration cannot be written")?;
+        let config = Config::parse(&text, "demo.toml", [])?;
+        let instance = Instance::start(config.clone()).await?;
+        wait_until_ready(&instance).await?;
+        let outcome = inactive::walk(&config, &instance, data).await;
+        if !self.once && outcome.is_ok() {
+            print::text(&inactive::invitation(&instance, &file)?)?;
+            wait_for_signal().await?;
+        }
         instance.stop().await;
         outcome
     }

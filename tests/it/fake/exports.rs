@@ -54,8 +54,8 @@ fn lines(text: &str) -> Vec<Value> {
 async fn a_job_is_pending_then_processing_then_completed_then_forgotten() {
     let tenant = Auth0::start().await;
     let api = Api::of(&tenant).await;
-    tenant.set_export_time(Duration::from_secs(2));
-    tenant.set_job_lifetime(Duration::from_secs(3));
+    tenant.set_export_time(Duration::from_secs(3));
+    tenant.set_job_lifetime(Duration::from_secs(5));
     let asked = json!({ "format": "json", "limit": 5, "fields": [{ "name": "user_id" }] });
     let job = export(&api, asked.clone()).await.json();
     assert_eq!((&job["type"], &job["status"]), (&json!("users_export"), &json!("pending")));
@@ -92,15 +92,15 @@ async fn a_job_is_pending_then_processing_then_completed_then_forgotten() {
 async fn a_link_is_its_own_authorization_for_a_minute() {
     let tenant = Auth0::start().await;
     let api = Api::of(&tenant).await;
-    tenant.set_link_lifetime(Duration::from_secs(1));
+    tenant.set_link_lifetime(Duration::from_secs(2));
     let first = link(&api, json!({})).await;
-    assert!(first.contains("X-Amz-Expires=1&"), "{first}");
+    assert!(first.contains("X-Amz-Expires=2&"), "{first}");
     assert_eq!(download(&tenant, &first, &[]).await.status, 200);
     let path = format!("jobs/{}", first.split('/').nth(4).unwrap());
     let second = location(&api, &path).await;
     assert_ne!(first, second, "each poll gives a new one");
 
-    tokio::time::sleep(Duration::from_millis(1100)).await;
+    tokio::time::sleep(Duration::from_millis(2100)).await;
     for old in [&first, &second] {
         let expired = download(&tenant, old, &[]).await;
         assert_eq!((expired.status.as_u16(), expired.field("content-type")), (403, Some("application/xml")));

@@ -96,7 +96,7 @@ async fn what_is_added_and_removed_is_seen_over_the_population() {
 
 #[test]
 fn times_are_written_as_everybody_writes_them() {
-    for day in (-800_000..800_000).step_by(7) {
+    for day in (-800_000_i64..800_000).step_by(7) {
         let at = day * 86_400_000 + (day * 7_654_321).rem_euclid(86_400_000);
         let time = jiff::Timestamp::from_millisecond(at).unwrap();
         if (0..=9999).contains(&time.to_zoned(jiff::tz::TimeZone::UTC).year()) {

@@ -142,7 +142,7 @@ async fn a_change_is_found_later_than_it_is_read() {
     let api = Api::of(&tenant).await;
     let population = Population { blocked: 0.0, ..Population::of(10) };
     tenant.populate(population);
-    tenant.set_search_delay(Duration::from_secs(1));
+    tenant.set_search_delay(Duration::from_secs(2));
     let id = population.id(3);
     let blocked = async || {
         let users = api.get("users?search_engine=v3&q=blocked:true").await.json();
@@ -154,7 +154,7 @@ async fn a_change_is_found_later_than_it_is_read() {
     assert_eq!(blocked().await, 0);
     assert_eq!(api.patch(&id, json!({ "nickname": "x" })).await.status, 200);
     eventually("it is found", async || blocked().await == 1).await;
-    assert!(patched.elapsed() >= Duration::from_secs(1));
+    assert!(patched.elapsed() >= Duration::from_secs(2));
     tenant.add_user(User::new("auth0|a").blocked(true));
     assert_eq!(
         api.get("users?search_engine=v3&q=user_id:auth0|a").await.json()[0]["blocked"],
