@@ -27,9 +27,6 @@ const PAGE: usize = 100;
 /// How often a window is read whose pages do not add up.
 const READINGS: u32 = 3;
 
-/// How often a search that takes too long is tried before its window is halved.
-const TRIALS: u32 = 2;
-
 /// How often in a row windows are halved for that: less than a quarter of an hour is left of a year.
 const HALVINGS: u32 = 16;
 
@@ -68,8 +65,7 @@ impl Search {
         let mut slow = 0;
         while let Some(scope) = scopes.pop() {
             let halves = scope.halves().filter(|_| slow < HALVINGS);
-            let trials = if halves.is_some() { TRIALS } else { u32::MAX };
-            let found = match self.search(&format!("{filter}{scope}"), trials).await {
+            let found = match self.search(&format!("{filter}{scope}"), halves.is_some()).await {
                 Ok(found) => {
                     slow = 0;
                     found
@@ -97,7 +93,7 @@ impl Search {
     }
 
     /// All users in a scope; `None`: there are too many.
-    async fn search(&self, query: &str, trials: u32) -> Result<Option<Found>, TenantError> {
+    async fn search(&self, query: &str, can_halve: bool) -> Result<Option<Found>, TenantError> {
         let mut readings = 0;
         loop {
             readings += 1;
@@ -106,7 +102,7 @@ impl Search {
             let mut total = 0;
             let mut is_steady = true;
             for page in 0..MOST / PAGE {
-                let (told, users) = self.page(query, page, trials).await?;
+                let (told, users) = self.page(query, page, can_halve).await?;
                 // A thousand may stand for more.
                 if told >= MOST {
                     return Ok(None);
@@ -134,7 +130,7 @@ impl Search {
     }
 
     /// How many there are in all, and those of a page.
-    async fn page(&self, query: &str, page: usize, trials: u32) -> Result<(usize, Vec<Option<User>>), TenantError> {
+    async fn page(&self, query: &str, page: usize, can_halve: bool) -> Result<(usize, Vec<Option<User>>), TenantError> {
         const FIELDS: &str = "user_id,blocked,created_at,last_login,logins_count,app_metadata";
         let path = format!(
             "/api/v2/users?q={}&search_engine=v3&sort=created_at%3A1&per_page={PAGE}&page={page}&include_totals=true\
@@ -150,7 +146,7 @@ impl Search {
                 _ => Err(TenantError::Malformed),
             }
         };
-        self.users.repeat_unless(|failures, error| failures >= trials && is_slow(error), call).await
+        self.users.repeat_unless(|error| can_halve && is_slow(error), call).await
     }
 }
 

@@ -217,13 +217,13 @@ impl Users {
     where
         F: Future<Output = Result<T, TenantError>>,
     {
-        self.repeat_unless(|_, _| false, call).await
+        self.repeat_unless(|_| false, call).await
     }
 
-    /// The same, unless after so many failures one like this is enough.
+    /// The same, unless a failure is better met in another way.
     pub(super) async fn repeat_unless<T, F>(
         &self,
-        is_enough: impl Fn(u32, &TenantError) -> bool,
+        is_enough: impl Fn(&TenantError) -> bool,
         call: impl Fn() -> F,
     ) -> Result<T, TenantError>
     where
@@ -242,7 +242,7 @@ impl Users {
                 refusals >= attempts.saturating_mul(MORE_REFUSALS)
             } else {
                 failures += 1;
-                failures >= attempts || is_enough(failures, &error)
+                failures >= attempts || is_enough(&error)
             };
             if is_over || !can_repeat(&error) {
                 return Err(error);

@@ -120,14 +120,14 @@ mod tests {
         (found, ended)
     }
 
-    fn is_line(text: &str) -> Option<Vec<u8>> {
-        Some(text.as_bytes().to_vec())
+    fn line(text: &str) -> Option<Vec<u8>> {
+        Some(text).map(|text| text.as_bytes().to_vec())
     }
 
     #[test]
     fn lines_are_handed_out_whatever_they_end_in() {
         let file = compressed(b"{\"a\":1}\n\n  \r\n{}\r\nlonger than ten\n0123456789\n \xff");
-        let expected = [is_line("{\"a\":1}"), is_line("{}\r"), None, is_line("0123456789"), Some(b" \xff".to_vec())];
+        let expected = [line("{\"a\":1}"), line("{}\r"), None, line("0123456789"), Some(b" \xff".to_vec())];
         for size in [1, 2, 7, file.len()] {
             assert_eq!(lines(&file, size, 10), (expected.to_vec(), Ok(())), "{size}");
         }
@@ -139,7 +139,7 @@ mod tests {
     fn a_file_of_several_members_is_one() {
         let file = [compressed(b"a\nb"), compressed(b""), compressed(b"c\nd")].concat();
         for size in [1, 3, file.len()] {
-            let expected = ["a", "bc", "d"].map(is_line).to_vec();
+            let expected = ["a", "bc", "d"].map(line).to_vec();
             assert_eq!(lines(&file, size, 10), (expected, Ok(())), "{size}");
         }
     }
@@ -150,7 +150,7 @@ mod tests {
         for end in 0..file.len() {
             let (found, ended) = lines(&file[..end], 5, 100);
             assert_eq!(ended, Err(Damaged), "{end}");
-            assert!(["first", "second"].map(is_line).starts_with(&found), "{end}");
+            assert!(["first", "second"].map(line).starts_with(&found), "{end}");
         }
         let (mut damaged, last) = (file.clone(), file.len() - 6);
         damaged[last] ^= 1;
@@ -164,7 +164,7 @@ mod tests {
         let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
         // A line of 64 MB, and a million short ones.
         for _ in 0..64 {
-            encoder.write_all(&[b'x'; 1 << 20]).unwrap();
+            encoder.write_all(&vec![b'x'; 1 << 20]).unwrap();
         }
         encoder.write_all(b"\n").unwrap();
         for _ in 0..1000 {

@@ -84,8 +84,7 @@ async fn another_user_than_was_asked_for_is_not_taken_for_them() {
 
 #[tokio::test]
 async fn a_call_is_repeated_as_long_as_that_can_help() {
-    let auth0 = Auth0::start().await;
-    for (number, fault) in [
+    let faults = [
         Fault::TooMany,
         Fault::Status(500),
         Fault::Status(503),
@@ -95,21 +94,20 @@ async fn a_call_is_repeated_as_long_as_that_can_help() {
         Fault::CutBody,
         Fault::Truncate,
         Fault::Garbage("<html>"),
-    ]
-    .into_iter()
-    .enumerate()
-    {
-        let name = format!("auth0|{number}");
-        auth0.add_user(User::new(&*name));
+    ];
+    let repeated = async |fault: Fault| {
+        let auth0 = Auth0::start().await;
+        auth0.add_user(User::new("auth0|ada"));
         auth0.fail("/api/v2/users/", fault.clone());
         let (users, watch) = watched(&auth0);
-        let user = users.set_blocked(&id(&name), true).await.unwrap().unwrap();
-        assert!(user.blocked && auth0.is_blocked(&name), "{fault:?}");
-        assert_eq!(watch.told("retrying 1").len(), 1, "{fault:?}");
+        let user = users.set_blocked(&id("auth0|ada"), true).await.unwrap().unwrap();
+        assert!(user.blocked && auth0.is_blocked("auth0|ada"), "{fault:?}");
+        assert_eq!(watch.told("retrying").len(), 1, "{fault:?}");
         let waits = *watch.waits.lock().unwrap();
         assert!(waits.0 > 0 && waits.0 == waits.1, "{fault:?}: {waits:?}");
-    }
-    assert_eq!(auth0.violations_told(), [""; 0]);
+        assert_eq!(auth0.violations_told(), [""; 0]);
+    };
+    futures_util::future::join_all(faults.map(repeated)).await;
 }
 
 #[tokio::test]

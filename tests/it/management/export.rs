@@ -161,25 +161,22 @@ async fn a_job_that_was_forgotten_is_replaced() {
 #[tokio::test]
 async fn a_job_that_is_forgotten_while_it_is_listed_is_not_replaced_by_one_that_lists_all_again() {
     let auth0 = tenant(5000).await;
-    auth0.fail("/exports/", Fault::CutBody);
+    for _ in 0..8 {
+        auth0.fail("/exports/", Fault::Truncate);
+    }
     let mut listed = users(&auth0).everyone(ALL);
     let mut users = 0;
-    let mut is_begun = false;
     let error = loop {
         match listed.next().await.unwrap() {
             Ok(Listed::Users(some)) => {
                 users += some.len();
-                // The first cut is behind it, or before it: in either case the job has to be asked for again.
-                if !std::mem::replace(&mut is_begun, true) {
-                    auth0.fail("/exports/", Fault::CutBody);
-                    auth0.set_job_lifetime(Duration::ZERO);
-                }
+                auth0.set_job_lifetime(Duration::ZERO);
             }
             Ok(_) => {}
             Err(error) => break error,
         }
     };
-    assert!(users > 0 && users < 5000);
+    assert!(users > 0 && users < 5000, "{users}");
     assert_eq!(fault(Some(error)), Some(ExportFault::Gone));
     assert_eq!(auth0.counts().jobs, 1);
 }
@@ -261,7 +258,7 @@ async fn who_may_not_export_is_told_so() {
 async fn whatever_happens_on_the_way_everybody_is_listed_once() {
     let seeds = match std::env::var("PORTCULLIS_CHAOS_SEED") {
         Ok(seed) => vec![seed.parse().unwrap()],
-        Err(_) => (1..=4).collect(),
+        Err(_) => vec![1, 2],
     };
     for seed in seeds {
         let auth0 = tenant(5000).await;

@@ -84,13 +84,14 @@ async fn too_many_at_once_are_told_of() {
 #[tokio::test]
 async fn a_search_that_takes_too_long_is_made_smaller() {
     let auth0 = tenant(500).await;
-    auth0.time_out_searches(6);
+    auth0.time_out_searches(3);
     let (users, watch) = watched(&auth0);
     let heard = everyone(&users, SEARCH).await;
     are_the_same(&heard, &expected(&auth0, |_| true));
-    assert_eq!(watch.told("retrying").len(), 3, "each window once");
-    let windows: Vec<_> = auth0.calls("/api/v2/users?").into_iter().map(|call| call.target).collect();
-    assert_ne!(windows[1], windows[2], "smaller");
+    assert_eq!(watch.told("retrying"), [""; 0]);
+    let searches = auth0.calls("/api/v2/users?");
+    let windows: std::collections::HashSet<_> = searches.iter().map(|call| &call.target).collect();
+    assert_eq!(windows.len(), searches.len(), "none twice");
 }
 
 #[tokio::test]
