@@ -52,22 +52,29 @@ pub struct Cli {
     config: PathBuf,
     /// The form of what is printed
     #[arg(long, global = true, value_enum, default_value_t)]
-    output: Output,
+    output: Format,
     #[command(subcommand)]
     command: Command,
 }
 
-/// The form of what is printed.
+/// The form of what is printed, as it is asked for.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug, ValueEnum)]
-enum Output {
+enum Format {
     /// For people
     #[default]
     #[value(alias = "table")]
     Text,
     /// For programs
     Json,
-    /// For spreadsheets, where there is a list of users
+    /// For spreadsheets; `inactive` only
     Csv,
+}
+
+/// The form of what is printed that every command has.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Output {
+    Text,
+    Json,
 }
 
 #[derive(Subcommand, Debug)]
@@ -185,10 +192,14 @@ impl Cli {
     /// # Errors
     /// Whatever kept it from being done.
     pub fn run(self) -> anyhow::Result<Outcome> {
-        let Self { config, output, command } = self;
-        if output == Output::Csv && !matches!(command, Command::Inactive(_)) {
-            Self::command().error(ErrorKind::ArgumentConflict, "only `inactive` prints CSV").exit();
-        }
+        let Self { config, output: format, command } = self;
+        let output = match format {
+            Format::Csv if !matches!(command, Command::Inactive(_)) => {
+                Self::command().error(ErrorKind::ArgumentConflict, "only `inactive` prints CSV").exit()
+            }
+            Format::Json => Output::Json,
+            Format::Text | Format::Csv => Output::Text,
+        };
         match command {
             Command::Serve => serve::run(&config),
             Command::Check { offline } => check::run(&config, offline, output),
@@ -203,7 +214,7 @@ impl Cli {
             }
             Command::Explain(explain) => explain.run(&config, output),
             Command::Sessions(sessions) => sessions.run(&config, output),
-            Command::Inactive(inactive) => inactive.run(&config, output),
+            Command::Inactive(inactive) => inactive.run(&config, format),
             Command::Sources { remote } => sources::run(&config, &remote, output),
             Command::Replay(replay) => replay.run(&config, output),
             Command::Completions { shell } => {

@@ -106,7 +106,9 @@ impl Tools {
         let Some(users) = &self.users else { return Ok(()) };
         for role in roles {
             let members = users.members_of(role).await?;
-            members.iter().for_each(|member| question.exclusions.add_user(member));
+            for member in &members {
+                question.exclusions.add_user(member);
+            }
         }
         Ok(())
     }

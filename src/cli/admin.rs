@@ -131,7 +131,7 @@ impl Explain {
         let answer = runtime()?.block_on(gate.ask(Method::POST, "/v1/explain", Some(&body)))?;
         match output {
             Output::Json => print::json(&answer)?,
-            Output::Text | Output::Csv => print::text(&explanation(&answer))?,
+            Output::Text => print::text(&explanation(&answer))?,
         }
         Ok(if answer["verdict"] == "admit" { Outcome::Done } else { Outcome::No })
     }
@@ -301,7 +301,7 @@ pub(super) fn subject_path(issuer: &str, user: &str) -> String {
 fn show(answer: &Value, output: Output) -> io::Result<()> {
     match output {
         Output::Json => print::json(answer),
-        Output::Text | Output::Csv => print::text(&print::table(answer)),
+        Output::Text => print::text(&print::table(answer)),
     }
 }
 

@@ -63,7 +63,7 @@ pub(super) fn run(path: &Path, offline: bool, output: Output) -> anyhow::Result<
     let problems = findings.iter().any(|finding| finding.level == Level::Problem);
     match output {
         Output::Json => print::json(&json!({ "ok": !problems, "findings": findings }))?,
-        Output::Text | Output::Csv => {
+        Output::Text => {
             let line = |finding: &Finding| {
                 let level = match finding.level {
                     Level::Ok => "ok",

@@ -18,7 +18,7 @@ use clap::{Args, Subcommand, ValueEnum};
 
 use self::{remote::Remote as RemoteRecords, show::Shown};
 use super::{
-    Outcome, Output,
+    Format, Outcome,
     admin::{Gate, Remote, by},
     load, progress, runtime,
     serve::wait_for_signal,
@@ -62,6 +62,7 @@ enum Action {
 }
 
 #[derive(Args, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag")]
 struct Find {
     /// How long users have to have been inactive, such as 90d
     #[arg(long = "for", value_name = "DURATION", value_parser = humantime::parse_duration)]
@@ -175,27 +176,27 @@ struct Site {
 }
 
 impl Inactive {
-    pub(super) fn run(self, path: &Path, output: Output) -> anyhow::Result<Outcome> {
+    pub(super) fn run(self, path: &Path, format: Format) -> anyhow::Result<Outcome> {
         let config = load(path)?;
         runtime()?.block_on(async {
             match self.action {
                 Some(Action::Undo(undo)) => {
                     let gate = undo.remote.gate(path)?;
-                    undo.play(&config, gate, output).await
+                    undo.play(&config, gate, format).await
                 }
                 None => {
                     let gate = self.find.remote.gate(path)?;
-                    self.find.play(&config, gate, output).await
+                    self.find.play(&config, gate, format).await
                 }
             }
         })
     }
 
     /// The same with a gate that is known.
-    pub(super) async fn play(self, config: &Config, gate: Gate, output: Output) -> anyhow::Result<Outcome> {
+    pub(super) async fn play(self, config: &Config, gate: Gate, format: Format) -> anyhow::Result<Outcome> {
         match self.action {
-            Some(Action::Undo(undo)) => undo.play(config, gate, output).await,
-            None => self.find.play(config, gate, output).await,
+            Some(Action::Undo(undo)) => undo.play(config, gate, format).await,
+            None => self.find.play(config, gate, format).await,
         }
     }
 }
@@ -235,7 +236,7 @@ impl Site {
 }
 
 impl Find {
-    async fn play(&self, config: &Config, gate: Gate, output: Output) -> anyhow::Result<Outcome> {
+    async fn play(&self, config: &Config, gate: Gate, format: Format) -> anyhow::Result<Outcome> {
         let settings = self.settings(&config.inactive)?;
         let issuer = issuer_of(&gate, self.issuer.as_deref()).await?;
         let inactive_for = settings.inactive_for.ok_or_else(|| {
@@ -262,9 +263,9 @@ impl Find {
         site.tools.exclude_roles(&mut question, &site.settings.exclude_roles).await?;
         if self.apply {
             let asked = site.settings.asked(inactive_for);
-            return self.apply(site, question, &asked, output).await;
+            return self.apply(site, question, &asked, format).await;
         }
-        self.look(&site, &question, output).await
+        self.look(&site, &question, format).await
     }
 
     /// The configuration's settings, and the command line's over them.
@@ -325,7 +326,7 @@ impl Find {
     }
 
     /// Without changing anything.
-    async fn look(&self, site: &Site, question: &Question, output: Output) -> anyhow::Result<Outcome> {
+    async fn look(&self, site: &Site, question: &Question, format: Format) -> anyhow::Result<Outcome> {
         let (tools, settings) = (&site.tools, &site.settings);
         let started = tools.clock.now();
         let plan = tools.find(question).await?;
@@ -341,7 +342,7 @@ impl Find {
             issuer_asked: tools.users.is_some(),
         };
         let mut report = self.report.as_deref().map(|path| Report::open(path, &header, &[])).transpose()?;
-        let mut shown = Shown::new(output, !self.block);
+        let mut shown = Shown::new(format, !self.block);
         shown.begin(&header)?;
         tools
             .report(&plan, settings.limit, &mut |line: &UserLine| {
@@ -363,11 +364,11 @@ impl Find {
         Ok(Outcome::Done)
     }
 
-    async fn apply(&self, site: Site, question: Question, asked: &str, output: Output) -> anyhow::Result<Outcome> {
+    async fn apply(&self, site: Site, question: Question, asked: &str, format: Format) -> anyhow::Result<Outcome> {
         let owner = format!("{}:{}", by(), new_name(site.tools.clock.now()));
         let mut run = Run::begin(site.tools.clone(), question, asked, &owner).await?;
         let result = tokio::select! {
-            result = self.work(&site, &mut run, output) => result,
+            result = self.work(&site, &mut run, format) => result,
             signal = wait_for_signal() => {
                 signal?;
                 Err(anyhow!("interrupted; start again, and it goes on where it was"))
@@ -384,10 +385,10 @@ impl Find {
         Ok(outcome)
     }
 
-    async fn work(&self, site: &Site, run: &mut Run, output: Output) -> anyhow::Result<Outcome> {
+    async fn work(&self, site: &Site, run: &mut Run, format: Format) -> anyhow::Result<Outcome> {
         let Site { tools, settings, issuer } = site;
         let header = run.header(&by()).await?;
-        let mut shown = Shown::new(output, false);
+        let mut shown = Shown::new(format, false);
         if run.resumed {
             let before = run.blocked_before();
             shown
@@ -407,7 +408,7 @@ impl Find {
         let words = words(&plan, issuer, tools.users.is_some());
         let planned = settings.limit.unwrap_or(u64::MAX).min(plan.counts.inactive);
         let braked = settings.brakes.check(planned + run.blocked_before(), plan.counts.known);
-        if output == Output::Text {
+        if format == Format::Text {
             shown.say(&words)?;
         }
         let refused = match braked {
@@ -456,7 +457,7 @@ impl Find {
 }
 
 impl Undo {
-    async fn play(&self, config: &Config, gate: Gate, output: Output) -> anyhow::Result<Outcome> {
+    async fn play(&self, config: &Config, gate: Gate, format: Format) -> anyhow::Result<Outcome> {
         let Some(Line::Run(header)) = Lines::open(&self.file)?.next().transpose()? else {
             bail!("`{}` is not the report of a run", self.file.display());
         };
@@ -498,7 +499,7 @@ impl Undo {
             ..header.clone()
         };
         let mut report = self.report.as_deref().map(|path| Report::open(path, &own, &[])).transpose()?;
-        let mut shown = Shown::new(output, false);
+        let mut shown = Shown::new(format, false);
         shown.begin(&own)?;
         let lines = Lines::open(&self.file)?.filter_map(blocked);
         let outcomes = site

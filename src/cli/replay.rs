@@ -93,7 +93,7 @@ impl Replay {
                 let applied = applied.map(|applied| applied.0);
                 print::json(&json!({ "records": summary.json(), "applied": applied }))?;
             }
-            Output::Text | Output::Csv => print::text(&summary.text(applied.as_ref()))?,
+            Output::Text => print::text(&summary.text(applied.as_ref()))?,
         }
         Ok(Outcome::Done)
     }

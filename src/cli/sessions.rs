@@ -62,7 +62,7 @@ impl Sessions {
             let answer = gate.ask(Method::POST, &path, Some(&body)).await?;
             match output {
                 Output::Json => print::json(&answer)?,
-                Output::Text | Output::Csv => print::text(&print::table(&answer))?,
+                Output::Text => print::text(&print::table(&answer))?,
             }
             Ok(Outcome::Done)
         })
@@ -88,8 +88,8 @@ impl Sessions {
 fn show(issuer: &str, user: &str, sessions: &[Value], output: Output) -> anyhow::Result<Outcome> {
     match output {
         Output::Json => print::json(&json!({ "issuer": issuer, "subject": user, "sessions": sessions }))?,
-        Output::Text | Output::Csv if sessions.is_empty() => print::text("no sessions")?,
-        Output::Text | Output::Csv => print::text(&table(sessions))?,
+        Output::Text if sessions.is_empty() => print::text("no sessions")?,
+        Output::Text => print::text(&table(sessions))?,
     }
     Ok(Outcome::Done)
 }

@@ -15,10 +15,8 @@ pub(super) fn run(config: &Path, remote: &Remote, output: Output) -> anyhow::Res
     let sources = answer["sources"].as_array().map(Vec::as_slice).unwrap_or_default();
     match output {
         Output::Json => print::json(&answer)?,
-        Output::Text | Output::Csv if sources.is_empty() => {
-            print::text("no sources are configured; see docs/sources.md")?
-        }
-        Output::Text | Output::Csv => print::text(&table(sources))?,
+        Output::Text if sources.is_empty() => print::text("no sources are configured; see docs/sources.md")?,
+        Output::Text => print::text(&table(sources))?,
     }
     let fine =
         |source: &Value| source["silent"] != true && source["state"] != "stopped" && source["state"] != "retrying";

@@ -449,14 +449,14 @@ async fn take(tools: &Tools, issuer: &IssuerName, owner: &str) -> Result<(), Ina
 
 /// Says again and again that the run goes on.
 async fn renew(tools: Tools, question: Question, owner: String, lost: CancellationToken) {
-    let mut last = Instant::now();
+    let mut held = Instant::now();
     loop {
         sleep(TERM / 6).await;
         let asked = Instant::now();
         match tools.records.hold(&question.issuer, &owner, &RunChange::default()).await {
-            Ok(true) => last = asked,
+            Ok(true) => held = asked,
             Ok(false) => break,
-            Err(_) if last.elapsed() > TERM => break,
+            Err(_) if held.elapsed() > TERM => break,
             Err(_) => {}
         }
     }

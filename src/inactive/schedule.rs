@@ -256,7 +256,7 @@ impl Scheduled {
         match &result {
             Ok(()) => {}
             Err(InactiveError::Busy { owner }) => {
-                tracing::info!(%issuer, owner, "inactive users are looked for by another")
+                tracing::info!(%issuer, owner, "inactive users are looked for by another");
             }
             Err(error) => {
                 let error = error as &dyn std::error::Error;

@@ -1,7 +1,12 @@
 //! Users who have been inactive for too long: a tenant with Auth0's rules, a gate, and a run from the report to its undoing.
 
 #[path = "../../../tests/support/auth0.rs"]
-#[allow(dead_code, unreachable_pub, clippy::pedantic, clippy::disallowed_methods, reason = "made for tests, which look at all of it")]
+#[allow(
+    unreachable_pub,
+    clippy::pedantic,
+    clippy::disallowed_methods,
+    reason = "made for tests, which look at all of it"
+)]
 mod auth0;
 
 use std::{path::Path, time::Duration};
@@ -81,8 +86,19 @@ pub(super) async fn walk(config: &Config, instance: &Instance, data: &Path) -> a
         (
             "Now it is done, for the 150 who have been inactive for longest, as fast as half of the tenant's rate limit allows:",
             &[
-                "--for", "90d", "--login-lifetime", "30d", "--max-share", "50%", "--limit", "150", "--block", "--apply", "--yes",
-                "--report", &report,
+                "--for",
+                "90d",
+                "--login-lifetime",
+                "30d",
+                "--max-share",
+                "50%",
+                "--limit",
+                "150",
+                "--block",
+                "--apply",
+                "--yes",
+                "--report",
+                &report,
             ],
         ),
         ("And taken back, by its report:", &["undo", &report, "--apply"]),

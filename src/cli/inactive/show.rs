@@ -1,11 +1,14 @@
 //! How a run is shown: to people as a table, to programs as JSON or CSV.
 
-use std::io::{self, BufWriter, Write};
+use std::{
+    fmt::Write as _,
+    io::{self, BufWriter, Write},
+};
 
 use serde_json::json;
 
 use crate::{
-    cli::Output,
+    cli::Format,
     inactive::report::{Header, Summary, UserLine},
 };
 
@@ -15,7 +18,7 @@ const WIDTHS: [usize; 5] = [34, 26, 12, 11, 18];
 /// Prints users as they come.
 pub(super) struct Shown {
     out: BufWriter<io::Stdout>,
-    output: Output,
+    format: Format,
     lines: u64,
     /// Whether users are shown, or only what they come to.
     users: bool,
@@ -23,15 +26,15 @@ pub(super) struct Shown {
 
 impl Shown {
     /// `users`: whether each is shown to people too.
-    pub(super) fn new(output: Output, users: bool) -> Self {
-        Self { out: BufWriter::new(io::stdout()), output, lines: 0, users: users || output != Output::Text }
+    pub(super) fn new(format: Format, users: bool) -> Self {
+        Self { out: BufWriter::new(io::stdout()), format, lines: 0, users: users || format != Format::Text }
     }
 
     pub(super) fn begin(&mut self, header: &Header) -> io::Result<()> {
-        match self.output {
-            Output::Text => Ok(()),
-            Output::Json => write!(self.out, "{{\"run\":{},\"users\":[", serde_json::to_string(header)?),
-            Output::Csv => writeln!(
+        match self.format {
+            Format::Text => Ok(()),
+            Format::Json => write!(self.out, "{{\"run\":{},\"users\":[", serde_json::to_string(header)?),
+            Format::Csv => writeln!(
                 self.out,
                 "user,outcome,standing,last,evidence,covered_by,recorded,last_login,last_active,created_at,error"
             ),
@@ -44,19 +47,19 @@ impl Shown {
         }
         self.lines += 1;
         let or_dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
-        match self.output {
-            Output::Text => {
+        match self.format {
+            Format::Text => {
                 if self.lines == 1 {
                     self.row(["USER", "LAST ACTIVE", "EVIDENCE", "STANDING", "OUTCOME"])?;
                 }
                 let (last, evidence) = (or_dash(&line.last), or_dash(&line.evidence));
                 self.row([&line.user, &last, &evidence, &line.standing, &line.outcome])
             }
-            Output::Json => {
+            Format::Json => {
                 let comma = if self.lines > 1 { "," } else { "" };
                 write!(self.out, "{comma}\n{}", serde_json::to_string(line)?)
             }
-            Output::Csv => {
+            Format::Csv => {
                 let absent = String::new();
                 let cells = [
                     &line.user,
@@ -77,17 +80,17 @@ impl Shown {
     }
 
     pub(super) fn end(&mut self, summary: &Summary, words: &str) -> io::Result<()> {
-        match self.output {
-            Output::Text => writeln!(self.out, "{words}")?,
-            Output::Json => writeln!(self.out, "\n],\"summary\":{}}}", json!(summary))?,
-            Output::Csv => {}
+        match self.format {
+            Format::Text => writeln!(self.out, "{words}")?,
+            Format::Json => writeln!(self.out, "\n],\"summary\":{}}}", json!(summary))?,
+            Format::Csv => {}
         }
         self.out.flush()
     }
 
     /// Words for people only, before all is over.
     pub(super) fn say(&mut self, words: &str) -> io::Result<()> {
-        if self.output == Output::Text {
+        if self.format == Format::Text {
             writeln!(self.out, "{words}")?;
         }
         self.out.flush()
@@ -96,7 +99,7 @@ impl Shown {
     fn row(&mut self, cells: [&str; 5]) -> io::Result<()> {
         let mut line = String::new();
         for (cell, width) in cells.into_iter().zip(WIDTHS) {
-            line.push_str(&format!("{cell:width$}  "));
+            let _ = write!(line, "{cell:width$}  ");
         }
         writeln!(self.out, "{}", line.trim_end())
     }

@@ -53,7 +53,6 @@ impl Direct {
         let last_activity = written.max(self.recorder.pending(&subject));
         let block = self.ledger.look_up(&MarkerKey::block(&subject)).await?;
         Ok(match block {
-            Reading::Absent => Known { last_activity, blocked: None },
             // It refuses, so it blocks.
             Reading::Unreadable => Known { last_activity, blocked: Some(BlockedBy { by: None, source: None }) },
             Reading::Present(MarkerRecord { marker: Marker::Block(block), by, source, .. }) => {
@@ -64,7 +63,7 @@ impl Direct {
                     Known { last_activity: last_activity.max(Some(ended)), blocked: None }
                 }
             }
-            Reading::Present(_) => Known { last_activity, blocked: None },
+            Reading::Absent | Reading::Present(_) => Known { last_activity, blocked: None },
         })
     }
 }

@@ -58,10 +58,7 @@ async fn no_traffic_makes_the_gate_write_at_the_issuer() {
         recorded(0).await > Some(begun) && recorded(USERS - 1).await > Some(begun.minus(DAY))
     })
     .await;
-    assert!(
-        gate.metric("portcullis_activity_written_total").await >= 3.0 * USERS as f64,
-        "it was written again and again"
-    );
+    assert!(gate.metric("portcullis_activity_written_total").await >= 450.0, "it was written again and again");
     let counts = tenant.counts();
     assert!(counts.reads > 0, "the sources ask");
     assert_eq!((counts.writes, counts.jobs), (0, 0));
