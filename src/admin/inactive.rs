@@ -60,9 +60,10 @@ pub(super) async fn list(
     })))
 }
 
-fn told(Overview { recorded_since, delay, count }: &Overview) -> Value {
+fn told(Overview { recorded_since, kept_since, delay, count }: &Overview) -> Value {
     json!({
         "recorded_since": recorded_since.map(|since| since.to_string()),
+        "kept_since": kept_since.to_string(),
         "delay_ms": u64::try_from(delay.as_millis()).unwrap_or(u64::MAX),
         "known": count.known,
         "inactive": count.inactive,

@@ -74,9 +74,10 @@ pub(super) fn evidence(user: Option<&User>, recorded: Option<Timestamp>) -> Evid
 pub(super) async fn trust(records: &dyn Records, question: &Question) -> Result<(Trust, u64), InactiveError> {
     let overview = records.overview(&question.issuer, question.since).await?;
     let trust = Trust {
+        // However long it was recorded, it is known for as long as it is kept.
         recorded_since: match (overview.recorded_since, question.recorded_since) {
-            (Some(known), Some(vouched)) => Some(known.min(vouched)),
-            (known, vouched) => known.or(vouched),
+            (Some(known), Some(vouched)) => Some(known.min(vouched.max(overview.kept_since))),
+            (known, vouched) => known.or(vouched.map(|vouched| vouched.max(overview.kept_since))),
         },
         delay: overview.delay,
         login_lifetime: question.login_lifetime,

@@ -41,6 +41,8 @@ pub enum RecordsError {
 pub struct Overview {
     /// Since when recording has been complete; `None`: it is not.
     pub recorded_since: Option<Timestamp>,
+    /// Since when it is kept: of what was before, nothing is known any more.
+    pub kept_since: Timestamp,
     /// How much older than the truth a recorded time can be.
     pub delay: Duration,
     /// How many users are known, and how many of them were inactive since.

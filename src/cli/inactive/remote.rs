@@ -86,6 +86,7 @@ impl Records for Remote {
         let number = |name: &str| overview[name].as_u64().ok_or_else(malformed);
         Ok(Overview {
             recorded_since: time(&overview["recorded_since"])?,
+            kept_since: time(&overview["kept_since"])?.ok_or_else(malformed)?,
             delay: Duration::from_millis(number("delay_ms")?),
             count: ActivityCount { known: number("known")?, inactive: number("inactive")? },
         })

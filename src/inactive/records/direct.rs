@@ -82,10 +82,9 @@ impl Records for Direct {
     async fn overview(&self, issuer: &IssuerName, since: Timestamp) -> Result<Overview, RecordsError> {
         let recording = in_time(recording(&*self.notes, issuer)).await?;
         let count = self.ledger.store().count_activity(issuer, since).await?;
-        // Who was not seen for longer than that may have been forgotten.
-        let kept = self.clock.now().minus(self.retention);
-        let recorded_since = recording.map(|recording| recording.since.max(kept));
-        Ok(Overview { recorded_since, delay: self.delay, count })
+        let kept_since = self.clock.now().minus(self.retention);
+        let recorded_since = recording.map(|recording| recording.since.max(kept_since));
+        Ok(Overview { recorded_since, kept_since, delay: self.delay, count })
     }
 
     async fn inactive(

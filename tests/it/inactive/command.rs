@@ -54,10 +54,14 @@ async fn everyone_is_judged_by_all_evidence(world: World) {
     let young = site.run(&["--for", "90d", "--block"]).await.ends_with(0);
     let young = young.says("inactive   1,").says("uncertain  3, not seen since, but perhaps active unseen");
     young.says("1 would be blocked; nothing was changed, --apply does it");
+    // Nor does anybody's word go further than what is kept of the record.
+    let long = ["--for", "401d", "--recorded-since", "2020-01-01T00:00:00Z", "--output", "json"];
+    tenant.add_user(logged_in("auth0|ages", 1000));
+    assert_eq!(site.run(&long).await.users(), ["auth0|ages left"]);
     // Unless logins do not last so long.
     let covered = site.run(&["--for", "90d", "--login-lifetime", "30d", "--output", "json"]).await;
     assert_eq!(covered.json()["users"][0]["covered_by"], "login_lifetime");
-    assert_eq!(covered.json()["summary"]["inactive"], 3);
+    assert_eq!(covered.json()["summary"]["inactive"], 4);
 }
 
 async fn who_is_blocked_is_blocked_at_the_issuer_and_here(world: World) {

@@ -36,7 +36,7 @@ async fn a_hundred_thousand_users_are_judged_and_some_of_them_blocked() {
     site.tenant.each_user(|user| {
         // Some are seen here lately, some long ago.
         if number.is_multiple_of(7) {
-            recorded.push((user.id, days_ago(if number.is_multiple_of(2) { 3 } else { 500 })));
+            recorded.push((user.id, days_ago(if number.is_multiple_of(2) { 3 } else { 300 })));
         }
         number += 1;
     });
