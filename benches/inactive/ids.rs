@@ -27,7 +27,7 @@ impl Ids {
 
     /// When the n-th was last admitted.
     pub(crate) fn seen(&self, n: u64) -> Timestamp {
-        if n % 10 == 0 {
+        if n.is_multiple_of(10) {
             return self.import();
         }
         self.now.minus(Duration::from_millis(1 + mixed(n, 5) % (365 * 24 * 60 * 60 * 1000)))

@@ -160,14 +160,14 @@ impl EmbeddedStore {
         let memory = Arc::new(Memory::load(&reader).map_err(|error| open_fault(&file, error))?);
         let (writes, inbox) = queue(QUEUE);
         let work = Writer::new(Arc::clone(&name), inbox, watcher, Arc::clone(&memory), durable, relaxed, lock);
-        let writing = spawn(directory, "portcullis-store-write", move || work.run())?;
+        let write_thread = spawn(directory, "portcullis-store-write", move || work.run())?;
         let read = |thread: &str, database: Database| {
             let ((queue, inbox), name) = (queue(QUEUE), Arc::clone(&name));
             spawn(directory, thread, move || reader::run(&name, &inbox, &database)).map(|thread| (queue, thread))
         };
-        let (reads, reader) = read("portcullis-store-read", reader)?;
-        let (surveys, surveyor) = read("portcullis-store-survey", surveyor)?;
-        let threads = Mutex::new(Some(Threads { readers: [reader, surveyor], writer: writing }));
+        let (reads, read_thread) = read("portcullis-store-read", reader)?;
+        let (surveys, survey_thread) = read("portcullis-store-survey", surveyor)?;
+        let threads = Mutex::new(Some(Threads { readers: [read_thread, survey_thread], writer: write_thread }));
         Ok(Arc::new(Self { name, writes, reads, surveys, memory, leases: Leases::new(clock), threads }))
     }
 

@@ -26,7 +26,7 @@ use crate::{
 const BITE: usize = 500;
 
 /// How many sets are asked about at once: the server answers what comes together before it turns to others.
-const AT_ONCE: usize = 8;
+const AT_ONCE: usize = 4;
 
 /// KEYS: a sorted set. ARGV: a score and a member: a place; a score; how many. Answers members behind the place whose score is below the
 /// second one, and their scores. Of those with the score of the place, which may be all, the first behind it is found by halving. Bytes are
