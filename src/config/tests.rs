@@ -7,8 +7,9 @@ use secrecy::{ExposeSecret as _, SecretString};
 use super::*;
 use crate::{
     gate::policy::{ActivityRule, Authentication},
+    inactive::{brakes::Brakes, settings::Schedule},
     logout::LogoutKind,
-    management::pace::RateShare,
+    management::{listing::Way, pace::RateShare},
     revocation::Extent,
     store::redis::Login,
     telemetry::log::LogFormat,
@@ -64,6 +65,10 @@ fn every_problem_is_told_with_its_place_and_remedy() {
 
 #[test]
 fn all_settings_arrive() {
+    let directory = tempfile::tempdir().unwrap();
+    let reports = directory.path().to_str().unwrap();
+    let exclude_file = directory.path().join("keep");
+    fs::write(&exclude_file, "# these stay\nauth0|kept\n").unwrap();
     let config = parse(
         r#"
 mode = "observe"
@@ -114,6 +119,24 @@ absolute_cap = "20h"
 record = true
 gateway = "edge-1"
 origins = ["https://app.acme.test"]
+[inactive]
+for = "100d"
+login_lifetime = "31d"
+last_active_lifetime = "32d"
+recorded_since = "2025-11-21"
+connection = "employees"
+search = true
+exclude = ["auth0|ceo", "*|test-*"]
+exclude_roles = ["admins"]
+include_clients = true
+revoke = "refresh_tokens"
+max = 33
+max_share = "2.5%"
+limit = 34
+every = "2d"
+jitter = "35s"
+block = true
+issuers = ["acme"]
 [log]
 level = "warn,portcullis::store=debug"
 format = "json"
@@ -174,6 +197,8 @@ upstream = "http://[::1]:82/"
             ("PORTCULLIS_ISSUERS_ACME_MANAGEMENT_CLIENT_SECRET", "s3cr3t"),
             ("PORTCULLIS_LAST_LOGOUT_TOKEN", "s3cr3t-of-readers"),
             ("PORTCULLIS_LAST_LOGOUT_WRITE_TOKEN", "s3cr3t-of-writers"),
+            ("PORTCULLIS_INACTIVE_EXCLUDE_FILE", exclude_file.to_str().unwrap()),
+            ("PORTCULLIS_INACTIVE_REPORTS", reports),
         ],
     )
     .unwrap();
@@ -208,6 +233,35 @@ upstream = "http://[::1]:82/"
     assert_eq!((config.tokens.cache_size, config.tokens.max_length), (1 << 30, 8192));
     assert_eq!([config.activity.resolution, config.activity.flush_interval], [seconds(5), seconds(2)]);
     assert_eq!([config.upkeep.retention, config.upkeep.max_gap], [seconds(3650 * 86_400), seconds(2 * 3600)]);
+    let inactive = &config.inactive;
+    let days = |days: u64| seconds(days * 86_400);
+    assert_eq!(
+        [inactive.inactive_for, inactive.login_lifetime, inactive.last_active_lifetime],
+        [Some(days(100)), Some(days(31)), Some(days(32))]
+    );
+    assert_eq!(inactive.recorded_since.map(|since| since.to_string()).as_deref(), Some("2025-11-21T00:00:00.000Z"));
+    assert_eq!((inactive.connection.as_deref(), inactive.way), (Some("employees"), Way::Search));
+    for (user, left_out) in [
+        ("auth0|ceo", true),
+        ("auth0|test-1", true),
+        ("auth0|kept", true),
+        ("auth0|other", false),
+        ("machine@clients", false),
+    ] {
+        assert_eq!(inactive.exclusions.has(&user.try_into().unwrap()), left_out, "{user}");
+    }
+    assert_eq!((texts(&inactive.exclude_roles), inactive.revoke), (vec!["admins"], Some(Extent::RefreshTokens)));
+    assert_eq!((inactive.brakes, inactive.limit), (Brakes { max: 33, max_share: 2.5 }, Some(34)));
+    let schedule = Schedule {
+        issuers: vec!["acme".try_into().unwrap()],
+        every: days(2),
+        jitter: seconds(35),
+        block: true,
+        reports: directory.path().to_owned(),
+    };
+    assert_eq!(inactive.schedule, Some(schedule));
+    let tenant = &inactive.tenants[&"acme".try_into().unwrap()];
+    assert_eq!((inactive.tenants.len(), &*tenant.client_id, tenant.rate_share), (1, "m2m", RateShare::percent(7)));
     assert_eq!(config.sessions, SessionSettings { gateway: "edge-1".into(), record_all: true });
     assert_eq!(texts(&config.origins), ["https://app.acme.test"]);
     assert_eq!(
@@ -506,6 +560,20 @@ fn what_works_but_is_risky_is_a_warning() {
 }
 
 #[test]
+fn what_goes_with_a_schedule_is_of_no_use_without_one() {
+    let text = format!(
+        "[inactive]\nfor = \"90d\"\njitter = \"1h\"\nblock = true\nreports = \"/nowhere\"\nissuers = []\n{OPEN}"
+    );
+    let config = parse(&text, &[]).unwrap();
+    assert_eq!(config.inactive.schedule, None);
+    let warnings: Vec<_> = config.warnings.iter().map(ToString::to_string).collect();
+    let expected = [("3:10", "jitter"), ("4:9", "block"), ("5:11", "reports"), ("6:11", "issuers")].map(|(at, key)| {
+        format!("portcullis.toml:{at}: inactive.{key}: nothing is done by itself\n  hint: set `every`, such as \"1d\"")
+    });
+    assert_eq!(warnings, expected);
+}
+
+#[test]
 fn what_is_close_to_a_refusal_is_accepted() {
     let accepted = [
         // an identifier that is no URL, or plain http, where keys come from elsewhere
@@ -575,7 +643,14 @@ fn the_examples_of_the_manuals_work() {
             examples += 1;
             if let Err(errors) = parse(&with.join("\n"), secrets) {
                 // Files of secrets, and the users and connections of another store are not here.
-                let expected = ["cannot be read", "the embedded store has no"];
+                // Neither is a Management API in full, nor what goes with a schedule.
+                let expected = [
+                    "cannot be read",
+                    "the embedded store has no",
+                    "needs the Management API, and no issuer has one",
+                    "management.client_secret: is missing",
+                    "inactive.reports: is missing",
+                ];
                 assert!(expected.iter().any(|expected| errors.to_string().contains(expected)), "{line}\n{errors}");
             }
         }

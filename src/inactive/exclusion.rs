@@ -1,6 +1,6 @@
 //! Who is left out, whatever the evidence says.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 
 use crate::token::claims::SubjectId;
 
@@ -10,7 +10,8 @@ const MACHINE: &str = "@clients";
 /// Who is left out. Machine clients are unless they are asked for: there is no user to block.
 #[derive(Clone, Default, Debug)]
 pub struct Exclusions {
-    users: HashSet<Box<str>>,
+    /// In order: what is asked for is compared by how this is shown.
+    users: BTreeSet<Box<str>>,
     patterns: Vec<Pattern>,
     /// Whether machine clients are looked at.
     pub machines: bool,
@@ -98,6 +99,20 @@ mod tests {
                 _ => false,
             },
         }
+    }
+
+    /// What is asked for again must look the same, in whatever process.
+    #[test]
+    fn the_same_exclusions_are_shown_the_same() {
+        let of = |users: &[&str]| {
+            let mut exclusions = Exclusions::default();
+            users.iter().for_each(|user| exclusions.add(user));
+            format!("{exclusions:?}")
+        };
+        assert_eq!(
+            of(&["auth0|a", "auth0|b", "auth0|c", "auth0|d"]),
+            of(&["auth0|d", "auth0|b", "auth0|a", "auth0|c"])
+        );
     }
 
     proptest! {
