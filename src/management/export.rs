@@ -31,7 +31,7 @@ use super::{
     listing::{BATCH, Listed},
     pace::doubled,
     tenant::{ExportFault, TenantError},
-    user::{User, UserReader},
+    user::{Exported, ORDERED, User, UserReader},
     users::{Users, can_repeat, encoded, found},
 };
 use crate::{
@@ -213,13 +213,13 @@ impl Exporter {
             self.users.observer.downloaded(downloaded);
             for piece in data.chunks(lines::PART) {
                 let pushed = lines.push(piece, |line| self.taken.take(line));
+                self.taken.check().map_err(fault)?;
                 self.flush(BATCH).await?;
-                self.taken.check().map_err(|Changed| fault(ExportFault::Changed))?;
                 pushed.map_err(|Damaged| TenantError::Malformed)?;
             }
         }
         let finished = lines.finish(|line| self.taken.take(line));
-        self.taken.check().map_err(|Changed| fault(ExportFault::Changed))?;
+        self.taken.check().map_err(fault)?;
         finished.map_err(|Damaged| TenantError::Malformed)?;
         if self.taken.is_behind() {
             return Err(fault(ExportFault::Changed).into());
@@ -248,10 +248,8 @@ impl Exporter {
 
 /// What an export is to hold.
 fn order(reader: &UserReader, connection: Option<&str>) -> Value {
-    let mut fields: Vec<Value> = ["user_id", "blocked", "created_at", "last_login", "logins_count"]
-        .into_iter()
-        .map(|name| json!({ "name": name }))
-        .collect();
+    let mut fields = vec![json!({ "name": "user_id", "export_as": ORDERED })];
+    fields.extend(["blocked", "created_at", "last_login", "logins_count"].map(|name| json!({ "name": name })));
     fields.push(json!({ "name": format!("app_metadata.{}", reader.member()), "export_as": "last_active" }));
     let mut order = json!({ "format": "json", "fields": fields });
     if let Some(connection) = connection {
@@ -277,15 +275,14 @@ struct Taken {
     /// What was not handed on yet.
     users: Vec<User>,
     unreadable: u64,
+    /// Whether there was a line of an export that was begun elsewhere.
+    is_foreign: bool,
 }
-
-/// The beginning of a file is not what it was before.
-struct Changed;
 
 impl Taken {
     fn new(reader: UserReader) -> Self {
         let (digest, passing) = (DefaultHasher::new(), DefaultHasher::new());
-        Self { reader, lines: 0, digest, passed: 0, passing, users: Vec::new(), unreadable: 0 }
+        Self { reader, lines: 0, digest, passed: 0, passing, users: Vec::new(), unreadable: 0, is_foreign: false }
     }
 
     fn begin_again(&mut self) {
@@ -307,9 +304,10 @@ impl Taken {
         self.digest = self.passing.clone();
         self.lines += 1;
         self.passed += 1;
-        match line.and_then(|line| self.reader.read(line)) {
-            Some(user) => self.users.push(user),
-            None => self.unreadable += 1,
+        match line.map(|line| self.reader.read_exported(line)) {
+            Some(Exported::User(user)) => self.users.push(user),
+            Some(Exported::Unreadable) | None => self.unreadable += 1,
+            Some(Exported::Foreign) => self.is_foreign = true,
         }
     }
 
@@ -318,13 +316,80 @@ impl Taken {
         self.passed < self.lines
     }
 
-    fn check(&self) -> Result<(), Changed> {
+    /// Whether it is the file that it should be, so far.
+    fn check(&self) -> Result<(), ExportFault> {
         let is_same = self.is_behind() || self.passing.finish() == self.digest.finish();
-        if is_same { Ok(()) } else { Err(Changed) }
+        match (is_same, self.is_foreign) {
+            (true, false) => Ok(()),
+            (false, _) => Err(ExportFault::Changed),
+            (true, true) => Err(ExportFault::Foreign),
+        }
     }
 }
 
 fn digest(hasher: &mut DefaultHasher, line: Option<&[u8]>) {
     hasher.write(line.unwrap_or_default());
     hasher.write_u8(b'\n');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(id: &str) -> String {
+        json!({ ORDERED: id, "created_at": 1_777_680_000 }).to_string()
+    }
+
+    #[test]
+    fn what_was_taken_is_passed_over_when_it_comes_again() {
+        let mut taken = Taken::new(UserReader::default());
+        let lines = ["a", "b", "", "c"].map(line);
+        taken.take(Some(lines[0].as_bytes()));
+        taken.take(None);
+        taken.take(Some(b"{"));
+        assert_eq!((taken.users.len(), taken.unreadable, taken.lines), (1, 2, 3));
+        taken.begin_again();
+        assert!(taken.is_behind());
+        taken.take(Some(lines[0].as_bytes()));
+        taken.take(None);
+        taken.take(Some(b"{"));
+        assert!(!taken.is_behind() && taken.check().is_ok());
+        lines[1..].iter().for_each(|line| taken.take(Some(line.as_bytes())));
+        let ids: Vec<_> = taken.users.iter().map(|user| user.id.as_str()).collect();
+        assert_eq!((ids, taken.unreadable, taken.lines), (vec!["a", "b", "c"], 3, 6));
+        assert!(taken.check().is_ok());
+    }
+
+    #[test]
+    fn another_file_is_not_gone_on_with() {
+        for other in [[line("b"), line("a")], [line("a"), "{".to_owned()], [line("a"), line("c")]] {
+            let mut taken = Taken::new(UserReader::default());
+            taken.take(Some(line("a").as_bytes()));
+            taken.take(Some(line("b").as_bytes()));
+            taken.begin_again();
+            for line in &other {
+                taken.take(Some(line.as_bytes()));
+            }
+            taken.take(Some(line("d").as_bytes()));
+            assert_eq!(taken.check(), Err(ExportFault::Changed), "{other:?}");
+            assert_eq!(taken.users.len(), 2, "{other:?}");
+        }
+    }
+
+    #[test]
+    fn what_was_exported_by_somebody_else_is_not_taken() {
+        for (text, is_foreign) in [
+            (r#"{"user_id":"a","created_at":1777680000}"#, true),
+            (r#"{"user_id":"","created_at":1777680000}"#, true),
+            (r#"{"portcullis_user_id":"a","created_at":1777680000}"#, false),
+            (r#"{"portcullis_user_id":7}"#, false),
+            ("{}", false),
+            ("[", false),
+        ] {
+            let mut taken = Taken::new(UserReader::default());
+            taken.take(Some(text.as_bytes()));
+            assert_eq!(taken.check().is_err(), is_foreign, "{text}");
+            assert!(taken.users.is_empty() || !is_foreign);
+        }
+    }
 }

@@ -19,7 +19,7 @@ pub struct Listing {
     /// How they are found.
     pub way: Way,
     /// An export that was begun before, for the same connection: it is gone on with, from its beginning. The tenant keeps it for a
-    /// day; where it does not any more, another is begun.
+    /// day; where it does not any more, another is begun. Only for exports, and only one that was begun here.
     pub job: Option<Box<str>>,
 }
 

@@ -639,6 +639,9 @@ struct Refusal {
     message: Option<String>,
 }
 
+/// What a tenant calls it that calls it nothing.
+const NO_CODE: &str = "no code";
+
 impl Refusal {
     fn read(body: &[u8]) -> Self {
         serde_json::from_slice(body).unwrap_or_default()
@@ -650,7 +653,7 @@ impl Refusal {
             !text.is_empty() && text.len() <= 60 && text.bytes().all(allowed)
         };
         let code = [&self.error_code, &self.error].into_iter().flatten().find(is_code);
-        code.map_or("no code", String::as_str).into()
+        code.map_or(NO_CODE, String::as_str).into()
     }
 
     /// The scopes that "Insufficient scope, expected any of: read:logs" names.
@@ -664,7 +667,12 @@ impl Refusal {
         let message = self.message.as_deref().and_then(|message| message.split_once("any of:"));
         let words = message.map_or("", |(_, words)| words).split([' ', ',']).filter(|word| !word.is_empty());
         let scopes: Vec<&str> = words.take_while(is_scope).take(8).collect();
-        if scopes.is_empty() { "the scope that it needs".into() } else { scopes.join(" or ").into() }
+        match &*self.code() {
+            _ if !scopes.is_empty() => scopes.join(" or ").into(),
+            NO_CODE | "insufficient_scope" => "the scope that it needs".into(),
+            // It may be the plan that does not have it.
+            code => format!("what it needs ({code})").into(),
+        }
     }
 }
 
@@ -749,6 +757,8 @@ mod tests {
         assert_eq!(&*forbidden.needed(), "read:logs or read:logs_users");
         assert_eq!(&*forbidden.code(), "insufficient_scope");
         assert_eq!(&*read(r#"{"error":"access_denied","error_description":"Unauthorized"}"#).code(), "access_denied");
+        let plan = read(r#"{"statusCode":403,"error":"Forbidden","message":"x","errorCode":"feature_not_enabled"}"#);
+        assert_eq!(&*plan.needed(), "what it needs (feature_not_enabled)");
         let chatty = read(r#"{"message":"The user auth0|123 expected any of: ada@example.com","errorCode":"a@b\n"}"#);
         assert_eq!(&*chatty.needed(), "the scope that it needs");
         assert_eq!(&*chatty.code(), "no code");

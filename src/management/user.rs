@@ -1,6 +1,6 @@
 //! A user, as the Management API tells of them: what is needed to judge whether they have been inactive.
 //!
-//! 1. The same is read from `GET /users/{id}`, from results of a search, and from lines of an export.
+//! 1. The same is read from `GET /users/{id}`, from results of a search, and from lines of an export, where the id has another name.
 //! 2. What is missing, and what is there but cannot be read, are two things: the second makes a user [`doubtful`](User::doubtful).
 //! 3. Without a usable `user_id` there is no user.
 
@@ -67,9 +67,37 @@ impl UserReader {
         profile.into_user()
     }
 
+    /// Reads a line of an export, which holds what it has to if the id is called [`ORDERED`].
+    pub(super) fn read_exported(&self, line: &[u8]) -> Exported {
+        let mut profile = self.profile();
+        let mut deserializer = serde_json::Deserializer::from_slice(line);
+        if Onto(&mut profile).deserialize(&mut deserializer).and_then(|_| deserializer.end()).is_err() {
+            return Exported::Unreadable;
+        }
+        if !profile.ordered.is_present() && profile.user_id.is_present() {
+            return Exported::Foreign;
+        }
+        profile.user_id = std::mem::take(&mut profile.ordered);
+        profile.into_user().map_or(Exported::Unreadable, Exported::User)
+    }
+
     pub(super) fn profile(&self) -> Profile<'_> {
         Profile { member: &self.last_active, ..Profile::default() }
     }
+}
+
+/// What exports that are begun here call `user_id`. One that somebody else had written, say without logins, would make all users
+/// look as if they had never logged in.
+pub(super) const ORDERED: &str = "portcullis_user_id";
+
+/// A line of an export.
+#[derive(PartialEq, Eq, Debug)]
+pub(super) enum Exported {
+    User(User),
+    /// It is nobody who could be told from others.
+    Unreadable,
+    /// It is a user, but of an export that was begun elsewhere.
+    Foreign,
 }
 
 /// What is told of a user.
@@ -78,6 +106,8 @@ pub(super) struct Profile<'a> {
     /// The name of `last_active`.
     member: &'a str,
     user_id: Loose<'a>,
+    /// The same in an export.
+    ordered: Loose<'a>,
     blocked: Loose<'a>,
     created_at: Loose<'a>,
     last_login: Loose<'a>,
@@ -91,6 +121,7 @@ impl<'a> Members<'a> for Profile<'a> {
     fn take<A: MapAccess<'a>>(&mut self, name: &[u8], values: &mut A) -> Result<(), A::Error> {
         let member = match name {
             b"user_id" => &mut self.user_id,
+            _ if name == ORDERED.as_bytes() => &mut self.ordered,
             b"blocked" => &mut self.blocked,
             b"created_at" => &mut self.created_at,
             b"last_login" => &mut self.last_login,

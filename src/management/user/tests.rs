@@ -33,6 +33,11 @@ fn a_user_is_the_same_from_wherever_they_are_read() {
     });
     assert_eq!(read(&whole), Some(expected.clone()));
     assert_eq!(read(&exported), Some(expected.clone()));
+    let mut line = exported.clone();
+    line[ORDERED] = line.as_object_mut().unwrap().remove("user_id").unwrap();
+    let read_exported = |line: &Value| UserReader::default().read_exported(line.to_string().as_bytes());
+    assert_eq!(read_exported(&line), Exported::User(expected.clone()));
+    assert_eq!(read_exported(&exported), Exported::Foreign);
     let page = json!({ "start": 0, "users": [whole, exported, { "user_id": "" }], "total": 3 }).to_string();
     let reader = UserReader::default();
     let page = Page::read(&reader, page.as_bytes()).unwrap();

@@ -45,6 +45,7 @@ async fn a_hundred_thousand_users_are_listed_once_each_with_a_few_calls() {
     let downloads = auth0.calls("/exports/");
     assert!(downloads.iter().all(|call| !call.fields.contains_key(header::AUTHORIZATION)), "a token for the store");
     let asked = &auth0.calls("/api/v2/jobs/users-exports")[0].body;
+    assert_eq!(asked["fields"][0], json!({ "name": "user_id", "export_as": "portcullis_user_id" }));
     assert_eq!(asked["fields"][5], json!({ "name": "app_metadata.last_active", "export_as": "last_active" }));
     assert!(asked.get("connection_id").is_none());
     assert_eq!(watch.told("exporting").last().unwrap(), "exporting Some(100)");
@@ -228,6 +229,19 @@ async fn activity_is_asked_for_by_the_name_that_it_has() {
     auth0.add_user(User::new("auth0|ada").app_metadata("seen", json!(1_777_680_000)));
     let heard = everyone(&users(&auth0).with_last_active("seen"), ALL).await;
     assert_eq!(heard.users[&super::id("auth0|ada")].last_active, Some("2026-05-02T00:00:00Z".parse().unwrap()));
+}
+
+#[tokio::test]
+async fn an_export_that_was_begun_elsewhere_is_not_taken_for_one_of_people_who_never_logged_in() {
+    let auth0 = tenant(100).await;
+    let users = users(&auth0);
+    // Nothing in it tells of logins.
+    let order = json!({ "fields": [{ "name": "user_id" }, { "name": "created_at" }] });
+    let begun = users.tenant().call(http::Method::POST, "/api/v2/jobs/users-exports", Some(&order)).await.unwrap();
+    let job: serde_json::Value = begun.json().unwrap();
+    let heard = everyone(&users, Listing { job: job["id"].as_str().map(Into::into), ..ALL }).await;
+    assert_eq!(heard.users.len(), 0);
+    assert_eq!(fault(heard.error), Some(ExportFault::Foreign));
 }
 
 #[tokio::test]
