@@ -5,6 +5,8 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use anyhow::{Context, ensure};
 use portcullis::{
     clock::Clock,
+    config::StoreSettings,
+    instance::{OpenStore, open_store},
     marker::{Marker, MarkerKey, MarkerRecord},
     store::{
         Store, Watcher,
@@ -66,6 +68,25 @@ impl Place {
             sleep(Duration::from_millis(10)).await;
         }
         Ok(store)
+    }
+
+    /// The same with its notes, where somebody hears of changes.
+    pub(crate) async fn open_with_notes(&self, watcher: Arc<dyn Watcher>) -> anyhow::Result<OpenStore> {
+        let settings = match self {
+            Self::Redis(server) => {
+                StoreSettings::Redis(Box::new(RedisSettings::from_url(&format!("redis://{}", server.address()))?))
+            }
+            Self::Embedded(directory) => {
+                StoreSettings::Embedded(EmbeddedSettings { directory: directory.path().to_owned() })
+            }
+        };
+        let (store, notes) = open_store(&settings, watcher, Clock::System)?;
+        let begun = Instant::now();
+        while store.report().await.is_err() {
+            ensure!(begun.elapsed() < PATIENCE, "the store does not answer after {PATIENCE:?}");
+            sleep(Duration::from_millis(10)).await;
+        }
+        Ok((store, notes))
     }
 
     /// Others, who read a marker that is there: of Redis past the store, whose connections this thread serves.

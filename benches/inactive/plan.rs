@@ -30,6 +30,12 @@ pub(crate) struct Plan {
     /// For how many seconds
     #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) seconds: u64,
+    /// How many are blocked at the end of a run
+    #[arg(long, value_name = "N", default_value_t = 2000, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) block: u64,
+    /// Serve a tenant with so many users, for a run
+    #[arg(long, hide = true)]
+    pub(crate) tenant: Option<u64>,
     /// A line for the server's configuration, such as `zset-max-listpack-entries 0`
     #[arg(long, value_name = "LINE")]
     pub(crate) redis: Vec<String>,
@@ -47,6 +53,8 @@ pub(crate) enum Part {
     Index,
     /// What recording costs
     Recorder,
+    /// A run against inactive users of a tenant
+    Run,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum, Debug)]
@@ -59,14 +67,14 @@ impl Plan {
     pub(crate) fn read() -> Self {
         let plan = Self::parse();
         if plan.smoke {
-            Self { subjects: 20_000, page: 700, rate: 5000, users: 3000, seconds: 1, ..plan }
+            Self { subjects: 20_000, page: 700, rate: 5000, users: 3000, seconds: 1, block: 50, ..plan }
         } else {
             plan
         }
     }
 
     pub(crate) fn parts(&self) -> Vec<Part> {
-        if self.part.is_empty() { vec![Part::Index, Part::Recorder] } else { self.part.clone() }
+        if self.part.is_empty() { vec![Part::Index, Part::Recorder, Part::Run] } else { self.part.clone() }
     }
 
     pub(crate) fn stores(&self) -> Vec<Kind> {

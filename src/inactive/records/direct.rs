@@ -51,7 +51,10 @@ impl Direct {
 
     async fn known(&self, subject: Subject, written: Option<Timestamp>) -> Result<Known, StoreError> {
         let last_activity = written.max(self.recorder.pending(&subject));
-        let block = self.ledger.look_up(&MarkerKey::block(&subject)).await?;
+        let key = MarkerKey::block(&subject);
+        // Hardly anybody is, and whom no marker names need not be asked about.
+        let lacks = self.ledger.store().lacks(&key);
+        let block = if lacks { Reading::Absent } else { self.ledger.look_up(&key).await? };
         Ok(match block {
             // It refuses, so it blocks.
             Reading::Unreadable => Known { last_activity, blocked: Some(BlockedBy { by: None, source: None }) },
