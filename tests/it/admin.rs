@@ -5,4 +5,5 @@ mod audit;
 mod changes;
 mod document;
 mod health;
+mod inactive;
 mod metrics;

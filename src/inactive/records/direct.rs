@@ -29,8 +29,7 @@ pub struct Direct {
     notes: Arc<dyn Notes>,
     /// How much older than the truth a recorded time can be.
     delay: Duration,
-    /// How long it is kept.
-    retention: Duration,
+    upkeep: UpkeepSettings,
     clock: Clock,
 }
 
@@ -46,7 +45,7 @@ impl Direct {
         clock: Clock,
     ) -> Self {
         let delay = activity.resolution + activity.flush_interval;
-        Self { ledger, recorder, notes, delay, retention: upkeep.retention, clock }
+        Self { ledger, recorder, notes, delay, upkeep, clock }
     }
 
     async fn known(&self, subject: Subject, written: Option<Timestamp>) -> Result<Known, StoreError> {
@@ -85,7 +84,10 @@ impl Records for Direct {
     async fn overview(&self, issuer: &IssuerName, since: Timestamp) -> Result<Overview, RecordsError> {
         let recording = in_time(recording(&*self.notes, issuer)).await?;
         let count = self.ledger.store().count_activity(issuer, since).await?;
-        let kept_since = self.clock.now().minus(self.retention);
+        let now = self.clock.now();
+        let kept_since = now.minus(self.upkeep.retention);
+        // Nobody who records lets it grow old.
+        let recording = recording.filter(|recording| now.since(recording.last) <= self.upkeep.max_gap);
         let recorded_since = recording.map(|recording| recording.since.max(kept_since));
         Ok(Overview { recorded_since, kept_since, delay: self.delay, count })
     }
