@@ -12,6 +12,7 @@ use crate::{
         auth0::{Fault, Limit},
         eventually,
         full::World,
+        wire::Wire,
     },
 };
 
@@ -160,4 +161,26 @@ async fn a_run_that_is_interrupted_by_hand_lets_go() {
     site.run(&APPLY).await.ends_with(0).says("goes on");
     assert_eq!(site.tenant.patched(), (200, 1));
     assert_eq!(site.reported("run.ndjson").len(), 200);
+}
+
+/// A gate that is restarted, or a network that fails, holds a run up and does not end it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gate_that_is_away_for_a_moment_is_waited_for() {
+    let site = Site::new(World::embedded().await).await;
+    for number in 0..100 {
+        site.tenant.add_user(logged_in(&format!("auth0|{number:03}"), 200));
+    }
+    site.tenant.limit(Limit { burst: 40, per_second: 100.0, retry_after: false });
+    let wire = Wire::to(site.gate.admin.port()).await;
+    let mut command = site.program(&[&["inactive"], &APPLY[..]].concat());
+    let child = command.env("PORTCULLIS_ADMIN_URL", wire.url().replace("redis://", "http://")).spawn().unwrap();
+    eventually("some are blocked", async || site.tenant.patched().0 > 10).await;
+    wire.cut();
+    let cut = tokio::time::Instant::now();
+    eventually("it is away for longer than a call takes", async || cut.elapsed() > Duration::from_secs(2)).await;
+    let away = site.tenant.patched().0;
+    assert!(away < 100);
+    wire.heal();
+    Site::ran(child).await.ends_with(0).says("blocked 100");
+    assert_eq!(site.tenant.patched(), (100, 1));
 }

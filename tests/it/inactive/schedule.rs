@@ -8,9 +8,10 @@ use super::{logged_in, with_tenant};
 use crate::{
     gate::on_both_stores,
     support::{
-        auth0::Auth0,
-        eventually,
+        auth0::{Auth0, CLIENT_ID, CLIENT_SECRET, Limit},
+        eventually, eventually_within,
         full::{Gate, Setup, World},
+        program,
     },
 };
 
@@ -36,7 +37,7 @@ async fn tenant() -> Auth0 {
     tenant
 }
 
-fn reports(directory: &Path) -> Vec<Vec<Line>> {
+fn reports_in(directory: &Path) -> Vec<Vec<Line>> {
     let files = fs::read_dir(directory).unwrap().map(|file| file.unwrap().path());
     files.map(|path| Lines::open(&path).unwrap().filter_map(Result::ok).collect()).collect()
 }
@@ -58,7 +59,7 @@ async fn a_gateway_blocks_them_by_itself(world: World) {
     assert_eq!(tenant.patched(), (10, 1));
     let block = &gate.look_up("auth0|gone3").await["block"];
     assert_eq!((&block["blocked"], &block["source"]), (&true.into(), &"inactive".into()));
-    let all = reports(directory.path());
+    let all = reports_in(directory.path());
     assert_eq!((all.len(), all[0].len()), (1, 12));
     assert!(matches!(&all[0][11], Line::Summary(summary) if summary.outcomes["blocked"] == 10));
     assert!(gate.metric("portcullis_inactive_last_run_timestamp_seconds{issuer=\"acme\"}").await > 1e9);
@@ -84,7 +85,7 @@ async fn without_block_it_only_reports(world: World) {
     let gate = scheduled(world.gate(), &tenant, directory.path()).start().await;
     eventually("a run is over", async || runs(&[&gate], "done").await > 0.0).await;
     assert_eq!(tenant.counts().writes, 0);
-    let all = reports(directory.path());
+    let all = reports_in(directory.path());
     assert_eq!(all[0].iter().filter(|line| matches!(line, Line::User(line) if line.outcome == "found")).count(), 10);
 }
 
@@ -108,6 +109,45 @@ async fn one_gateway_of_a_fleet_does_it() {
     let gates = [&one, &two, &three];
     eventually("a run is over", async || runs(&gates, "done").await > 0.0).await;
     assert_eq!(tenant.patched(), (10, 1));
-    assert_eq!(reports(directory.path()).len(), 1);
+    assert_eq!(reports_in(directory.path()).len(), 1);
     assert!(runs(&gates, "done").await < 1.5);
+}
+
+/// A gateway that is killed in the middle of a run of its own goes on when it is back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateway_that_is_killed_goes_on_with_its_run() {
+    let tenant = Auth0::start().await;
+    tenant.set_export_time(Duration::from_millis(50));
+    for number in 0..120 {
+        tenant.add_user(logged_in(&format!("auth0|{number:03}"), 200));
+    }
+    tenant.limit(Limit { burst: 40, per_second: 200.0, retry_after: false });
+    let reports = tempfile::tempdir().unwrap();
+    let more = format!(
+        "[issuers.main.management]\ndomain = {:?}\nclient_id = {CLIENT_ID:?}\nclient_secret_file = \"m2m\"\nrate_share = 100\n\
+         [inactive]\nfor = \"90d\"\nrecorded_since = \"2020-01-01\"\nevery = \"1d\"\njitter = \"0s\"\nblock = true\n\
+         max_share = \"100%\"\nreports = {:?}\n",
+        tenant.base(),
+        reports.path()
+    );
+    let mut gate = program::Gate::setup().and(&more).secret("m2m", CLIENT_SECRET).start().await;
+    for enough in [20, 60] {
+        eventually("some are blocked", async || tenant.patched().0 >= enough).await;
+        gate.kill_and_restart().await;
+    }
+    let runs = "portcullis_inactive_runs_total{issuer=\"main\",result=\"done\"} 1";
+    eventually_within(Duration::from_secs(60), "the run is over", async || {
+        gate.admin().get("/metrics").await.text().contains(runs)
+    })
+    .await;
+    assert_eq!(tenant.patched(), (120, 1), "everybody once");
+    let all = reports_in(reports.path());
+    assert_eq!(all.len(), 1, "one run, one report");
+    let told: Vec<_> = all[0].iter().filter(|line| matches!(line, Line::User(_))).collect();
+    assert_eq!(told.len(), 120);
+    assert!(matches!(all[0].last(), Some(Line::Summary(_))));
+    for number in [0, 50, 119] {
+        let known = gate.admin().get(&format!("/v1/subjects/main/auth0%7C{number:03}")).await.json();
+        assert_eq!(known["block"]["blocked"], true);
+    }
 }
