@@ -73,7 +73,7 @@ fn tenant(auth0: &Auth0) -> Tenant {
         rate_share: RateShare::percent(100),
     };
     let tenant = Tenant::new(settings, HttpClient::new().unwrap(), Clock::System);
-    tenant.with_patience(Duration::from_millis(2000))
+    tenant.with_patience(Duration::from_secs(2))
 }
 
 const PATIENCE: Patience = Patience {

@@ -183,7 +183,9 @@ async fn what_the_application_may_do_is_known_before_it_does_it() {
 async fn the_members_of_a_role_are_all_of_them() {
     let auth0 = Auth0::start().await;
     let ids: Vec<String> = (0..250).map(|number| format!("auth0|{number}")).collect();
-    ids.iter().for_each(|id| auth0.add_user(User::new(&**id)));
+    for id in &ids {
+        auth0.add_user(User::new(&**id));
+    }
     for name in ["Never block this", "never block", "Never block"] {
         let role = auth0.add_role(name);
         if name == "Never block" {
