@@ -150,7 +150,7 @@ enum Command {
     Explain(Explain),
     /// Lists a user's live sessions, or ends one
     Sessions(Sessions),
-    /// Finds users who have been inactive for too long, and blocks them; first says who it would be
+    /// Finds users who have been inactive for too long, and blocks them when told to
     Inactive(Box<Inactive>),
     /// Shows how the sources of events are
     #[command(after_help = "Examples:\n  portcullis sources\n  portcullis sources --output json")]

@@ -31,7 +31,7 @@ use crate::{
 /// `portcullis demo`
 #[derive(Args, Debug)]
 #[command(
-    after_help = "Examples:\n  portcullis demo             starts, prints a token and commands to paste, and stays up\n  portcullis demo --browser   serves a page that shows a session ending, and stays up\n  portcullis demo --inactive  finds and blocks inactive users of a tenant with 20,000, and takes it back\n  portcullis demo --once      walks the story by itself and exits; not 0 if anything differs"
+    after_help = "Examples:\n  portcullis demo             starts, prints a token and commands to paste, and stays up\n  portcullis demo --browser   serves a page that shows a session ending, and stays up\n  portcullis demo --inactive  blocks inactive users of a made-up tenant, and takes it back\n  portcullis demo --once      walks the story by itself and exits; not 0 if anything differs"
 )]
 pub(super) struct Demo {
     /// Walk the story once over real sockets, say what happened at each step, and exit

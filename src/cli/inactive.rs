@@ -64,7 +64,7 @@ enum Action {
 #[derive(Args, Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag")]
 struct Find {
-    /// How long users have to have been inactive, such as 90d
+    /// How long users have to have been inactive, such as 90d; from the configuration unless given
     #[arg(long = "for", value_name = "DURATION", value_parser = humantime::parse_duration)]
     inactive_for: Option<Duration>,
     /// The issuer's short name; needed when there are several
@@ -73,13 +73,13 @@ struct Find {
     /// Only users of this connection of the issuer
     #[arg(long, value_name = "NAME")]
     connection: Option<String>,
-    /// Leave out a user, or all whose id is so, with `*` for anything; can be given several times
+    /// Leave out a user by the id, or all whose ids are so, with `*` for anything; can be given several times
     #[arg(long, value_name = "USER")]
     exclude: Vec<String>,
     /// Leave out the users that stand in a file, one in each line
     #[arg(long, value_name = "FILE")]
     exclude_file: Vec<PathBuf>,
-    /// Leave out the members of a role of the issuer
+    /// Leave out the members of this role at the issuer; can be given several times
     #[arg(long, value_name = "ROLE")]
     exclude_role: Vec<String>,
     /// Look at machine clients too, `…@clients`, which are left out otherwise
@@ -88,13 +88,13 @@ struct Find {
     /// At most so many, the longest inactive first
     #[arg(long, value_name = "NUMBER")]
     limit: Option<u64>,
-    /// Write a report, a JSON object in each line
+    /// Write a report, a JSON object in each line; a run is taken back by it
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
-    /// How long a login lasts at most without logging in again: then `last_login` proves inactivity too
+    /// How long anybody can go on at most without logging in again: then an old `last_login` proves inactivity too
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     login_lifetime: Option<Duration>,
-    /// How often the tenant writes `app_metadata.last_active` of active users at least
+    /// How often at least the tenant writes `app_metadata.last_active` of whoever is active: then it proves inactivity too
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     last_active_lifetime: Option<Duration>,
     /// Vouch for complete recording since then, whatever the gate knows of it (RFC 3339)
@@ -106,19 +106,19 @@ struct Find {
     /// Do not ask the issuer: look at what is recorded here, and block here only
     #[arg(long)]
     markers_only: bool,
-    /// Plan to block them, at the issuer and here
+    /// Say whom it would block, at the issuer and here; with --apply, block them
     #[arg(long)]
     block: bool,
-    /// Do it; without it, nothing is changed
+    /// Block them; without it, nothing is changed
     #[arg(long, requires = "block")]
     apply: bool,
-    /// Do not ask, not even on a terminal
+    /// Do not ask before blocking; without a terminal nobody is asked
     #[arg(long)]
     yes: bool,
-    /// Block nobody if it would be more than so many
+    /// Block nobody if it would be more than so many; 1000 unless configured
     #[arg(long, value_name = "NUMBER", requires = "block")]
     max: Option<u64>,
-    /// Block nobody if it would be more than such a share of all users, such as 5%
+    /// Block nobody if it would be more than such a share of all users; 5% unless configured
     #[arg(long, value_name = "PERCENT", requires = "block", value_parser = share)]
     max_share: Option<f64>,
     /// What to revoke at the issuer of those who are blocked
@@ -133,7 +133,7 @@ struct Undo {
     /// The report of the run
     #[arg(value_name = "REPORT")]
     file: PathBuf,
-    /// Do it; without it, nothing is changed
+    /// Unblock them; without it, nothing is changed
     #[arg(long)]
     apply: bool,
     /// Write a report of this too
@@ -145,9 +145,11 @@ struct Undo {
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 enum Revoke {
+    /// Nothing
     None,
-    /// Sessions
+    /// Their sessions
     Session,
+    /// Their refresh tokens
     RefreshTokens,
     /// Both
     All,

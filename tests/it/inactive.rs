@@ -1,6 +1,7 @@
 //! Users who have been inactive for too long: the real command against a real gate, its store, and a tenant with Auth0's rules.
 
 mod command;
+mod deployed;
 mod interrupted;
 mod many;
 mod schedule;

@@ -1,11 +1,18 @@
 //! Metrics: well formed, known, documented, and about nobody.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use http::Method;
 use serde_json::json;
 
-use crate::support::program::Gate;
+use crate::support::{
+    auth0::{Auth0, CLIENT_ID, CLIENT_SECRET, User},
+    eventually,
+    program::{Gate, now},
+};
 
 /// One family: its type, and its samples by full name.
 #[derive(Default)]
@@ -126,11 +133,25 @@ async fn they_are_about_nobody() {
 /// docs/metrics.md: every metric is on the page, and the page knows no other.
 #[tokio::test]
 async fn the_page_tells_of_each_of_them() {
-    let settings = "[sources.log]\ntype = \"auth0_log_stream\"\nauthorization_file = \"log.secret\"\n\
-                    [issuers.main.logout]\nrevoke = \"all\"\n[issuers.main.management]\ndomain = \"http://127.0.0.1:9\"\n\
-                    client_id = \"c\"\nclient_secret_file = \"log.secret\"\n";
-    let gate = Gate::setup().secret("log.secret", "known to both sides").and(settings).start().await;
+    // What is told of inactive users is told once a run is over: one is blocked.
+    let (tenant, reports) = (Auth0::start().await, tempfile::tempdir().unwrap());
+    let at = now().minus(Duration::from_secs(200 * 86_400)).as_millis();
+    tenant.add_user(User::new("auth0|gone").created_at(at).last_login(at).logins_count(1));
+    tenant.set_export_time(Duration::from_millis(50));
+    let settings = format!(
+        "[sources.log]\ntype = \"auth0_log_stream\"\nauthorization_file = \"log.secret\"\n\
+         [issuers.main.logout]\nrevoke = \"all\"\n[issuers.main.management]\ndomain = {:?}\n\
+         client_id = {CLIENT_ID:?}\nclient_secret_file = \"client.secret\"\n\
+         [inactive]\nfor = \"90d\"\nevery = \"1d\"\nblock = true\nmax_share = \"100%\"\nrecorded_since = \"2020-01-01\"\n\
+         reports = {:?}\n",
+        tenant.base(),
+        reports.path().to_str().unwrap()
+    );
+    let setup = Gate::setup().secret("log.secret", "known to both sides").secret("client.secret", CLIENT_SECRET);
+    let gate = setup.and(&settings).start().await;
     gate.call(&gate.token(json!({}))).await.is(200, None);
+    let done = "portcullis_inactive_runs_total{issuer=\"main\",result=\"done\"}";
+    eventually("a run is over", async || metrics(&gate).await["portcullis_inactive_runs"].samples[done] > 0.0).await;
     let families = metrics(&gate).await;
     let served: BTreeSet<String> = families.iter().map(|(name, family)| queried(name, family)).collect();
     let page = include_str!("../../../docs/metrics.md");

@@ -4,7 +4,7 @@ use std::process::Command;
 
 use super::run;
 
-const COMMANDS: [&str; 12] = [
+const COMMANDS: [&str; 13] = [
     "serve",
     "check",
     "demo",
@@ -14,6 +14,7 @@ const COMMANDS: [&str; 12] = [
     "status",
     "explain",
     "sessions",
+    "inactive",
     "sources",
     "replay",
     "completions",
@@ -26,6 +27,7 @@ fn help_of_every_command() {
         let help = run(&[command, "--help"]);
         insta::assert_snapshot!(format!("help_{command}"), help.ends_with(0).out);
     }
+    insta::assert_snapshot!("help_inactive_undo", run(&["inactive", "undo", "--help"]).ends_with(0).out);
 }
 
 #[test]
