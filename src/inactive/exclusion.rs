@@ -106,7 +106,7 @@ mod tests {
     fn the_same_exclusions_are_shown_the_same() {
         let of = |users: &[&str]| {
             let mut exclusions = Exclusions::default();
-            for user in &users {
+            for user in users {
                 exclusions.add(user);
             }
             format!("{exclusions:?}")
