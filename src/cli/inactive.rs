@@ -25,7 +25,10 @@ use super::{
 };
 use crate::{
     clock::{Clock, Timestamp},
-    config::{Config, inactive::percent},
+    config::{
+        Config,
+        inactive::{percent, time},
+    },
     http_client::HttpClient,
     inactive::{
         InactiveError, Tools,
@@ -97,8 +100,8 @@ struct Find {
     /// How often at least the tenant writes `app_metadata.last_active` of whoever is active: then it proves inactivity too
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     last_active_lifetime: Option<Duration>,
-    /// Vouch for complete recording since then, whatever the gate knows of it (RFC 3339)
-    #[arg(long, value_name = "TIME")]
+    /// Vouch for complete recording since then, whatever the gate knows of it: a day, or RFC 3339
+    #[arg(long, value_name = "TIME", value_parser = moment)]
     recorded_since: Option<Timestamp>,
     /// Search for users instead of having them exported: for small tenants
     #[arg(long)]
@@ -164,6 +167,10 @@ impl Revoke {
             Self::All => Some(Extent::All),
         }
     }
+}
+
+fn moment(text: &str) -> Result<Timestamp, String> {
+    time(text).ok_or_else(|| "write a day such as 2026-01-31, or a time such as 2026-01-31T12:00:00Z".to_owned())
 }
 
 fn share(text: &str) -> Result<f64, String> {
@@ -258,6 +265,9 @@ impl Find {
         }
         if !site.settings.exclude_roles.is_empty() {
             needed.push("read:roles");
+        }
+        if site.settings.connection.is_some() && site.settings.way == Way::Export {
+            needed.push("read:connections");
         }
         site.check_scopes(&needed).await?;
         let now = site.tools.clock.now();
@@ -376,18 +386,15 @@ impl Find {
                 Err(anyhow!("interrupted; start again, and it goes on where it was"))
             }
         };
-        // Done or refused by brakes or by people, there is nothing to go on with.
-        let is_over = match &result {
-            Ok(_) => true,
-            Err(error) => matches!(error.downcast_ref(), Some(InactiveError::Braked(_))),
-        };
-        let ended = run.end(is_over).await;
+        // Refused by brakes or by people, it goes on when it is asked for again, with the same export.
+        let ended = run.end(matches!(result, Ok(Some(_)))).await;
         let outcome = result?;
         ended?;
-        Ok(outcome)
+        Ok(outcome.unwrap_or(Outcome::No))
     }
 
-    async fn work(&self, site: &Site, run: &mut Run, format: Format) -> anyhow::Result<Outcome> {
+    /// `None`: whoever was asked did not agree.
+    async fn work(&self, site: &Site, run: &mut Run, format: Format) -> anyhow::Result<Option<Outcome>> {
         let Site { tools, settings, issuer } = site;
         let header = run.header(&by()).await?;
         let mut shown = Shown::new(format, false);
@@ -408,8 +415,8 @@ impl Find {
         };
         let plan = run.find().await?;
         let words = words(&plan, issuer, tools.users.is_some());
-        let planned = settings.limit.unwrap_or(u64::MAX).min(plan.counts.inactive);
-        let braked = settings.brakes.check(planned + run.blocked_before(), plan.counts.known);
+        let planned = run.planned(&plan, settings.limit);
+        let braked = run.check(&plan, settings.limit, &settings.brakes);
         if format == Format::Text {
             shown.say(&words)?;
         }
@@ -417,7 +424,7 @@ impl Find {
             Err(braked) => Some(InactiveError::Braked(braked)),
             Ok(()) if planned > 0 && !self.agreed(planned, tools.users.is_some()).await? => {
                 shown.say("nobody was blocked")?;
-                return Ok(Outcome::No);
+                return Ok(None);
             }
             Ok(()) => {
                 let mut sink = |line: &UserLine| {
@@ -437,8 +444,8 @@ impl Find {
         shown.end(&summary, &told(&outcomes, self.report.as_deref(), "nobody was blocked"))?;
         match refused {
             Some(refused) => Err(refused.into()),
-            None if outcomes.contains_key("failed") || outcomes.contains_key("unfinished") => Ok(Outcome::No),
-            None => Ok(Outcome::Done),
+            None if outcomes.contains_key("failed") || outcomes.contains_key("unfinished") => Ok(Some(Outcome::No)),
+            None => Ok(Some(Outcome::Done)),
         }
     }
 

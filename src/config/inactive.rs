@@ -194,10 +194,13 @@ struct Time(Timestamp);
 impl Setting for Time {
     fn read(raw: Raw<'_>) -> Result<Self, Fault> {
         let wanted = || Fault::new("not a time").hint("such as \"2026-01-31T12:00:00Z\", or a day: \"2026-01-31\"");
-        let text = raw.text("a time")?.trim();
-        let whole = if text.len() == 10 { format!("{text}T00:00:00Z") } else { text.to_owned() };
-        whole.parse().map(Self).map_err(|_| wanted())
+        time(raw.text("a time")?.trim()).map(Self).ok_or_else(wanted)
     }
+}
+
+/// A time with an offset, or a day, which stands for its beginning in UTC.
+pub(crate) fn time(text: &str) -> Option<Timestamp> {
+    text.parse().or_else(|_| format!("{text}T00:00:00Z").parse()).ok()
 }
 
 /// `"5%"`

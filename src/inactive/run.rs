@@ -24,6 +24,7 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use super::{
     InactiveError, Tools,
     block::{Blocker, Done, Outcome},
+    brakes::{Braked, Brakes},
     evidence::{Evidence, Registered, Trust},
     find::{self, JobKeeper, Question},
     plan::{Finding, Plan},
@@ -238,6 +239,20 @@ impl Run {
         self.kept.blocked
     }
 
+    /// How many of a plan it blocks where it may block `limit` in all, those before it was interrupted included.
+    #[must_use]
+    pub fn planned(&self, plan: &Plan, limit: Option<u64>) -> u64 {
+        limit.map_or(u64::MAX, |limit| limit.saturating_sub(self.kept.blocked)).min(plan.counts.inactive)
+    }
+
+    /// Refuses a plan that, with those before it was interrupted, is more than anybody meant.
+    ///
+    /// # Errors
+    /// [`Braked`].
+    pub fn check(&self, plan: &Plan, limit: Option<u64>, brakes: &Brakes) -> Result<(), Braked> {
+        brakes.check(self.planned(plan, limit) + self.kept.blocked, plan.counts.known)
+    }
+
     /// With whom an earlier run did not end.
     #[must_use]
     pub fn unfinished(&self) -> Vec<SubjectId> {
@@ -266,8 +281,9 @@ impl Run {
             let since = Timestamp::from_millis(begun.since);
             let Done { outcome, stop } = self.blocker(&begun.by, since, &trust, revoke).block(&finding, true).await;
             self.tell(&finding, since, &trust, &outcome, &mut outcomes, sink)?;
+            self.kept.blocked += u64::from(outcome == Outcome::Repaired && begun.by == self.by());
             let end = if matches!(outcome, Outcome::Unfinished(_)) { Vec::new() } else { vec![name] };
-            self.keep(RunChange { end, ..RunChange::default() }).await?;
+            self.keep(RunChange { progress: Some(Some(self.progress())), end, ..RunChange::default() }).await?;
             if let Some(error) = stop {
                 return Err(error);
             }
@@ -288,7 +304,7 @@ impl Run {
         plan
     }
 
-    /// Blocks those of the plan who are certainly inactive, `limit` at most, the longest inactive first. A failure with one user is told
+    /// Blocks those of the plan who are certainly inactive, the longest inactive first, as many as are [`planned`](Self::planned). A failure with one user is told
     /// and does not stop it.
     ///
     /// # Errors
@@ -300,7 +316,7 @@ impl Run {
         revoke: Option<Extent>,
         sink: Sink<'_>,
     ) -> Result<Outcomes, InactiveError> {
-        let mut left = limit.unwrap_or(u64::MAX).min(plan.counts.inactive);
+        let mut left = self.planned(plan, limit);
         self.tools.progress.begin(Step::Block, Some(left));
         let by = self.by();
         let (mut outcomes, mut after) = (Outcomes::new(), None);

@@ -177,7 +177,7 @@ impl Scheduled {
             metrics.ended.clone(),
         );
         for issuer in self.settings.schedule.iter().flat_map(|schedule| &schedule.issuers) {
-            for result in ["done", "failed", "braked"] {
+            for result in ["done", "failed", "braked", "busy"] {
                 self.metrics.runs.get_or_create_owned(&RunLabels { issuer: issuer.to_string(), result });
             }
             self.metrics.ended.get_or_create_owned(&IssuerLabels { issuer: issuer.to_string() });
@@ -250,6 +250,7 @@ impl Scheduled {
         let label = match &result {
             Ok(()) => "done",
             Err(InactiveError::Braked(_)) => "braked",
+            Err(InactiveError::Busy { .. }) => "busy",
             Err(_) => "failed",
         };
         self.metrics.runs.get_or_create_owned(&RunLabels { issuer: issuer.to_string(), result: label }).inc();
@@ -328,8 +329,7 @@ impl Scheduled {
         let mut outcomes = run.repair(*revoke, &mut sink).await?;
         let plan = run.find().await?;
         self.note_counts(issuer, &plan.counts);
-        let planned = limit.unwrap_or(u64::MAX).min(plan.counts.inactive) + run.blocked_before();
-        let braked = brakes.check(planned, plan.counts.known);
+        let braked = run.check(&plan, *limit, brakes);
         if braked.is_ok() {
             for (outcome, count) in run.block(&plan, *limit, *revoke, &mut sink).await? {
                 *outcomes.entry(outcome).or_default() += count;

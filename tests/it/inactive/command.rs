@@ -182,13 +182,21 @@ async fn too_many_are_not_blocked() {
     let apply = [&LONG[..], &["--block", "--apply"]].concat();
     let share = site.run(&apply).await.ends_with(1);
     share.complains("10 of 20 users would be blocked, 50.0 %, more than the 5 % that a run may block");
-    let max = site.run(&[&apply[..], &["--max-share", "100%", "--max", "9"]].concat()).await.ends_with(1);
+    let max = site
+        .run(&[&apply[..], &["--max-share", "100%", "--max", "9", "--report", "run.ndjson"]].concat())
+        .await
+        .ends_with(1);
     max.complains("10 users would be blocked, more than the 9 that a run may block");
     assert_eq!(site.tenant.counts().writes, 0);
+    assert_eq!(site.tenant.counts().jobs, 1, "what was refused goes on with the same export");
     let dry = site.run(&[&LONG[..], &["--block"]].concat()).await.ends_with(0);
     dry.says("it would be refused: 10 of 20 users");
-    let limit = site.run(&[&apply[..], &["--max-share", "10%", "--limit", "2"]].concat()).await.ends_with(0);
+    let limit = site
+        .run(&[&apply[..], &["--max-share", "10%", "--limit", "2", "--report", "run.ndjson"]].concat())
+        .await
+        .ends_with(0);
     limit.says("blocked 2");
+    assert_eq!(site.reported("run.ndjson").len(), 2);
     assert_eq!(site.tenant.patched().0, 2);
 }
 

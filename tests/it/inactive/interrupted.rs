@@ -184,3 +184,21 @@ async fn a_gate_that_is_away_for_a_moment_is_waited_for() {
     Site::ran(child).await.ends_with(0).says("blocked 100");
     assert_eq!(site.tenant.patched(), (100, 1));
 }
+
+/// A limit is one of the whole run, however often it is interrupted.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_limit_holds_for_all_of_a_run() {
+    let site = Site::new(World::embedded().await).await;
+    for number in 0..100 {
+        site.tenant.add_user(logged_in(&format!("auth0|{number:03}"), 200));
+    }
+    site.tenant.limit(Limit { burst: 40, per_second: 100.0, retry_after: false });
+    let limited = [&APPLY[..], &["--limit", "50", "--max", "50"]].concat();
+    let mut child = site.begin(&limited);
+    eventually("some are blocked", async || site.tenant.patched().0 > 20).await;
+    child.kill().await.unwrap();
+    let_go(&site).await;
+    site.run(&limited).await.ends_with(0).says("goes on");
+    assert_eq!(site.tenant.patched(), (50, 1));
+    assert_eq!(site.reported("run.ndjson").len(), 50);
+}
