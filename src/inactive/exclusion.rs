@@ -106,7 +106,9 @@ mod tests {
     fn the_same_exclusions_are_shown_the_same() {
         let of = |users: &[&str]| {
             let mut exclusions = Exclusions::default();
-            users.iter().for_each(|user| exclusions.add(user));
+            for user in users {
+                exclusions.add(user);
+            }
             format!("{exclusions:?}")
         };
         assert_eq!(
