@@ -134,7 +134,10 @@ fn schedule(section: &Section<'_>, basis: &Basis<'_>, inactive_for: Option<Durat
     let reports = reports.required("the directory for reports, such as \"/var/lib/portcullis/reports\"").placed();
     let reports = reports.and_then(|(path, at)| {
         let path = section.reader().resolve(&at, &path);
-        if path.is_dir() {
+        // Whoever may not look at it runs no schedule.
+        let is_fine = std::fs::metadata(&path)
+            .map_or_else(|error| error.kind() == std::io::ErrorKind::PermissionDenied, |metadata| metadata.is_dir());
+        if is_fine {
             return Some(path);
         }
         let fault = Fault::new(format!("{} is not a directory", path.display())).hint("create it");

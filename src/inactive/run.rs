@@ -47,9 +47,6 @@ const AT_ONCE: usize = 4;
 /// After how many users with whom it could not end a run stops: something is wrong that others would meet too.
 const MAX_OPEN: u64 = 100;
 
-/// The outcome of users with whom it could not end.
-const UNFINISHED: &str = "unfinished";
-
 /// The pause between two looks at whether another run is over.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -146,6 +143,8 @@ pub struct Run {
     /// Whether it was interrupted before.
     pub resumed: bool,
     begun: BTreeMap<String, String>,
+    /// With how many it could not end so far.
+    open: u64,
     lost: CancellationToken,
     _renewing: AbortOnDropHandle<()>,
 }
@@ -184,6 +183,7 @@ impl Run {
             kept,
             resumed,
             begun: state.unfinished,
+            open: 0,
             lost,
             _renewing: AbortOnDropHandle::new(renewing),
         };
@@ -282,7 +282,9 @@ impl Run {
             let Done { outcome, stop } = self.blocker(&begun.by, since, &trust, revoke).block(&finding, true).await;
             self.tell(&finding, since, &trust, &outcome, &mut outcomes, sink)?;
             self.kept.blocked += u64::from(outcome == Outcome::Repaired && begun.by == self.by());
-            let end = if matches!(outcome, Outcome::Unfinished(_)) { Vec::new() } else { vec![name] };
+            let is_open = matches!(outcome, Outcome::Unfinished(_));
+            self.open += u64::from(is_open);
+            let end = if is_open { Vec::new() } else { vec![name] };
             self.keep(RunChange { progress: Some(Some(self.progress())), end, ..RunChange::default() }).await?;
             if let Some(error) = stop {
                 return Err(error);
@@ -331,9 +333,8 @@ impl Run {
             if let Some(error) = self.block_window(page, plan, revoke, &mut outcomes, sink).await? {
                 return Err(error);
             }
-            let open = outcomes.get(UNFINISHED).copied().unwrap_or_default();
-            if open >= MAX_OPEN {
-                return Err(InactiveError::TooManyOpen { open });
+            if self.open >= MAX_OPEN {
+                return Err(InactiveError::TooManyOpen { open: self.open });
             }
         }
         self.tools.progress.end();
@@ -350,7 +351,7 @@ impl Run {
         sink: Sink<'_>,
     ) -> Result<Option<InactiveError>, InactiveError> {
         let (by, mut kept) = (self.by(), self.kept.clone());
-        let mut stop = None;
+        let (mut stop, mut open) = (None, 0);
         {
             let blocker = self.blocker(&by, plan.since, &plan.trust, revoke);
             let stopping = &AtomicBool::new(false);
@@ -369,6 +370,7 @@ impl Run {
                     self.tell(&finding, plan.since, &plan.trust, &outcome, outcomes, sink)?;
                     stop = stop.or(error);
                     if matches!(outcome, Outcome::Unfinished(_)) {
+                        open += 1;
                         continue;
                     }
                     kept.blocked += u64::from(outcome == Outcome::Blocked);
@@ -379,6 +381,7 @@ impl Run {
             }
         }
         self.kept = kept;
+        self.open += open;
         Ok(stop)
     }
 

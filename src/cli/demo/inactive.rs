@@ -84,7 +84,7 @@ pub(super) async fn walk(config: &Config, instance: &Instance, data: &Path) -> a
             &["--for", "90d", "--login-lifetime", "30d", "--max-share", "50%", "--limit", "150", "--block"],
         ),
         (
-            "Now it is done, for the 150 who have been inactive for longest, as fast as half of the tenant's rate limit allows:",
+            "Now it is done, for the 150 who have been inactive for longest, as fast as the tenant's rate limit allows, half of it left to others:",
             &[
                 "--for",
                 "90d",
