@@ -60,7 +60,7 @@ pub struct Cli {
 /// The form of what is printed, as it is asked for.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug, ValueEnum)]
 enum Format {
-    /// For people
+    /// For people; `table` is the same
     #[default]
     #[value(alias = "table")]
     Text,
