@@ -31,11 +31,11 @@ use self::{
     plan::{Plan, PlanError},
     progress::Progress,
     records::{Records, RecordsError},
-    report::{ReportError, UserLine},
+    report::{Header, ReportError, UserLine},
     run::Sink,
 };
 use crate::{
-    clock::Clock,
+    clock::{Clock, Timestamp},
     management::{tenant::TenantError, users::Users},
 };
 
@@ -111,6 +111,31 @@ impl Tools {
             }
         }
         Ok(())
+    }
+
+    /// The head of a report: it tells what the answer rests on, before anybody is looked at.
+    ///
+    /// # Errors
+    /// [`InactiveError`].
+    pub async fn header(
+        &self,
+        question: &Question,
+        run: &str,
+        started: Timestamp,
+        mode: &str,
+        by: &str,
+    ) -> Result<Header, InactiveError> {
+        let (trust, _) = find::trust(&*self.records, question).await?;
+        Ok(Header {
+            run: run.to_owned(),
+            issuer: question.issuer.to_string(),
+            mode: mode.to_owned(),
+            started: started.to_string(),
+            by: by.to_owned(),
+            since: question.since.to_string(),
+            recorded_since: trust.recorded_since.map(|since| since.to_string()),
+            issuer_asked: self.users.is_some(),
+        })
     }
 
     /// Tells of those who were found, `limit` at most: those who are certainly inactive, then those of whom it is uncertain.

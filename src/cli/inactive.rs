@@ -341,19 +341,10 @@ impl Find {
     async fn look(&self, site: &Site, question: &Question, format: Format) -> anyhow::Result<Outcome> {
         let (tools, settings) = (&site.tools, &site.settings);
         let started = tools.clock.now();
-        let plan = tools.find(question).await?;
         let mode = if self.block { "dry_run" } else { "report" };
-        let header = Header {
-            run: new_name(started),
-            issuer: question.issuer.to_string(),
-            mode: mode.to_owned(),
-            started: started.to_string(),
-            by: by(),
-            since: plan.since.to_string(),
-            recorded_since: plan.trust.recorded_since.map(|since| since.to_string()),
-            issuer_asked: tools.users.is_some(),
-        };
+        let header = tools.header(question, &new_name(started), started, mode, &by()).await?;
         let mut report = self.report.as_deref().map(|path| Report::open(path, &header, &[])).transpose()?;
+        let plan = tools.find(question).await?;
         let mut shown = Shown::new(format, !self.block);
         shown.begin(&header)?;
         tools

@@ -1,12 +1,13 @@
 //! How far long work is: a bar on a terminal, a line now and then elsewhere.
 
 use std::{
+    fmt,
     io::{self, IsTerminal as _},
     sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
-use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
+use indicatif::{HumanDuration, ProgressBar, ProgressState, ProgressStyle};
 
 use crate::{
     clock::{Clock, Timestamp},
@@ -135,11 +136,19 @@ impl Progress for Shown {
             None => ProgressBar::no_length(),
         };
         let template = match total {
-            Some(_) => "{prefix} {bar:30} {pos}/{len} {per_sec} ETA {eta}{msg}",
-            None => "{spinner} {prefix} {pos} {per_sec}{msg}",
+            Some(_) => "{prefix} {bar:30} {pos}/{len}{rate} ETA {eta}{msg}",
+            None => "{spinner} {prefix} {count}{msg}",
         };
         if let Ok(style) = ProgressStyle::with_template(template) {
-            bar.set_style(style);
+            let rate = |state: &ProgressState, out: &mut dyn fmt::Write| {
+                let _ = write!(out, ", {:.0}/s", state.per_sec());
+            };
+            let count = |state: &ProgressState, out: &mut dyn fmt::Write| {
+                if state.pos() > 0 {
+                    let _ = write!(out, "{}, {:.0}/s", state.pos(), state.per_sec());
+                }
+            };
+            bar.set_style(style.with_key("rate", rate).with_key("count", count));
         }
         bar.set_prefix(step.as_str());
         bar.enable_steady_tick(TICK);

@@ -196,17 +196,7 @@ impl Run {
     /// # Errors
     /// [`InactiveError`].
     pub async fn header(&self, by: &str) -> Result<Header, InactiveError> {
-        let (trust, _) = find::trust(&*self.tools.records, &self.question).await?;
-        Ok(Header {
-            run: self.kept.run.clone(),
-            issuer: self.question.issuer.to_string(),
-            mode: "block".to_owned(),
-            started: self.started().to_string(),
-            by: by.to_owned(),
-            since: self.question.since.to_string(),
-            recorded_since: trust.recorded_since.map(|since| since.to_string()),
-            issuer_asked: self.tools.users.is_some(),
-        })
+        self.tools.header(&self.question, &self.kept.run, self.started(), "block", by).await
     }
 
     /// Its name.

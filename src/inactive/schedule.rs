@@ -17,7 +17,7 @@ use super::{
     InactiveError, Tools,
     progress::{Progress, Step},
     records::Records,
-    report::{Header, Line, Report, Summary, UserLine},
+    report::{Line, Report, Summary, UserLine},
     run::{Run, new_name},
     settings::{InactiveSettings, Schedule},
 };
@@ -295,20 +295,10 @@ impl Scheduled {
         let path = |run: &str| schedule.reports.join(format!("inactive-{issuer}-{run}.ndjson"));
         if !schedule.block {
             let started = self.clock.now();
+            let header = tools.header(&question, &new_name(started), started, "report", "schedule").await?;
+            let mut report = Report::open(&path(&header.run), &header, &[])?;
             let plan = tools.find(&question).await?;
             self.note_counts(issuer, &plan.counts);
-            let run = new_name(started);
-            let header = Header {
-                run,
-                issuer: issuer.to_string(),
-                mode: "report".to_owned(),
-                started: started.to_string(),
-                by: "schedule".to_owned(),
-                since: plan.since.to_string(),
-                recorded_since: plan.trust.recorded_since.map(|since| since.to_string()),
-                issuer_asked: tools.users.is_some(),
-            };
-            let mut report = Report::open(&path(&header.run), &header, &[])?;
             tools.report(&plan, None, &mut |line| Ok(report.write(&Line::User(line.clone()))?)).await?;
             report.write(&Line::Summary(Summary::new(&plan.counts, self.clock.now())))?;
             return Ok(report.sync()?);
