@@ -23,7 +23,7 @@ pub mod schedule;
 pub mod settings;
 pub mod undo;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use self::{
     brakes::Braked,
@@ -82,18 +82,26 @@ pub enum InactiveError {
         /// Who runs it.
         owner: String,
     },
+    /// Only the issuer knows roles, connections, refresh tokens.
+    #[error(
+        "roles, connections and revocation need the issuer's Management API; set `management.client_id` and its secret there"
+    )]
+    NoManagement,
+    /// What time it is, is not agreed upon.
+    #[error("this machine's clock and the gate's are {} s apart, so how long users have been inactive is not known; set them right", .0.as_secs())]
+    Clocks(Duration),
     /// This run was taken for dead.
     #[error(
         "the store was not heard of for too long, or another run has begun; start again, and it goes on where it was"
     )]
     Lost,
-    /// Too many users are neither blocked nor not.
+    /// It failed with too many.
     #[error(
-        "with {open} users it could not be ended, so nobody else is begun with; start again when issuer and store answer"
+        "it failed with {open} users, so nobody else is begun with; the report tells why; start again when issuer and store answer"
     )]
     TooManyOpen {
         /// How many.
-        open: u64,
+        open: usize,
     },
 }
 
@@ -103,7 +111,9 @@ impl Tools {
     /// # Errors
     /// [`InactiveError`].
     pub async fn exclude_roles(&self, question: &mut Question, roles: &[Box<str>]) -> Result<(), InactiveError> {
-        let Some(users) = &self.users else { return Ok(()) };
+        let Some(users) = &self.users else {
+            return if roles.is_empty() { Ok(()) } else { Err(InactiveError::NoManagement) };
+        };
         for role in roles {
             let members = users.members_of(role).await?;
             for member in &members {
@@ -125,7 +135,7 @@ impl Tools {
         mode: &str,
         by: &str,
     ) -> Result<Header, InactiveError> {
-        let (trust, _) = find::trust(&*self.records, question).await?;
+        let (trust, _) = find::trust(&*self.records, question, &self.clock).await?;
         Ok(Header {
             run: run.to_owned(),
             issuer: question.issuer.to_string(),
@@ -138,13 +148,23 @@ impl Tools {
         })
     }
 
-    /// Tells of those who were found, `limit` at most: those who are certainly inactive, then those of whom it is uncertain.
+    /// Tells of those who were found, `limit` at most: those who are certainly inactive, then, with
+    /// `uncertain`, those of whom it is not certain.
     ///
     /// # Errors
     /// [`InactiveError`].
-    pub async fn report(&self, plan: &Plan, limit: Option<u64>, sink: Sink<'_>) -> Result<(), InactiveError> {
+    pub async fn report(
+        &self,
+        plan: &Plan,
+        limit: Option<u64>,
+        uncertain: bool,
+        sink: Sink<'_>,
+    ) -> Result<(), InactiveError> {
         let mut left = limit.unwrap_or(u64::MAX);
         for (certain, outcome) in [(true, "found"), (false, "left")] {
+            if !certain && !uncertain {
+                break;
+            }
             let mut after = None;
             while left > 0 {
                 let page = plan.page(certain, after.as_ref(), left.min(PAGE)).await?;
@@ -164,6 +184,6 @@ impl Tools {
     /// # Errors
     /// [`InactiveError`].
     pub async fn find(&self, question: &Question) -> Result<Plan, InactiveError> {
-        find::find(&*self.records, self.users.as_ref(), question, &*self.progress, None).await
+        find::find(&*self.records, self.users.as_ref(), question, &*self.progress, None, &self.clock).await
     }
 }

@@ -23,7 +23,7 @@ use portcullis::{
         progress::{Progress, Step},
         records::Direct,
         report::UserLine,
-        run::Run,
+        run::{Outcomes, Run},
     },
     management::{
         listing::Listing,
@@ -202,7 +202,8 @@ pub(crate) async fn run(plan: &Plan, place: Place) -> anyhow::Result<()> {
         told += 1;
         Ok(())
     };
-    let outcomes = run.block(&found, Some(plan.block), None, &mut sink).await?;
+    let mut outcomes = Outcomes::new();
+    run.block(&found, Some(plan.block), None, &mut outcomes, &mut sink).await?;
     println!("{}", watch.stop(plan.block)?.show("user blocked"));
     ensure!(told == plan.block && outcomes.get("blocked") == Some(&plan.block), "{outcomes:?}");
     run.end(true).await?;

@@ -60,8 +60,9 @@ pub(super) async fn list(
     })))
 }
 
-fn told(Overview { recorded_since, kept_since, delay, count }: &Overview) -> Value {
+fn told(Overview { now, recorded_since, kept_since, delay, count }: &Overview) -> Value {
     json!({
+        "now": now.to_string(),
         "recorded_since": recorded_since.map(|since| since.to_string()),
         "kept_since": kept_since.to_string(),
         "delay_ms": u64::try_from(delay.as_millis()).unwrap_or(u64::MAX),
@@ -128,7 +129,7 @@ pub(super) async fn look_up(
         json!({
             "subject": subject.as_str(),
             "last_activity": last_activity.map(|at| at.to_string()),
-            "blocked": blocked.map(|block| json!({ "by": block.by, "source": block.source })),
+            "blocked": blocked.map(|block| json!({ "by": block.by, "source": block.source, "at": block.at.to_string() })),
         })
     });
     Ok(ok(&json!({ "issuer": issuer.as_str(), "subjects": told.collect::<Vec<_>>() })))

@@ -7,7 +7,7 @@ use std::{
     collections::BTreeMap,
     fmt::Write as _,
     fs,
-    io::{self, BufRead as _, IsTerminal as _},
+    io::{self, BufRead as _, IsTerminal as _, Write as _},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -91,9 +91,13 @@ struct Find {
     /// At most so many, the longest inactive first
     #[arg(long, value_name = "NUMBER")]
     limit: Option<u64>,
-    /// Write a report, a JSON object in each line; a run is taken back by it
+    /// Write a report, a JSON object in each line; a run is taken back by it. With --apply, one is written to
+    /// inactive-ISSUER-RUN.ndjson unless told otherwise
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
+    /// Write no report: the run cannot be taken back
+    #[arg(long, requires = "apply", conflicts_with = "report")]
+    no_report: bool,
     /// How long anybody can go on at most without logging in again: then an old `last_login` proves inactivity too
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     login_lifetime: Option<Duration>,
@@ -187,7 +191,8 @@ struct Site {
 impl Inactive {
     pub(super) fn run(self, path: &Path, format: Format) -> anyhow::Result<Outcome> {
         let config = load(path)?;
-        runtime()?.block_on(async {
+        let runtime = runtime()?;
+        let outcome = runtime.block_on(async {
             match self.action {
                 Some(Action::Undo(undo)) => {
                     let gate = undo.remote.gate(path)?;
@@ -198,7 +203,10 @@ impl Inactive {
                     self.find.play(&config, gate, format).await
                 }
             }
-        })
+        });
+        // Nobody waits for an answer that is not wanted any more.
+        runtime.shutdown_background();
+        outcome
     }
 
     /// The same with a gate that is known.
@@ -309,7 +317,6 @@ impl Find {
         Ok(settings)
     }
 
-    #[expect(clippy::print_stderr, reason = "it is not part of the output")]
     fn check_needs(&self, site: &Site) -> anyhow::Result<()> {
         if site.tools.users.is_some() {
             return Ok(());
@@ -329,10 +336,10 @@ impl Find {
             }
         }
         if !self.markers_only {
-            eprintln!(
+            warn(&format!(
                 "issuer {issuer} has no Management API in the configuration: only users that were admitted here are known, and they \
-                 are blocked here only"
-            );
+                 are blocked here only\n"
+            ));
         }
         Ok(())
     }
@@ -348,7 +355,7 @@ impl Find {
         let mut shown = Shown::new(format, !self.block);
         shown.begin(&header)?;
         tools
-            .report(&plan, settings.limit, &mut |line: &UserLine| {
+            .report(&plan, settings.limit, true, &mut |line: &UserLine| {
                 shown.user(line).map_err(InactiveError::Output)?;
                 write(report.as_mut(), &Line::User(line.clone()))
             })
@@ -395,15 +402,22 @@ impl Find {
                 .say(&format!("run {} goes on; it had blocked {before} users before it was interrupted", run.name()))?;
         }
         let unfinished = run.unfinished();
-        let mut report = self.report.as_deref().map(|path| Report::open(path, &header, &unfinished)).transpose()?;
+        // What was blocked is taken back by it.
+        let path = match &self.report {
+            Some(path) => Some(path.clone()),
+            None if self.no_report => None,
+            None => Some(PathBuf::from(format!("inactive-{issuer}-{}.ndjson", run.name()))),
+        };
+        let mut report = path.as_deref().map(|path| Report::open(path, &header, &unfinished)).transpose()?;
         shown.begin(&header)?;
-        let mut outcomes = {
+        let mut outcomes = Outcomes::new();
+        {
             let mut sink = |line: &UserLine| {
                 shown.user(line).map_err(InactiveError::Output)?;
                 write(report.as_mut(), &Line::User(line.clone()))
             };
-            run.repair(settings.revoke, &mut sink).await?
-        };
+            run.repair(&mut outcomes, &mut sink).await?;
+        }
         let plan = run.find().await?;
         let words = words(&plan, issuer, tools.users.is_some());
         let planned = run.planned(&plan, settings.limit);
@@ -414,7 +428,7 @@ impl Find {
         let refused = match braked {
             Err(braked) => Some(InactiveError::Braked(braked)),
             Ok(()) if planned > 0 && !self.agreed(planned, tools.users.is_some()).await? => {
-                shown.say("nobody was blocked")?;
+                shown.say(&told(&outcomes, None, "nobody was blocked"))?;
                 return Ok(None);
             }
             Ok(()) => {
@@ -422,17 +436,23 @@ impl Find {
                     shown.user(line).map_err(InactiveError::Output)?;
                     write(report.as_mut(), &Line::User(line.clone()))
                 };
-                merge(&mut outcomes, run.block(&plan, settings.limit, settings.revoke, &mut sink).await?);
+                let blocked = run.block(&plan, settings.limit, settings.revoke, &mut outcomes, &mut sink).await;
+                if blocked.is_err() {
+                    shown.say(&told(&outcomes, path.as_deref(), "nobody was blocked"))?;
+                }
+                blocked?;
                 None
             }
         };
         let mut summary = Summary::new(&plan.counts, tools.clock.now());
         summary.outcomes = names(&outcomes);
-        write(report.as_mut(), &Line::Summary(summary.clone()))?;
+        if refused.is_none() {
+            write(report.as_mut(), &Line::Summary(summary.clone()))?;
+        }
         if let Some(report) = &report {
             report.sync()?;
         }
-        shown.end(&summary, &told(&outcomes, self.report.as_deref(), "nobody was blocked"))?;
+        shown.end(&summary, &told(&outcomes, path.as_deref(), "nobody was blocked"))?;
         match refused {
             Some(refused) => Err(refused.into()),
             None if outcomes.contains_key("failed") || outcomes.contains_key("unfinished") => Ok(Some(Outcome::No)),
@@ -441,13 +461,21 @@ impl Find {
     }
 
     /// Whether whoever sits at the terminal agrees; without one, or with --yes, nobody is asked.
-    #[expect(clippy::print_stderr, reason = "it is a question to people, not part of the output")]
+    #[expect(clippy::print_stdout, reason = "it is a question to people")]
     async fn agreed(&self, planned: u64, at_issuer: bool) -> anyhow::Result<bool> {
-        if self.yes || !io::stdin().is_terminal() || !io::stderr().is_terminal() {
+        if self.yes || !io::stdin().is_terminal() {
             return Ok(true);
         }
         let place = if at_issuer { "at the issuer and here" } else { "here" };
-        eprint!("Block {planned} users {place}? [y/N] ");
+        let question = format!("Block {planned} users {place}? [y/N] ");
+        if io::stderr().is_terminal() {
+            warn(&question);
+        } else if io::stdout().is_terminal() {
+            print!("{question}");
+            io::stdout().flush()?;
+        } else {
+            bail!("nobody can be asked whether {planned} users are to be blocked; say so with --yes");
+        }
         let answer = tokio::task::spawn_blocking(|| {
             let mut answer = String::new();
             io::stdin().lock().read_line(&mut answer).map(|_| answer)
@@ -465,7 +493,7 @@ impl Undo {
             bail!("`{}` is of a run that blocked nobody ({})", self.file.display(), header.mode);
         }
         let issuer = issuer_of(&gate, Some(&header.issuer)).await?;
-        let site = site(config.inactive.clone(), issuer, gate, true)?;
+        let site = site(config.inactive.clone(), issuer, gate, header.issuer_asked)?;
         if header.issuer_asked && site.tools.users.is_none() {
             bail!(
                 "the run blocked users at the issuer too, and the configuration has no Management API for `{}`",
@@ -534,21 +562,21 @@ pub(super) async fn unblock(
         );
     }
     site.check_scopes(&["read:users", "update:users"]).await?;
-    let undone = site.tools.unblock(issuer, user, None, &by(), reason.unwrap_or("unblocked")).await?;
+    let undone = site.tools.unblock(issuer, user, &by(), reason.unwrap_or("unblocked")).await?;
     match undone {
         crate::inactive::undo::Undone::Failed(error) => bail!("{error}"),
         undone => Ok(undone.as_str()),
     }
 }
 
-fn write(report: Option<&mut Report>, line: &Line) -> Result<(), InactiveError> {
-    Ok(report.map_or(Ok(()), |report| report.write(line))?)
+/// Words beside the output. Whoever has closed that misses them, and nothing else.
+fn warn(words: &str) {
+    let mut out = io::stderr().lock();
+    let _ = out.write_all(words.as_bytes()).and_then(|()| out.flush());
 }
 
-fn merge(outcomes: &mut Outcomes, more: Outcomes) {
-    for (outcome, count) in more {
-        *outcomes.entry(outcome).or_default() += count;
-    }
+fn write(report: Option<&mut Report>, line: &Line) -> Result<(), InactiveError> {
+    Ok(report.map_or(Ok(()), |report| report.write(line))?)
 }
 
 fn names(outcomes: &Outcomes) -> BTreeMap<String, u64> {

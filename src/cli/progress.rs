@@ -2,7 +2,7 @@
 
 use std::{
     fmt,
-    io::{self, IsTerminal as _},
+    io::{self, IsTerminal as _, Write as _},
     sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -72,7 +72,6 @@ impl Shown {
 }
 
 impl State {
-    #[expect(clippy::print_stderr, reason = "progress is for people, not part of the output")]
     fn show(&mut self, now: Timestamp) {
         let Some(step) = self.step else { return };
         let wait = self.waiting.map(|until| until.since(now)).filter(|wait| *wait >= WORTH_TELLING);
@@ -81,7 +80,8 @@ impl State {
         self.bar.set_message(format!("{}{wait}", self.note));
         if !io::stderr().is_terminal() && self.said.elapsed() >= LINES {
             self.said = Instant::now();
-            eprintln!("{}: {}{}{wait}", step.as_str(), self.line(), self.note);
+            // Whoever has closed it misses that, and nothing else.
+            let _ = writeln!(io::stderr(), "{}: {}{}{wait}", step.as_str(), self.line(), self.note);
         }
     }
 
@@ -131,6 +131,9 @@ impl Observer for Shown {
 
 impl Progress for Shown {
     fn begin(&self, step: Step, total: Option<u64>) {
+        if self.state().step == Some(step) {
+            return;
+        }
         let bar = match total {
             Some(total) => ProgressBar::new(total),
             None => ProgressBar::no_length(),
@@ -153,9 +156,6 @@ impl Progress for Shown {
         bar.set_prefix(step.as_str());
         bar.enable_steady_tick(TICK);
         let mut state = self.state();
-        if state.step == Some(step) {
-            return;
-        }
         state.bar.finish_and_clear();
         let now = Instant::now();
         *state = State {

@@ -16,9 +16,12 @@ use crate::{
         exclusion::Exclusions,
         settings::{InactiveSettings, Schedule},
     },
-    management::{access::Extent, listing::Way},
+    management::{listing::Way, tenant::TenantSettings},
     token::claims::IssuerName,
 };
+
+/// The Management API of issuers that have one.
+type Tenants = HashMap<IssuerName, TenantSettings>;
 
 /// More than any list of users that people keep by hand.
 const MAX_FILE: u64 = 64 * 1024 * 1024;
@@ -58,12 +61,14 @@ pub(super) fn read(section: &Section<'_>, basis: &Basis<'_>) -> InactiveSettings
     let limit = section.get::<usize>("limit").option().map(|limit| limit as u64);
     let schedule = schedule(section, basis, inactive_for);
     section.finish();
-    let tenants: HashMap<_, _> = basis
+    let tenants: Tenants = basis
         .issuers
         .iter()
         .filter_map(|issuer| Some((issuer.settings.name.clone(), issuer.ends.tenant.clone()?)))
         .collect();
-    check_needs(section, &tenants, revoke, !roles.is_empty(), connection.is_some());
+    let needs =
+        [("revoke", revoke.is_some()), ("exclude_roles", !roles.is_empty()), ("connection", connection.is_some())];
+    check_needs(section, needs, &tenants, schedule.as_ref());
     InactiveSettings {
         inactive_for,
         login_lifetime,
@@ -171,20 +176,19 @@ fn schedule(section: &Section<'_>, basis: &Basis<'_>, inactive_for: Option<Durat
     })
 }
 
-/// What only the Management API can do needs one.
-fn check_needs<T>(
-    section: &Section<'_>,
-    tenants: &HashMap<IssuerName, T>,
-    revoke: Option<Extent>,
-    roles: bool,
-    connection: bool,
-) {
-    if !tenants.is_empty() {
-        return;
-    }
-    for (key, needed) in [("revoke", revoke.is_some()), ("exclude_roles", roles), ("connection", connection)] {
+/// What only the Management API can do needs one: at each issuer that is looked at by itself, or at any.
+fn check_needs(section: &Section<'_>, needs: [(&str, bool); 3], tenants: &Tenants, schedule: Option<&Schedule>) {
+    let lacking = match schedule {
+        Some(schedule) => {
+            let lacking = schedule.issuers.iter().find(|issuer| !tenants.contains_key(issuer));
+            lacking.map(|issuer| format!("\"{issuer}\" has none"))
+        }
+        None => tenants.is_empty().then(|| "no issuer has one".to_owned()),
+    };
+    let Some(lacking) = lacking else { return };
+    for (key, needed) in needs {
         if needed {
-            let fault = Fault::new("needs the Management API, and no issuer has one");
+            let fault = Fault::new(format!("needs the Management API, and {lacking}"));
             let hint = "set `management.client_id` and its secret at the issuer";
             section.reader().report(&section.at().under(key), fault.hint(hint));
         }

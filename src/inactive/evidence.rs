@@ -163,6 +163,11 @@ impl Evidence {
         self.cover(since, trust).map_or(Standing::Uncertain, Standing::Inactive)
     }
 
+    /// Whoever was seen had a token, whatever the issuer counts.
+    fn is_created_only(&self) -> bool {
+        [Kind::LastLogin, Kind::LastActive, Kind::Recorded].into_iter().all(|kind| self.of(kind).is_none())
+    }
+
     fn cover(&self, since: Timestamp, trust: &Trust) -> Option<Cover> {
         if trust.recorded_since.is_some_and(|begun| begun <= since) {
             return Some(Cover::Recording);
@@ -175,7 +180,7 @@ impl Evidence {
             Some(Cover::Login)
         } else if over(registered.last_active, trust.last_active_lifetime) {
             Some(Cover::LastActive)
-        } else if registered.never_logged_in && registered.last_login.is_none() {
+        } else if registered.never_logged_in && self.is_created_only() {
             Some(Cover::NeverLoggedIn)
         } else {
             None
@@ -251,6 +256,12 @@ mod tests {
         assert_eq!(doubtful.judge(day(10), &Trust::default()), Standing::Uncertain);
         let recorded = Trust { recorded_since: Some(day(0)), ..Trust::default() };
         assert_eq!(doubtful.judge(day(10), &recorded), Standing::Uncertain, "what cannot be read may be later");
+        for seen in [
+            Evidence { recorded: Some(day(2)), ..evidence },
+            Evidence { registered: Some(Registered { last_active: Some(day(6)), ..never }), ..evidence },
+        ] {
+            assert_eq!(seen.judge(day(10), &Trust::default()), Standing::Uncertain, "there was a token");
+        }
         let nothing = Evidence { recorded: None, registered: Some(Registered { created: None, ..never }) };
         assert_eq!(nothing.judge(day(10), &Trust::default()), Standing::Uncertain, "no evidence at all");
     }
@@ -294,7 +305,10 @@ mod tests {
                         || registered.is_some_and(|known| {
                             needs(known.last_login, trust.login_lifetime)
                                 || needs(known.last_active, trust.last_active_lifetime)
-                                || known.never_logged_in && known.last_login.is_none()
+                                || known.never_logged_in
+                                    && known.last_login.is_none()
+                                    && known.last_active.is_none()
+                                    && evidence.recorded.is_none()
                         });
                     prop_assert!(impossible, "activity at {at} would have gone unseen");
                 }

@@ -14,9 +14,10 @@ use super::{
     plan::{Finding, Plan},
     progress::{Progress, Step},
     records::{MAX_LOOK_UP, Records},
+    run::SLIP,
 };
 use crate::{
-    clock::Timestamp,
+    clock::{Clock, Timestamp},
     management::{
         listing::{Listed, Listing},
         user::User,
@@ -71,8 +72,18 @@ pub(super) fn evidence(user: Option<&User>, recorded: Option<Timestamp>) -> Evid
 }
 
 /// What the evidence rests on.
-pub(super) async fn trust(records: &dyn Records, question: &Question) -> Result<(Trust, u64), InactiveError> {
+pub(super) async fn trust(
+    records: &dyn Records,
+    question: &Question,
+    clock: &Clock,
+) -> Result<(Trust, u64), InactiveError> {
     let overview = records.overview(&question.issuer, question.since).await?;
+    let here = clock.now();
+    let apart = here.since(overview.now).max(overview.now.since(here));
+    // The question is asked by the clock here, and the record is by that there.
+    if apart > SLIP {
+        return Err(InactiveError::Clocks(apart));
+    }
     let trust = Trust {
         // However long it was recorded, it is known for as long as it is kept.
         recorded_since: match (overview.recorded_since, question.recorded_since) {
@@ -93,8 +104,9 @@ pub(super) async fn find(
     question: &Question,
     progress: &dyn Progress,
     keeper: Option<&dyn JobKeeper>,
+    clock: &Clock,
 ) -> Result<Plan, InactiveError> {
-    let (trust, known) = trust(records, question).await?;
+    let (trust, known) = trust(records, question, clock).await?;
     let mut search = Search { records, question, plan: Plan::new(question.since, trust)? };
     match users {
         Some(users) => search.at_issuer(users, progress, keeper).await?,

@@ -39,6 +39,8 @@ pub enum RecordsError {
 /// How much is known of an issuer's users.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Overview {
+    /// What time it is there.
+    pub now: Timestamp,
     /// Since when recording has been complete; `None`: it is not.
     pub recorded_since: Option<Timestamp>,
     /// Since when it is kept: of what was before, nothing is known any more.
@@ -56,6 +58,8 @@ pub struct BlockedBy {
     pub by: Option<String>,
     /// What wrote it.
     pub source: Option<String>,
+    /// When; the beginning of all time where that cannot be read.
+    pub at: Timestamp,
 }
 
 /// What is known of a user here.

@@ -6,7 +6,7 @@
 //! 3. A report is never overwritten. The run that it is of continues it.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     fs::{File, OpenOptions},
     io::{self, BufRead, BufReader, Read as _, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
@@ -92,6 +92,9 @@ pub struct UserLine {
     /// What went wrong.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    /// Who the marker names, where it is another run than that of the report.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
 }
 
 /// What a run came to.
@@ -147,6 +150,7 @@ impl UserLine {
             created_at: text(Kind::Created),
             at: None,
             error: None,
+            by: None,
         }
     }
 }
@@ -207,8 +211,8 @@ pub enum ReportError {
 pub struct Report {
     path: PathBuf,
     file: File,
-    /// Users that it told of before the run was interrupted, as far as somebody asked.
-    told: HashSet<Box<str>>,
+    /// What it told of users last before the run was interrupted, as far as somebody asked.
+    told: HashMap<Box<str>, Box<str>>,
 }
 
 impl Report {
@@ -220,7 +224,7 @@ impl Report {
         let fault = |source| ReportError::File { path: path.to_owned(), source };
         let taken = || ReportError::Taken { path: path.to_owned(), run: header.run.clone() };
         let opened = OpenOptions::new().read(true).append(true).create(true).open(path).map_err(fault)?;
-        let mut report = Self { path: path.to_owned(), file: opened, told: HashSet::new() };
+        let mut report = Self { path: path.to_owned(), file: opened, told: HashMap::new() };
         if report.file.metadata().map_err(fault)?.len() == 0 {
             report.write(&Line::Run(header.clone()))?;
             return Ok(report);
@@ -236,20 +240,20 @@ impl Report {
                 if let Line::User(line) = line?
                     && wanted.contains(&*line.user)
                 {
-                    report.told.insert(line.user.into());
+                    report.told.insert(line.user.into(), line.outcome.into());
                 }
             }
         }
         Ok(report)
     }
 
-    /// Adds a line; one about a user that was told of before is left out.
+    /// Adds a line; one that tells of a user what was told before is left out.
     ///
     /// # Errors
     /// [`ReportError`].
     pub fn write(&mut self, line: &Line) -> Result<(), ReportError> {
         if let Line::User(line) = line
-            && self.told.contains(&*line.user)
+            && self.told.get(&*line.user).is_some_and(|told| is_same(told, &line.outcome))
         {
             return Ok(());
         }
@@ -282,7 +286,12 @@ impl Report {
     }
 }
 
-/// The lines of a report.
+/// A user who was blocked and told of is repaired when the store had not heard of it.
+fn is_same(told: &str, outcome: &str) -> bool {
+    told == outcome || (told, outcome) == ("blocked", "repaired")
+}
+
+/// The lines of a report. One that a crash left unfinished at its end is none.
 #[derive(Debug)]
 pub struct Lines {
     path: PathBuf,
@@ -299,6 +308,10 @@ impl Lines {
         let file = File::open(path).map_err(|source| ReportError::File { path: path.to_owned(), source })?;
         Ok(Self { path: path.to_owned(), input: BufReader::new(file), line: 0 })
     }
+
+    fn is_at_end(&mut self) -> bool {
+        self.input.fill_buf().is_ok_and(<[u8]>::is_empty)
+    }
 }
 
 impl Iterator for Lines {
@@ -309,6 +322,7 @@ impl Iterator for Lines {
         self.line += 1;
         match (&mut self.input).take(MAX_LINE).read_until(b'\n', &mut text) {
             Ok(0) => None,
+            Ok(_) if !text.ends_with(b"\n") && self.is_at_end() => None,
             Ok(_) => {
                 let malformed = |_| ReportError::Malformed { path: self.path.clone(), line: self.line };
                 Some(serde_json::from_slice(&text).map_err(malformed))

@@ -6,7 +6,7 @@
 //!    same export of the issuer's users. Whom it has blocked is blocked, and so not found again.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     sync::{
         Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -18,7 +18,7 @@ use async_trait::async_trait;
 use aws_lc_rs::digest::{SHA256, digest};
 use futures_util::{StreamExt as _, stream};
 use serde::{Deserialize, Serialize};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use super::{
@@ -45,10 +45,16 @@ const WINDOW: u64 = 32;
 const AT_ONCE: usize = 4;
 
 /// After how many users with whom it could not end a run stops: something is wrong that others would meet too.
-const MAX_OPEN: u64 = 100;
+const MAX_OPEN: usize = 100;
+
+/// After how many failures in a row it stops, for the same reason.
+const MAX_IN_A_ROW: usize = 20;
 
 /// The pause between two looks at whether another run is over.
 const PAUSE: Duration = Duration::from_secs(1);
+
+/// How far clocks may be apart.
+pub(super) const SLIP: Duration = Duration::from_secs(60);
 
 /// How old a run may be that is gone on with: the issuer keeps its export for so long.
 const FRESH: Duration = Duration::from_secs(23 * 3600);
@@ -79,6 +85,10 @@ struct Begun {
     user: String,
     by: String,
     since: i64,
+    /// Whether the issuer is asked, or the user is blocked here only.
+    issuer_asked: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    revoke: Option<Extent>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     recorded: Option<i64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -95,13 +105,15 @@ struct BegunRegistered {
 }
 
 impl Begun {
-    fn new(finding: &Finding, by: &str, since: Timestamp) -> Self {
+    fn new(finding: &Finding, blocker: &Blocker<'_>) -> Self {
         let millis = |at: Option<Timestamp>| at.map(Timestamp::as_millis);
         let Evidence { recorded, registered } = finding.evidence;
         Self {
             user: finding.user.as_str().to_owned(),
-            by: by.to_owned(),
-            since: since.as_millis(),
+            by: blocker.by.to_owned(),
+            since: blocker.since.as_millis(),
+            issuer_asked: blocker.users.is_some(),
+            revoke: blocker.revoke,
             recorded: millis(recorded),
             registered: registered.map(|registered| BegunRegistered {
                 created: millis(registered.created),
@@ -143,8 +155,8 @@ pub struct Run {
     /// Whether it was interrupted before.
     pub resumed: bool,
     begun: BTreeMap<String, String>,
-    /// With how many it could not end so far.
-    open: u64,
+    /// With whom it could not end so far, by name.
+    open: HashSet<String>,
     lost: CancellationToken,
     _renewing: AbortOnDropHandle<()>,
 }
@@ -160,9 +172,13 @@ impl Run {
         // What the one before kept is read once nobody else writes it.
         let state = tools.records.run(&question.issuer).await?;
         let now = tools.clock.now();
-        let asked = short_digest(asked);
+        let asked = short_digest(&format!("{asked} {}", tools.users.is_some()));
         let kept = state.progress.as_deref().and_then(|text| serde_json::from_str::<Kept>(text).ok());
-        let kept = kept.filter(|kept| kept.asked == asked && now.since(Timestamp::from_millis(kept.started)) < FRESH);
+        let kept = kept.filter(|kept| {
+            let started = Timestamp::from_millis(kept.started);
+            // What began in the future was begun by a clock that is wrong, and its `since` is as well.
+            kept.asked == asked && now.since(started) < FRESH && started.since(now) < SLIP
+        });
         let resumed = kept.is_some();
         let kept = kept.unwrap_or_else(|| Kept {
             run: new_name(now),
@@ -183,7 +199,7 @@ impl Run {
             kept,
             resumed,
             begun: state.unfinished,
-            open: 0,
+            open: HashSet::new(),
             lost,
             _renewing: AbortOnDropHandle::new(renewing),
         };
@@ -250,17 +266,17 @@ impl Run {
         users.map(|finding| finding.user).collect()
     }
 
-    /// Ends with those with whom an earlier run did not.
+    /// Ends with those with whom an earlier run did not: whom it had blocked in one place is blocked in both, as that run would have. Whom
+    /// it had not blocked yet is not blocked now.
     ///
     /// # Errors
     /// [`InactiveError`]: what is left is left to the next run.
-    pub async fn repair(&mut self, revoke: Option<Extent>, sink: Sink<'_>) -> Result<Outcomes, InactiveError> {
+    pub async fn repair(&mut self, outcomes: &mut Outcomes, sink: Sink<'_>) -> Result<(), InactiveError> {
         if self.begun.is_empty() {
-            return Ok(Outcomes::new());
+            return Ok(());
         }
         self.tools.progress.begin(Step::Repair, Some(self.begun.len() as u64));
-        let (trust, _) = find::trust(&*self.tools.records, &self.question).await?;
-        let mut outcomes = Outcomes::new();
+        let (trust, _) = find::trust(&*self.tools.records, &self.question, &self.tools.clock).await?;
         for (name, text) in std::mem::take(&mut self.begun) {
             let begun = serde_json::from_str::<Begun>(&text).ok();
             let Some((begun, finding)) = begun.and_then(|begun| begun.finding().map(|finding| (begun, finding))) else {
@@ -268,20 +284,33 @@ impl Run {
                 self.keep(RunChange { end: vec![name], ..RunChange::default() }).await?;
                 continue;
             };
+            if begun.issuer_asked && self.tools.users.is_none() {
+                // Whoever asks the issuer ends with them.
+                self.open.insert(name);
+                continue;
+            }
             let since = Timestamp::from_millis(begun.since);
-            let Done { outcome, stop } = self.blocker(&begun.by, since, &trust, revoke).block(&finding, true).await;
-            self.tell(&finding, since, &trust, &outcome, &mut outcomes, sink)?;
-            self.kept.blocked += u64::from(outcome == Outcome::Repaired && begun.by == self.by());
-            let is_open = matches!(outcome, Outcome::Unfinished(_));
-            self.open += u64::from(is_open);
-            let end = if is_open { Vec::new() } else { vec![name] };
+            let mut blocker = self.blocker(&begun.by, since, &trust, begun.revoke);
+            blocker.users = blocker.users.filter(|_| begun.issuer_asked);
+            let Done { outcome, stop } = blocker.end(&finding).await;
+            let mut end = vec![name];
+            if let Some(outcome) = &outcome {
+                self.tell(&finding, since, &trust, outcome, Some(&begun.by), outcomes, sink)?;
+                self.kept.blocked += u64::from(*outcome == Outcome::Repaired && begun.by == self.by());
+                if matches!(outcome, Outcome::Unfinished(_)) {
+                    self.open.extend(end.drain(..));
+                }
+            }
             self.keep(RunChange { progress: Some(Some(self.progress())), end, ..RunChange::default() }).await?;
             if let Some(error) = stop {
                 return Err(error);
             }
+            if self.open.len() >= MAX_IN_A_ROW && self.tools.users.is_some() {
+                return Err(InactiveError::TooManyOpen { open: self.open.len() });
+            }
         }
         self.tools.progress.end();
-        Ok(outcomes)
+        Ok(())
     }
 
     /// Who is to be blocked.
@@ -289,15 +318,15 @@ impl Run {
     /// # Errors
     /// [`InactiveError`].
     pub async fn find(&mut self) -> Result<Plan, InactiveError> {
-        let Tools { records, users, progress, .. } = self.tools.clone();
+        let Tools { records, users, progress, clock } = self.tools.clone();
         let keeper = Keeper { run: self, kept: Mutex::new(self.kept.clone()) };
-        let plan = find::find(&*records, users.as_ref(), &self.question, &*progress, Some(&keeper)).await;
+        let plan = find::find(&*records, users.as_ref(), &self.question, &*progress, Some(&keeper), &clock).await;
         self.kept = keeper.kept.into_inner().unwrap_or_else(PoisonError::into_inner);
         plan
     }
 
-    /// Blocks those of the plan who are certainly inactive, the longest inactive first, as many as are [`planned`](Self::planned). A failure with one user is told
-    /// and does not stop it.
+    /// Blocks those of the plan who are certainly inactive, the longest inactive first, as many as are [`planned`](Self::planned). A failure
+    /// with one user is told and does not stop it. `outcomes` are counted as they come.
     ///
     /// # Errors
     /// [`InactiveError`]: what would fail with everybody. The same asked for again goes on.
@@ -306,29 +335,34 @@ impl Run {
         plan: &Plan,
         limit: Option<u64>,
         revoke: Option<Extent>,
+        outcomes: &mut Outcomes,
         sink: Sink<'_>,
-    ) -> Result<Outcomes, InactiveError> {
+    ) -> Result<(), InactiveError> {
         let mut left = self.planned(plan, limit);
         self.tools.progress.begin(Step::Block, Some(left));
         let by = self.by();
-        let (mut outcomes, mut after) = (Outcomes::new(), None);
+        let (mut after, mut in_a_row) = (None, 0);
         while left > 0 {
-            let page = plan.page(true, after.as_ref(), left.min(WINDOW)).await?;
+            let mut page = plan.page(true, after.as_ref(), left.min(WINDOW)).await?;
             let Some(last) = page.last() else { break };
             after = Some(last.clone());
             left -= page.len() as u64;
-            let begin =
-                page.iter().map(|finding| (name_of(&finding.user), encode(&Begun::new(finding, &by, plan.since))));
-            self.keep(RunChange { begin: begin.collect(), ..RunChange::default() }).await?;
-            if let Some(error) = self.block_window(page, plan, revoke, &mut outcomes, sink).await? {
+            // What is known of those whom an earlier run left open is not overwritten.
+            page.retain(|finding| !self.open.contains(&name_of(&finding.user)));
+            let begin = {
+                let blocker = self.blocker(&by, plan.since, &plan.trust, revoke);
+                page.iter().map(|finding| (name_of(&finding.user), encode(&Begun::new(finding, &blocker)))).collect()
+            };
+            self.keep(RunChange { begin, ..RunChange::default() }).await?;
+            if let Some(error) = self.block_window(page, plan, revoke, outcomes, &mut in_a_row, sink).await? {
                 return Err(error);
             }
-            if self.open >= MAX_OPEN {
-                return Err(InactiveError::TooManyOpen { open: self.open });
+            if self.open.len() >= MAX_OPEN || in_a_row >= MAX_IN_A_ROW {
+                return Err(InactiveError::TooManyOpen { open: self.open.len().max(in_a_row) });
             }
         }
         self.tools.progress.end();
-        Ok(outcomes)
+        Ok(())
     }
 
     /// Blocks users with whom it has begun. What is answered would fail with everybody; with whom nothing was done then, nothing is.
@@ -338,40 +372,43 @@ impl Run {
         plan: &Plan,
         revoke: Option<Extent>,
         outcomes: &mut Outcomes,
+        in_a_row: &mut usize,
         sink: Sink<'_>,
     ) -> Result<Option<InactiveError>, InactiveError> {
         let (by, mut kept) = (self.by(), self.kept.clone());
-        let (mut stop, mut open) = (None, 0);
+        let (mut stop, mut open) = (None, Vec::new());
         {
             let blocker = self.blocker(&by, plan.since, &plan.trust, revoke);
             let stopping = &AtomicBool::new(false);
             let one = |finding: Finding| async move {
                 if stopping.load(Ordering::Relaxed) {
-                    return (finding, None);
+                    return (finding, Done { outcome: None, stop: None });
                 }
-                let done = blocker.block(&finding, false).await;
+                let done = blocker.block(&finding).await;
                 stopping.fetch_or(done.stop.is_some(), Ordering::Relaxed);
-                (finding, Some(done))
+                (finding, done)
             };
             let mut under_way = stream::iter(page).map(one).buffer_unordered(AT_ONCE);
-            while let Some((finding, done)) = under_way.next().await {
+            while let Some((finding, Done { outcome, stop: error })) = under_way.next().await {
+                let name = name_of(&finding.user);
+                stop = stop.or(error);
                 let mut change = RunChange::default();
-                if let Some(Done { outcome, stop: error }) = done {
-                    self.tell(&finding, plan.since, &plan.trust, &outcome, outcomes, sink)?;
-                    stop = stop.or(error);
+                if let Some(outcome) = outcome {
+                    self.tell(&finding, plan.since, &plan.trust, &outcome, None, outcomes, sink)?;
+                    *in_a_row = if outcome.error().is_some() { *in_a_row + 1 } else { 0 };
                     if matches!(outcome, Outcome::Unfinished(_)) {
-                        open += 1;
+                        open.push(name);
                         continue;
                     }
                     kept.blocked += u64::from(outcome == Outcome::Blocked);
                     change.progress = Some(Some(encode(&kept)));
                 }
-                change.end.push(name_of(&finding.user));
+                change.end.push(name);
                 self.keep(change).await?;
             }
         }
         self.kept = kept;
-        self.open += open;
+        self.open.extend(open);
         Ok(stop)
     }
 
@@ -386,12 +423,14 @@ impl Run {
         Ok(self.tools.records.let_go(&self.question.issuer, &self.owner).await?)
     }
 
+    #[expect(clippy::too_many_arguments, reason = "what a line is made of")]
     fn tell(
         &self,
         finding: &Finding,
         since: Timestamp,
         trust: &Trust,
         outcome: &Outcome,
+        by: Option<&str>,
         outcomes: &mut Outcomes,
         sink: Sink<'_>,
     ) -> Result<(), InactiveError> {
@@ -399,6 +438,7 @@ impl Run {
         let mut line = UserLine::new(finding, since, trust, outcome.as_str());
         line.at = Some(self.tools.clock.now().to_string());
         line.error = outcome.error().map(str::to_owned);
+        line.by = by.filter(|by| *by != self.by()).map(str::to_owned);
         sink(&line)?;
         self.tools.progress.advance(1);
         Ok(())
@@ -407,7 +447,8 @@ impl Run {
     fn blocker<'a>(&'a self, by: &'a str, since: Timestamp, trust: &'a Trust, revoke: Option<Extent>) -> Blocker<'a> {
         let Tools { records, users, .. } = &self.tools;
         let issuer = &self.question.issuer;
-        Blocker { records: &**records, users: users.as_ref(), issuer, since, trust, revoke, by }
+        let lost = &self.lost;
+        Blocker { records: &**records, users: users.as_ref(), issuer, since, trust, revoke, by, lost }
     }
 
     fn progress(&self) -> String {
@@ -456,17 +497,18 @@ async fn take(tools: &Tools, issuer: &IssuerName, owner: &str) -> Result<(), Ina
     }
 }
 
-/// Says again and again that the run goes on.
+/// Says again and again that the run goes on. Whether it does is doubted before another can begin.
 async fn renew(tools: Tools, question: Question, owner: String, lost: CancellationToken) {
     let mut held = Instant::now();
     loop {
         sleep(TERM / 6).await;
         let asked = Instant::now();
-        match tools.records.hold(&question.issuer, &owner, &RunChange::default()).await {
-            Ok(true) => held = asked,
-            Ok(false) => break,
-            Err(_) if held.elapsed() > TERM => break,
-            Err(_) => {}
+        let change = RunChange::default();
+        match timeout(TERM / 4, tools.records.hold(&question.issuer, &owner, &change)).await {
+            Ok(Ok(true)) => held = asked,
+            Ok(Ok(false)) => break,
+            Ok(Err(_)) | Err(_) if held.elapsed() > TERM / 2 => break,
+            Ok(Err(_)) | Err(_) => {}
         }
     }
     lost.cancel();

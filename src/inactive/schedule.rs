@@ -18,7 +18,7 @@ use super::{
     progress::{Progress, Step},
     records::Records,
     report::{Line, Report, Summary, UserLine},
-    run::{Run, new_name},
+    run::{Outcomes, Run, new_name},
     settings::{InactiveSettings, Schedule},
 };
 use crate::{
@@ -33,7 +33,8 @@ use crate::{
 /// How often it is looked whether a run is due.
 const LOOK: Duration = Duration::from_secs(5);
 
-/// The longest pause after a run that failed.
+/// The shortest and the longest pause after a run that failed.
+const SOON: Duration = Duration::from_secs(60);
 const AGAIN: Duration = Duration::from_secs(3600);
 
 /// What is run by itself, and how it went. Clones share it.
@@ -214,7 +215,7 @@ impl Scheduled {
                     Ok(due) if now >= due => {
                         let run = lost.run_until_cancelled(self.run(issuer, schedule, owner));
                         not_before = match run.await {
-                            Some(Err(())) => Some(self.clock.now().plus(AGAIN.min(schedule.every / 4))),
+                            Some(Err(())) => Some(self.clock.now().plus((schedule.every / 4).clamp(SOON, AGAIN))),
                             Some(Ok(())) | None => None,
                         };
                     }
@@ -238,8 +239,8 @@ impl Scheduled {
         let last = last.and_then(|text| text.parse().ok()).map(Timestamp::from_millis);
         let now = self.clock.now();
         Ok(match last {
-            // A time that lies ahead is a slip of some clock.
-            Some(last) if last <= now => last.plus(schedule.every).plus(late),
+            // A time that lies far ahead is a slip of some clock.
+            Some(last) if last.since(now) <= schedule.every => last.plus(schedule.every).plus(late),
             _ => Timestamp::MIN,
         })
     }
@@ -291,6 +292,9 @@ impl Scheduled {
         });
         let tools = Tools { records: Arc::clone(&self.records), users, progress, clock: self.clock.clone() };
         let mut question = settings.question(issuer.clone(), inactive_for, self.clock.now());
+        if tools.users.is_none() && (settings.connection.is_some() || settings.revoke.is_some()) {
+            return Err(InactiveError::NoManagement);
+        }
         tools.exclude_roles(&mut question, &settings.exclude_roles).await?;
         let path = |run: &str| schedule.reports.join(format!("inactive-{issuer}-{run}.ndjson"));
         if !schedule.block {
@@ -299,7 +303,7 @@ impl Scheduled {
             let mut report = Report::open(&path(&header.run), &header, &[])?;
             let plan = tools.find(&question).await?;
             self.note_counts(issuer, &plan.counts);
-            tools.report(&plan, None, &mut |line| Ok(report.write(&Line::User(line.clone()))?)).await?;
+            tools.report(&plan, None, false, &mut |line| Ok(report.write(&Line::User(line.clone()))?)).await?;
             report.write(&Line::Summary(Summary::new(&plan.counts, self.clock.now())))?;
             return Ok(report.sync()?);
         }
@@ -316,19 +320,23 @@ impl Scheduled {
     async fn block(&self, issuer: &IssuerName, run: &mut Run, report: &mut Report) -> Result<(), InactiveError> {
         let InactiveSettings { revoke, brakes, limit, .. } = &*self.settings;
         let mut sink = |line: &UserLine| Ok(report.write(&Line::User(line.clone()))?);
-        let mut outcomes = run.repair(*revoke, &mut sink).await?;
-        let plan = run.find().await?;
-        self.note_counts(issuer, &plan.counts);
-        let braked = run.check(&plan, *limit, brakes);
-        if braked.is_ok() {
-            for (outcome, count) in run.block(&plan, *limit, *revoke, &mut sink).await? {
-                *outcomes.entry(outcome).or_default() += count;
+        let mut outcomes = Outcomes::new();
+        let done = async {
+            run.repair(&mut outcomes, &mut sink).await?;
+            let plan = run.find().await?;
+            self.note_counts(issuer, &plan.counts);
+            let braked = run.check(&plan, *limit, brakes);
+            if braked.is_ok() {
+                run.block(&plan, *limit, *revoke, &mut outcomes, &mut sink).await?;
             }
-        }
+            Ok::<_, InactiveError>((plan, braked))
+        };
+        let done = done.await;
         for (outcome, count) in &outcomes {
             let labels = OutcomeLabels { issuer: issuer.to_string(), outcome };
             self.metrics.outcomes.get_or_create_owned(&labels).inc_by(*count);
         }
+        let (plan, braked) = done?;
         let mut summary = Summary::new(&plan.counts, self.clock.now());
         summary.outcomes = outcomes.iter().map(|(outcome, count)| ((*outcome).to_owned(), *count)).collect();
         report.write(&Line::Summary(summary))?;

@@ -2,13 +2,15 @@
 
 use http::Method;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::tenant::{Answer, Tenant, TenantError};
 use crate::token::claims::{SessionId, SubjectId};
 
 /// What is revoked at an issuer.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Extent {
     /// The session, or all of the user's. Refresh tokens live on.
     Session,

@@ -85,6 +85,7 @@ impl Records for Remote {
         let overview = &answer["overview"];
         let number = |name: &str| overview[name].as_u64().ok_or_else(malformed);
         Ok(Overview {
+            now: time(&overview["now"])?.ok_or_else(malformed)?,
             recorded_since: time(&overview["recorded_since"])?,
             kept_since: time(&overview["kept_since"])?.ok_or_else(malformed)?,
             delay: Duration::from_millis(number("delay_ms")?),
@@ -121,8 +122,12 @@ impl Records for Remote {
         }
         let known = known.iter().map(|known| {
             let block = &known["blocked"];
-            let blocked =
-                (!block.is_null()).then(|| BlockedBy { by: text(&block["by"]), source: text(&block["source"]) });
+            let blocked = if block.is_null() {
+                None
+            } else {
+                let at = time(&block["at"]).ok().flatten().unwrap_or(Timestamp::MIN);
+                Some(BlockedBy { by: text(&block["by"]), source: text(&block["source"]), at })
+            };
             Ok(Known { last_activity: time(&known["last_activity"])?, blocked })
         });
         known.collect()

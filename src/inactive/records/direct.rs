@@ -48,18 +48,28 @@ impl Direct {
         Self { ledger, recorder, notes, delay, upkeep, clock }
     }
 
-    async fn known(&self, subject: Subject, written: Option<Timestamp>) -> Result<Known, StoreError> {
+    /// With `may_be_stale`, the names of markers in memory are believed: hardly anybody has one.
+    async fn known(
+        &self,
+        subject: Subject,
+        written: Option<Timestamp>,
+        may_be_stale: bool,
+    ) -> Result<Known, StoreError> {
         let last_activity = written.max(self.recorder.pending(&subject));
         let key = MarkerKey::block(&subject);
-        // Hardly anybody is, and whom no marker names need not be asked about.
-        let lacks = self.ledger.store().lacks(&key);
-        let block = if lacks { Reading::Absent } else { self.ledger.look_up(&key).await? };
+        let block = if may_be_stale && self.ledger.store().lacks(&key) {
+            Reading::Absent
+        } else {
+            self.ledger.look_up(&key).await?
+        };
         Ok(match block {
             // It refuses, so it blocks.
-            Reading::Unreadable => Known { last_activity, blocked: Some(BlockedBy { by: None, source: None }) },
+            Reading::Unreadable => {
+                Known { last_activity, blocked: Some(BlockedBy { by: None, source: None, at: Timestamp::MIN }) }
+            }
             Reading::Present(MarkerRecord { marker: Marker::Block(block), by, source, .. }) => {
                 if block.holds(self.clock.now()) {
-                    Known { last_activity, blocked: Some(BlockedBy { by, source }) }
+                    Known { last_activity, blocked: Some(BlockedBy { by, source, at: block.at }) }
                 } else {
                     let ended = block.until.filter(|_| block.blocked).unwrap_or(block.at);
                     Known { last_activity: last_activity.max(Some(ended)), blocked: None }
@@ -89,7 +99,7 @@ impl Records for Direct {
         // Nobody who records lets it grow old.
         let recording = recording.filter(|recording| now.since(recording.last) <= self.upkeep.max_gap);
         let recorded_since = recording.map(|recording| recording.since.max(kept_since));
-        Ok(Overview { recorded_since, kept_since, delay: self.delay, count })
+        Ok(Overview { now, recorded_since, kept_since, delay: self.delay, count })
     }
 
     async fn inactive(
@@ -104,10 +114,12 @@ impl Records for Direct {
 
     async fn look_up(&self, issuer: &IssuerName, users: &[SubjectId]) -> Result<Vec<Known>, RecordsError> {
         let written = self.ledger.store().last_activities(issuer, users).await?;
+        // Whoever asks about many asks again about each before anything is done to them.
+        let many = users.len() > 1;
         let known = users
             .iter()
             .zip(written)
-            .map(|(user, written)| self.known(Subject { issuer: issuer.clone(), id: user.clone() }, written));
+            .map(|(user, written)| self.known(Subject { issuer: issuer.clone(), id: user.clone() }, written, many));
         Ok(try_join_all(known).await?)
     }
 

@@ -228,3 +228,37 @@ async fn an_attempt_of_a_blocked_user_is_no_activity() {
     site.run(&apply).await.ends_with(0).says("blocked    1").says("active").says("nobody was blocked");
     assert_eq!(site.tenant.done_to("auth0|gone").patches, 1);
 }
+
+/// Between the last look and the block, there is a moment.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_comes_back_in_the_last_moment_is_not_blocked() {
+    let site = Site::new(World::embedded().await).await;
+    for id in ["auth0|reads", "auth0|logs-in", "auth0|gone"] {
+        site.tenant.add_user(logged_in(id, 200));
+    }
+    let log_in = |user: &mut User| user.last_login = Some(now().as_millis());
+    site.tenant.change_before("GET /api/v2/users/auth0%7Creads", "auth0|reads", log_in);
+    site.tenant.change_before("PATCH /api/v2/users/auth0%7Clogs%2Din", "auth0|logs-in", log_in);
+    let apply = [&LONG[..], &["--block", "--apply", "--max-share", "100%", "--report", "run.ndjson"]].concat();
+    site.run(&apply).await.ends_with(0).says("active 2, blocked 1");
+    assert_eq!(site.reported("run.ndjson"), ["auth0|gone blocked", "auth0|logs-in active", "auth0|reads active"]);
+    for id in ["auth0|reads", "auth0|logs-in"] {
+        assert_eq!(site.blocked(id).await, (false, false), "{id}");
+    }
+}
+
+/// What a call came to is not told by the answer to the one after it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_block_that_was_done_and_then_refused_is_done() {
+    let site = Site::new(World::embedded().await).await;
+    site.tenant.add_user(logged_in("auth0|gone", 200));
+    site.tenant.fail("PATCH /api/v2/users/", Fault::CutBody);
+    site.tenant.fail("PATCH /api/v2/users/", Fault::Status(400));
+    let apply = [&LONG[..], &["--block", "--apply", "--max-share", "100%"]].concat();
+    site.run(&apply).await.ends_with(0).says("blocked 1; the report is inactive-acme-");
+    assert_eq!(site.blocked("auth0|gone").await, (true, true));
+    let reports = std::fs::read_dir(site.path(""))
+        .unwrap()
+        .filter(|file| file.as_ref().unwrap().file_name().to_string_lossy().starts_with("inactive-acme-"));
+    assert_eq!(reports.count(), 1, "what can be taken back is written down, asked for or not");
+}

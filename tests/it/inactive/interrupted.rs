@@ -202,3 +202,61 @@ async fn a_limit_holds_for_all_of_a_run() {
     assert_eq!(site.tenant.patched(), (50, 1));
     assert_eq!(site.reported("run.ndjson").len(), 50);
 }
+
+/// A run that is killed when one user is blocked at the issuer alone, and nobody else is.
+async fn blocked_at_the_issuer_alone(site: &Site, arguments: &[&str]) {
+    site.tenant.fail("PATCH /api/v2/users/auth0%7Ca", Fault::DoneThenHang);
+    let mut child = site.begin(arguments);
+    eventually("one is blocked at the issuer", async || site.tenant.is_blocked("auth0|a")).await;
+    child.kill().await.unwrap();
+    let_go(site).await;
+    assert_eq!(site.blocked("auth0|a").await, (true, false));
+}
+
+/// What a run ends with is what another had done already, and nothing that nobody has agreed to.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_whom_nothing_was_done_nothing_is_done() {
+    let site = Site::new(World::embedded().await).await;
+    for user in ["auth0|a", "auth0|b"] {
+        site.tenant.add_user(logged_in(user, 200));
+    }
+    // One is blocked, the other is begun with.
+    site.tenant.fail("GET /api/v2/users/auth0%7Cb", Fault::Hang);
+    blocked_at_the_issuer_alone(&site, &APPLY).await;
+    assert_eq!(kept(&site).await["unfinished"].as_object().unwrap().len(), 2);
+    let refused = [&APPLY[..8], &["--max", "0", "--report", "other.ndjson"]].concat();
+    site.run(&refused).await.ends_with(1).says("repaired 1").complains("more than the 0 that a run may block");
+    assert_eq!(site.blocked("auth0|a").await, (true, true));
+    assert_eq!(site.blocked("auth0|b").await, (false, false));
+    assert_eq!(site.tenant.patched(), (1, 1));
+    assert_eq!(kept(&site).await["unfinished"], json!({}));
+
+    // It is taken back by the report that tells of it.
+    site.run(&["undo", "other.ndjson", "--apply"]).await.ends_with(0).says("unblocked 1");
+    assert_eq!(site.blocked("auth0|a").await, (false, false));
+}
+
+/// Whoever does not ask the issuer leaves to others what has to do with it, and the other way round.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn runs_that_ask_the_issuer_and_runs_that_do_not_leave_each_other_alone() {
+    let site = Site::new(World::embedded().await).await;
+    site.tenant.add_user(logged_in("auth0|a", 200));
+    blocked_at_the_issuer_alone(&site, &APPLY).await;
+    let here = [&APPLY[..8], &["--markers-only", "--report", "here.ndjson"]].concat();
+    site.run(&here).await.ends_with(0).says("nobody was blocked");
+    assert_eq!(site.blocked("auth0|a").await, (true, false));
+    assert_eq!(kept(&site).await["unfinished"].as_object().unwrap().len(), 1);
+    let there = [&APPLY[..8], &["--report", "there.ndjson"]].concat();
+    site.run(&there).await.ends_with(0).says("repaired 1");
+    assert_eq!(site.blocked("auth0|a").await, (true, true));
+}
+
+/// What was asked for is done to the end, whatever the next run is asked for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_to_be_revoked_is_revoked() {
+    let site = Site::new(World::embedded().await).await;
+    site.tenant.add_user(logged_in("auth0|a", 200));
+    blocked_at_the_issuer_alone(&site, &[&APPLY[..], &["--revoke", "all"]].concat()).await;
+    site.run(&APPLY).await.ends_with(0).says("repaired 1");
+    assert_eq!(site.tenant.done_to("auth0|a").access_revoked, 1);
+}

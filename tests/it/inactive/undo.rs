@@ -45,3 +45,32 @@ async fn a_run_is_taken_back_by_its_report(world: World) {
     let undo = site.run(&["undo", "undo.ndjson"]).await.ends_with(1);
     undo.complains("is of a run that blocked nobody (undo)");
 }
+
+/// What somebody did at the issuer is not taken back with what was done here.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_run_that_left_the_issuer_alone_is_taken_back_here_alone() {
+    let site = Site::new(World::embedded().await).await;
+    site.tenant.add_user(logged_in("auth0|fraud", 200).blocked(true));
+    site.recorded("auth0|fraud", super::days_ago(200)).await;
+    let here = [&APPLY[..], &["--markers-only", "--report", "run.ndjson"]].concat();
+    site.run(&here).await.ends_with(0).says("blocked 1");
+    site.run(&["undo", "run.ndjson", "--apply"]).await.ends_with(0).says("unblocked 1");
+    assert_eq!(site.blocked("auth0|fraud").await, (true, false));
+    assert_eq!(site.tenant.counts().writes, 0);
+}
+
+/// A crash, or a full disk, leaves half a line at the end.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_report_that_breaks_off_is_taken_back_as_far_as_it_goes() {
+    let site = Site::new(World::embedded().await).await;
+    for number in 0..8 {
+        site.tenant.add_user(logged_in(&format!("auth0|{number}"), 200));
+    }
+    site.run(&[&APPLY[..], &["--report", "run.ndjson"]].concat()).await.ends_with(0).says("blocked 8");
+    let text = std::fs::read_to_string(site.path("run.ndjson")).unwrap();
+    std::fs::write(site.path("torn.ndjson"), &text[..text.len() - 40]).unwrap();
+    site.run(&["undo", "torn.ndjson", "--apply"]).await.ends_with(0).says("unblocked 8");
+    let lines: Vec<_> = text.lines().collect();
+    std::fs::write(site.path("odd.ndjson"), format!("{}\n{}\n{{}}\n{}\n", lines[0], lines[1], lines[2])).unwrap();
+    site.run(&["undo", "odd.ndjson"]).await.ends_with(1).complains("odd.ndjson, line 3: not a line of a report");
+}
