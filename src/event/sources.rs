@@ -19,11 +19,7 @@ use super::{
     source::{BatchReader, Context, Failure, Running, SourceName},
     token_revocation::TokenRevocationSettings,
 };
-use crate::{
-    clock::Timestamp,
-    marker::Source,
-    token::{claims::IssuerName, verify::Verifier},
-};
+use crate::{clock::Timestamp, marker::Source, token::verify::Verifier};
 
 /// A source, as it is configured.
 #[derive(Clone, Debug)]
@@ -69,20 +65,6 @@ impl SourceKind {
             Self::BackchannelLogout(_) => Source::BackchannelLogout,
             Self::SharedSignals(_) => Source::SharedSignals,
             Self::TokenRevocation(_) => Source::TokenRevocation,
-        }
-    }
-
-    /// The issuer whose users' activity it tells of, if it does.
-    #[must_use]
-    pub const fn tells_activity_of(&self) -> Option<&IssuerName> {
-        match self {
-            Self::Auth0LogStream(settings) => Some(&settings.issuer),
-            Self::Auth0Logs(settings) => Some(&settings.issuer),
-            Self::Auth0EventStream(_)
-            | Self::Auth0Events(_)
-            | Self::BackchannelLogout(_)
-            | Self::SharedSignals(_)
-            | Self::TokenRevocation(_) => None,
         }
     }
 
