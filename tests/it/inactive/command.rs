@@ -245,6 +245,7 @@ async fn who_comes_back_in_the_last_moment_is_not_blocked() {
     for id in ["auth0|reads", "auth0|logs-in"] {
         assert_eq!(site.blocked(id).await, (false, false), "{id}");
     }
+    assert_eq!(site.tenant.done_to("auth0|reads").patches, 0, "nothing had to be taken back");
 }
 
 /// What a call came to is not told by the answer to the one after it.

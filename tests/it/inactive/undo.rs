@@ -39,6 +39,8 @@ async fn a_run_is_taken_back_by_its_report(world: World) {
     assert_eq!(site.blocked("auth0|a").await, (false, false));
     assert_eq!(site.blocked("auth0|b").await, (true, true));
 
+    let active = site.known("auth0|a").await["last_activity"].as_str().unwrap().parse().unwrap();
+    assert!(super::days_ago(1) < active, "longer than the cleared block is kept");
     // It counts as activity, so that the next run does not block them again at once.
     site.run(&APPLY).await.ends_with(0).says("nobody was blocked");
     site.run(&["undo", "run.ndjson", "--apply"]).await.ends_with(0).says("not blocked 2");
