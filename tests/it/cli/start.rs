@@ -72,6 +72,22 @@ fn the_demo_tells_its_story() {
 }
 
 #[test]
+fn the_demo_of_inactive_users_blocks_some_and_takes_it_back() {
+    let told = run(&["demo", "--inactive", "--once"]);
+    told.ends_with(0);
+    for words in [
+        "20000 users of demo that the issuer knows",
+        "recording is not complete. They are not blocked.",
+        "150 would be blocked; nothing was changed, --apply does it",
+        "blocked 150; the report is ",
+        "unblocked 150",
+    ] {
+        told.says(words);
+    }
+    told.complains("blocking: 0 of 150");
+}
+
+#[test]
 fn what_is_good_is_found_good() {
     let config = Configured::good();
     run(&["check", "--config", config.path()]).ends_with(0).says("ok").says("issuer `main`").says("1 usable key");
