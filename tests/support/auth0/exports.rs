@@ -54,6 +54,9 @@ const DEFAULT: [(&str, &str); 11] = [
 /// The most fields of CSV.
 const MOST_FIELDS: usize = 30;
 
+/// How long what was sent has to go out before a connection is cut.
+const ON_ITS_WAY: Duration = Duration::from_millis(100);
+
 /// How much is written before it is sent on.
 const CHUNK: usize = 64 * 1024;
 
@@ -430,7 +433,12 @@ impl Export {
         }
         // Without the end of gzip, so that whoever unpacks it can tell.
         send(mem::take(gzip.get_mut()))?;
-        if matches!(end, Some(End::Cut)) { Err(io::Error::other("cut")) } else { Ok(()) }
+        if matches!(end, Some(End::Cut)) {
+            // An error at once would overtake what was sent.
+            std::thread::sleep(ON_ITS_WAY);
+            return Err(io::Error::other("cut"));
+        }
+        Ok(())
     }
 
     fn user(&self, user: &User, text: &mut String) {
