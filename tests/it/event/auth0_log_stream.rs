@@ -252,6 +252,12 @@ async fn only_who_knows_the_secret_is_heard() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whatever_else_a_delivery_holds_what_is_good_of_it_is_taken() {
     on_both_stores(async |gate| {
+        let users = ["one", "huge", "strange", "two"];
+        // Before anything happens: a second later they would be of new logins.
+        let tokens: Vec<String> = ["one", "huge", "strange", "two", "cut", "masked"]
+            .iter()
+            .map(|user| gate.token(json!({ "sub": format!("auth0|{user}"), "sid": "s" })))
+            .collect();
         let good = |id: &str| of(&composed("scp", id, now()), id, "s").to_string();
         let masked = of(&composed("sapi-user-blocked-m2m", "masked", now()), "masked", "s");
         let masked = masked.to_string().replace("\"blocked\":true", "\"blocked\":\"*****\"");
@@ -273,11 +279,6 @@ async fn whatever_else_a_delivery_holds_what_is_good_of_it_is_taken() {
             fixture("auth0/logs/limit_wc.json").to_string().into(),
             good("two").into(),
         ];
-        let users = ["one", "huge", "strange", "two"];
-        let tokens: Vec<String> = ["one", "huge", "strange", "two", "cut", "masked"]
-            .iter()
-            .map(|user| gate.token(json!({ "sub": format!("auth0|{user}"), "sid": "s" })))
-            .collect();
         let lines = [&all.join(&b'\n')[..], b"\n", &odd, b"\n", cut.as_bytes()].concat();
         let answer = taken(&gate, lines).await;
         assert_eq!(answer, summary(4, 0, 0, 0, 6), "lines");
