@@ -1,12 +1,13 @@
 //! Rate limits.
 
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::json;
 
 use super::{Api, refused, user};
 use crate::support::{
     auth0::{Auth0, Group, Limit, User, now},
+    eventually,
     http::Answer,
 };
 
@@ -36,7 +37,8 @@ async fn each_group_of_endpoints_can_have_its_own_bucket() {
     assert_eq!(tenant.done_to("auth0|a").patches, 2);
     assert_eq!(tenant.violations(), 0, "who has been told so just now may have been on the way");
 
-    tokio::time::sleep(Duration::from_millis(150)).await;
+    let told = Instant::now();
+    eventually("nothing is on the way any more", async || told.elapsed() > Duration::from_millis(150)).await;
     assert_eq!(api.patch("auth0|a", json!({ "blocked": true })).await.status, 429);
     assert_eq!(tenant.violations(), 1, "before the time that was named: {:?}", tenant.violations_told());
 }
@@ -54,7 +56,8 @@ async fn all_endpoints_share_a_bucket_otherwise_and_who_waits_goes_on() {
     assert!(wait <= 3, "{wait}");
     let until = SystemTime::UNIX_EPOCH + Duration::from_secs(number(&refusal, "x-ratelimit-reset").unsigned_abs());
     let named = until.elapsed().err().map(|early| early.duration()).unwrap_or_default();
-    tokio::time::sleep(named.max(Duration::from_secs(wait))).await;
+    let told = Instant::now();
+    eventually("the time has come", async || told.elapsed() > named.max(Duration::from_secs(wait))).await;
     assert_eq!(api.get("connections").await.status, 200);
     assert_eq!(tenant.violations(), 0);
     tenant.take_from_limit(5);
