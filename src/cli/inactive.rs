@@ -2,9 +2,10 @@
 
 mod remote;
 mod show;
+mod undo;
+mod words;
 
 use std::{
-    collections::BTreeMap,
     fmt::Write as _,
     fs,
     io::{self, BufRead as _, IsTerminal as _, Write as _},
@@ -16,7 +17,8 @@ use std::{
 use anyhow::{Context as _, anyhow, bail};
 use clap::{Args, Subcommand, ValueEnum};
 
-use self::{remote::Remote as RemoteRecords, show::Shown};
+pub(super) use self::undo::unblock;
+use self::{remote::Remote as RemoteRecords, show::Shown, undo::Undo};
 use super::{
     Format, Outcome,
     admin::{Gate, Remote, by},
@@ -33,12 +35,10 @@ use crate::{
     inactive::{
         InactiveError, Tools,
         find::Question,
-        plan::{Counts, Plan},
         progress::Progress,
-        report::{Header, Line, Lines, Report, Summary, UserLine},
+        report::{Line, Report, Summary, UserLine},
         run::{Outcomes, Run, new_name},
         settings::InactiveSettings,
-        undo::TAKEN_BACK,
     },
     management::{access::Extent, listing::Way, observer::Observer, tenant::Tenant, users::Users},
     token::claims::IssuerName,
@@ -131,21 +131,6 @@ struct Find {
     /// What to revoke at the issuer of those who are blocked
     #[arg(long, value_enum, value_name = "WHAT", requires = "block")]
     revoke: Option<Revoke>,
-    #[command(flatten)]
-    remote: Remote,
-}
-
-#[derive(Args, Debug)]
-struct Undo {
-    /// The report of the run
-    #[arg(value_name = "REPORT")]
-    file: PathBuf,
-    /// Unblock them; without it, nothing is changed
-    #[arg(long)]
-    apply: bool,
-    /// Write a report of this too
-    #[arg(long, value_name = "FILE")]
-    report: Option<PathBuf>,
     #[command(flatten)]
     remote: Remote,
 }
@@ -360,9 +345,9 @@ impl Find {
                 write(report.as_mut(), &Line::User(line.clone()))
             })
             .await?;
-        let summary = Summary::new(&plan.counts, tools.clock.now());
+        let summary = Summary::new(&plan.counts, &Outcomes::new(), tools.clock.now());
         write(report.as_mut(), &Line::Summary(summary.clone()))?;
-        let mut words = words(&plan, &question.issuer, tools.users.is_some());
+        let mut words = words::found(&plan, &question.issuer, tools.users.is_some());
         if self.block {
             let planned = settings.limit.unwrap_or(u64::MAX).min(plan.counts.inactive);
             let _ = write!(words, "\n{planned} would be blocked; nothing was changed, --apply does it");
@@ -419,7 +404,7 @@ impl Find {
             run.repair(&mut outcomes, &mut sink).await?;
         }
         let plan = run.find().await?;
-        let words = words(&plan, issuer, tools.users.is_some());
+        let words = words::found(&plan, issuer, tools.users.is_some());
         let planned = run.planned(&plan, settings.limit);
         let braked = run.check(&plan, settings.limit, &settings.brakes);
         if format == Format::Text {
@@ -428,7 +413,7 @@ impl Find {
         let refused = match braked {
             Err(braked) => Some(InactiveError::Braked(braked)),
             Ok(()) if planned > 0 && !self.agreed(planned, tools.users.is_some()).await? => {
-                shown.say(&told(&outcomes, None, "nobody was blocked"))?;
+                shown.say(&words::told(&outcomes, None, "nobody was blocked"))?;
                 return Ok(None);
             }
             Ok(()) => {
@@ -438,21 +423,20 @@ impl Find {
                 };
                 let blocked = run.block(&plan, settings.limit, settings.revoke, &mut outcomes, &mut sink).await;
                 if blocked.is_err() {
-                    shown.say(&told(&outcomes, path.as_deref(), "nobody was blocked"))?;
+                    shown.say(&words::told(&outcomes, path.as_deref(), "nobody was blocked"))?;
                 }
                 blocked?;
                 None
             }
         };
-        let mut summary = Summary::new(&plan.counts, tools.clock.now());
-        summary.outcomes = names(&outcomes);
+        let summary = Summary::new(&plan.counts, &outcomes, tools.clock.now());
         if refused.is_none() {
             write(report.as_mut(), &Line::Summary(summary.clone()))?;
         }
         if let Some(report) = &report {
             report.sync()?;
         }
-        shown.end(&summary, &told(&outcomes, path.as_deref(), "nobody was blocked"))?;
+        shown.end(&summary, &words::told(&outcomes, path.as_deref(), "nobody was blocked"))?;
         match refused {
             Some(refused) => Err(refused.into()),
             None if outcomes.contains_key("failed") || outcomes.contains_key("unfinished") => Ok(Some(Outcome::No)),
@@ -484,91 +468,6 @@ impl Find {
     }
 }
 
-impl Undo {
-    async fn play(&self, config: &Config, gate: Gate, format: Format) -> anyhow::Result<Outcome> {
-        let Some(Line::Run(header)) = Lines::open(&self.file)?.next().transpose()? else {
-            bail!("`{}` is not the report of a run", self.file.display());
-        };
-        if header.mode != "block" {
-            bail!("`{}` is of a run that blocked nobody ({})", self.file.display(), header.mode);
-        }
-        let issuer = issuer_of(&gate, Some(&header.issuer)).await?;
-        let site = site(config.inactive.clone(), issuer, gate, header.issuer_asked)?;
-        if header.issuer_asked && site.tools.users.is_none() {
-            bail!(
-                "the run blocked users at the issuer too, and the configuration has no Management API for `{}`",
-                header.issuer
-            );
-        }
-        let blocked = |line: Result<Line, _>| match line {
-            Ok(Line::User(line)) => TAKEN_BACK.contains(&&*line.outcome).then_some(Ok(line)),
-            Ok(_) => None,
-            Err(error) => Some(Err(error)),
-        };
-        if !self.apply {
-            let mut count = 0_u64;
-            for line in Lines::open(&self.file)?.filter_map(blocked) {
-                line?;
-                count += 1;
-            }
-            super::print::text(&format!(
-                "{count} users that run {} blocked would be unblocked; nothing was changed, --apply does it",
-                header.run
-            ))?;
-            return Ok(Outcome::Done);
-        }
-        site.check_scopes(&["read:users", "update:users"]).await?;
-        let now = site.tools.clock.now();
-        let own = Header {
-            run: new_name(now),
-            mode: "undo".to_owned(),
-            started: now.to_string(),
-            by: by(),
-            ..header.clone()
-        };
-        let mut report = self.report.as_deref().map(|path| Report::open(path, &own, &[])).transpose()?;
-        let mut shown = Shown::new(format, false);
-        shown.begin(&own)?;
-        let lines = Lines::open(&self.file)?.filter_map(blocked);
-        let outcomes = site
-            .tools
-            .undo(&site.issuer, &header, lines, &by(), &mut |line: &UserLine| {
-                shown.user(line).map_err(InactiveError::Output)?;
-                write(report.as_mut(), &Line::User(line.clone()))
-            })
-            .await?;
-        let mut summary = Summary::new(&Counts::default(), site.tools.clock.now());
-        summary.outcomes = names(&outcomes);
-        write(report.as_mut(), &Line::Summary(summary.clone()))?;
-        shown.end(&summary, &told(&outcomes, self.report.as_deref(), "nobody was unblocked"))?;
-        Ok(if outcomes.contains_key("failed") { Outcome::No } else { Outcome::Done })
-    }
-}
-
-/// Unblocks a user at the issuer and here.
-pub(super) async fn unblock(
-    config: &Config,
-    gate: Gate,
-    issuer: Option<&str>,
-    user: &str,
-    reason: Option<&str>,
-) -> anyhow::Result<&'static str> {
-    let issuer = issuer_of(&gate, issuer).await?;
-    let site = site(config.inactive.clone(), issuer, gate, true)?;
-    let issuer = &site.issuer;
-    if site.tools.users.is_none() {
-        bail!(
-            "--issuer-too needs the issuer's Management API; set `management.client_id` and its secret at [issuers.{issuer}]"
-        );
-    }
-    site.check_scopes(&["read:users", "update:users"]).await?;
-    let undone = site.tools.unblock(issuer, user, &by(), reason.unwrap_or("unblocked")).await?;
-    match undone {
-        crate::inactive::undo::Undone::Failed(error) => bail!("{error}"),
-        undone => Ok(undone.as_str()),
-    }
-}
-
 /// Words beside the output. Whoever has closed that misses them, and nothing else.
 fn warn(words: &str) {
     let mut out = io::stderr().lock();
@@ -577,57 +476,4 @@ fn warn(words: &str) {
 
 fn write(report: Option<&mut Report>, line: &Line) -> Result<(), InactiveError> {
     Ok(report.map_or(Ok(()), |report| report.write(line))?)
-}
-
-fn names(outcomes: &Outcomes) -> BTreeMap<String, u64> {
-    outcomes.iter().map(|(outcome, count)| ((*outcome).to_owned(), *count)).collect()
-}
-
-/// What became of users, for people.
-fn told(outcomes: &Outcomes, report: Option<&Path>, nobody: &str) -> String {
-    let mut words = if outcomes.is_empty() {
-        nobody.to_owned()
-    } else {
-        let counts: Vec<_> =
-            outcomes.iter().map(|(outcome, count)| format!("{} {count}", outcome.replace('_', " "))).collect();
-        counts.join(", ")
-    };
-    if let Some(path) = report {
-        let _ = write!(words, "; the report is {}", path.display());
-    }
-    if outcomes.contains_key("unfinished") {
-        words.push_str("\nunfinished: perhaps blocked in one place only; the next run ends it");
-    }
-    words
-}
-
-/// What was found, for people.
-fn words(plan: &Plan, issuer: &IssuerName, asked: bool) -> String {
-    let Counts { known, active, inactive, uncertain, excluded, blocked, unreadable, evidence, span, .. } = &plan.counts;
-    let whence = if asked { "that the issuer knows" } else { "that were admitted here" };
-    let mut words = format!("{known} users of {issuer} {whence}, looked at for activity since {}", plan.since);
-    let _ = write!(words, "\n  inactive   {inactive}");
-    if let Some((oldest, newest)) = span {
-        let _ = write!(words, ", last active from {oldest} to {newest}");
-        let kinds: Vec<_> = evidence.iter().map(|(kind, count)| format!("{} {count}", kind.as_str())).collect();
-        let _ = write!(words, "\n             by evidence: {}", kinds.join(", "));
-    }
-    if *uncertain > 0 {
-        let since = match plan.trust.recorded_since {
-            Some(since) => format!("recording is complete since {since} only"),
-            None => "recording is not complete".to_owned(),
-        };
-        let _ = write!(
-            words,
-            "\n  uncertain  {uncertain}, not seen since, but perhaps active unseen: {since}. They are not blocked.\
-             \n             --login-lifetime says how long a login lasts, and so makes `last_login` count; see docs/inactive-users.md"
-        );
-    }
-    for (name, count) in [("active", active), ("excluded", excluded), ("blocked", blocked), ("unreadable", unreadable)]
-    {
-        if *count > 0 {
-            let _ = write!(words, "\n  {name:10} {count}");
-        }
-    }
-    words
 }

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     evidence::{Cover, Kind, Standing, Trust},
     plan::{Counts, Finding},
+    run::Outcomes,
 };
 use crate::{clock::Timestamp, token::claims::SubjectId};
 
@@ -156,9 +157,9 @@ impl UserLine {
 }
 
 impl Summary {
-    /// A summary of what was found.
+    /// A summary of what was found, and of what became of those who were.
     #[must_use]
-    pub fn new(counts: &Counts, ended: Timestamp) -> Self {
+    pub fn new(counts: &Counts, outcomes: &Outcomes, ended: Timestamp) -> Self {
         let evidence = counts.evidence.iter().map(|(kind, count)| (kind.as_str().to_owned(), *count));
         Self {
             ended: ended.to_string(),
@@ -172,7 +173,7 @@ impl Summary {
             evidence: evidence.collect(),
             oldest: counts.span.map(|(oldest, _)| oldest.to_string()),
             newest: counts.span.map(|(_, newest)| newest.to_string()),
-            outcomes: std::collections::BTreeMap::new(),
+            outcomes: outcomes.iter().map(|(outcome, count)| ((*outcome).to_owned(), *count)).collect(),
         }
     }
 }

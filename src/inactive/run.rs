@@ -233,12 +233,6 @@ impl Run {
         Timestamp::from_millis(self.kept.started)
     }
 
-    /// Since when users have to have been inactive.
-    #[must_use]
-    pub const fn since(&self) -> Timestamp {
-        self.question.since
-    }
-
     /// How many it had blocked before it was interrupted.
     #[must_use]
     pub const fn blocked_before(&self) -> u64 {

@@ -304,7 +304,7 @@ impl Scheduled {
             let plan = tools.find(&question).await?;
             self.note_counts(issuer, &plan.counts);
             tools.report(&plan, None, false, &mut |line| Ok(report.write(&Line::User(line.clone()))?)).await?;
-            report.write(&Line::Summary(Summary::new(&plan.counts, self.clock.now())))?;
+            report.write(&Line::Summary(Summary::new(&plan.counts, &Outcomes::new(), self.clock.now())))?;
             return Ok(report.sync()?);
         }
         let mut run = Run::begin(tools.clone(), question, &settings.asked(inactive_for), owner).await?;
@@ -337,9 +337,7 @@ impl Scheduled {
             self.metrics.outcomes.get_or_create_owned(&labels).inc_by(*count);
         }
         let (plan, braked) = done?;
-        let mut summary = Summary::new(&plan.counts, self.clock.now());
-        summary.outcomes = outcomes.iter().map(|(outcome, count)| ((*outcome).to_owned(), *count)).collect();
-        report.write(&Line::Summary(summary))?;
+        report.write(&Line::Summary(Summary::new(&plan.counts, &outcomes, self.clock.now())))?;
         report.sync()?;
         let blocked = outcomes.get("blocked").copied().unwrap_or_default();
         tracing::info!(%issuer, run = run.name(), blocked, found = plan.counts.inactive, "the run against inactive users is over");
