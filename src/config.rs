@@ -21,6 +21,7 @@ mod source;
 mod store;
 #[cfg(test)]
 mod tests;
+mod upstream;
 mod value;
 mod web;
 

@@ -1,8 +1,8 @@
 //! `[[routes]]`
 
-use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::HashMap, net::SocketAddr, sync::Arc};
 
-use http::{HeaderName, Uri, uri::Authority};
+use http::HeaderName;
 
 use super::{
     gateway::Markers,
@@ -10,7 +10,8 @@ use super::{
     problem::{Fault, nearest},
     reader::{At, Reader, Section},
     session::{self, Session},
-    value::{DAY, MILLISECOND, MINUTE, Raw, SECOND, Setting, choose},
+    upstream,
+    value::{Raw, Setting, choose},
     web::{self, CookieName, FieldName},
 };
 use crate::{
@@ -19,7 +20,6 @@ use crate::{
     route::{RouteSettings, path::CanonicalPath, table::HostPattern},
     session::SessionLimits,
     token::claims::IssuerName,
-    upstream::{Protocol, UpstreamSettings},
     verdict::Settings,
 };
 
@@ -106,7 +106,7 @@ fn read(section: &Section<'_>, basis: &Basis<'_>, routes: &mut Routes) -> Option
         routes.claim_place(section.reader(), &hosts, path, &path_at);
     }
     let name = routes.name(section, &hosts, path.as_ref());
-    let upstream = upstream(section, basis);
+    let upstream = upstream::read(section, basis);
     let policy = policy(section, basis, routes, name);
     Some(RouteSettings {
         hosts: hosts.into_iter().map(|(host, _)| host).collect(),
@@ -342,71 +342,6 @@ fn check_realm(realm: &str) -> Result<(), Fault> {
     Ok(())
 }
 
-fn upstream(section: &Section<'_>, basis: &Basis<'_>) -> Option<UpstreamSettings> {
-    let authority = section
-        .get::<String>("upstream")
-        .required("where the requests go: \"http://127.0.0.1:3000\"")
-        .and_then(|text| web::url(&text))
-        .and_then(|url| authority(&url))
-        .check(|authority| check_loop(authority, basis))
-        .option();
-
-    let timeout = |key, default| section.get::<Duration>(key).between(MILLISECOND, DAY).or(default);
-    let settings = |authority| UpstreamSettings {
-        authority,
-        protocol: section.get("protocol").or(Protocol::Http1),
-        connect_timeout: timeout("connect_timeout", 2 * SECOND),
-        response_timeout: timeout("response_timeout", 30 * SECOND),
-        body_idle_timeout: timeout("body_idle_timeout", MINUTE),
-        keep_alive: timeout("keep_alive", MINUTE),
-        max_idle: section.get("max_idle").between(0, 65_535).or(256),
-        preserve_host: section.get("preserve_host").or(true),
-    };
-    // Its other settings are read, and their problems told, with or without an authority.
-    let found = authority.is_some();
-    let settings = settings(authority.unwrap_or_else(|| Authority::from_static("invalid:80")));
-    found.then_some(settings)
-}
-
-fn authority(url: &Uri) -> Result<Authority, Fault> {
-    let authority = url.authority().ok_or_else(|| Fault::new("has no host"))?;
-    if url.scheme_str() == Some("https") {
-        let fault = Fault::new("TLS to upstreams is not supported yet");
-        return Err(
-            fault.hint("use http:// on a network that you trust, or put a TLS client such as stunnel in between")
-        );
-    }
-    if url.query().is_some() || url.path() != "/" {
-        let fault = Fault::new("has a path or a query; requests keep the path they came with");
-        return Err(fault.hint(format!("write \"http://{authority}\"")));
-    }
-    match authority.port() {
-        Some(_) => Ok(authority.clone()),
-        None => format!("{authority}:80").parse().map_err(|_| Fault::new("not an http URL")),
-    }
-}
-
-/// A request must not come back to the gate, nor reach the admin listener by it.
-fn check_loop(authority: &Authority, basis: &Basis<'_>) -> Result<(), Fault> {
-    let (Some(address), Some(port)) = (web::address(authority.host()), authority.port_u16()) else { return Ok(()) };
-    let target = SocketAddr::new(address, port);
-    let reaches = |own: SocketAddr| {
-        let here = own.ip() == address || (own.ip().is_unspecified() || address.is_unspecified()) && is_local(address);
-        own.port() == target.port() && own.port() != 0 && here
-    };
-    if reaches(basis.listener) {
-        return Err(Fault::new("is the address of [listener]: requests would go round in a circle"));
-    }
-    if reaches(basis.admin) {
-        return Err(Fault::new("is the address of [admin]: every client could reach it"));
-    }
-    Ok(())
-}
-
-fn is_local(address: std::net::IpAddr) -> bool {
-    address.is_loopback() || address.is_unspecified()
-}
-
 impl Setting for HostPattern {
     fn read(raw: Raw<'_>) -> Result<Self, Fault> {
         let text = raw.text("a host")?;
@@ -426,11 +361,5 @@ impl Setting for Authentication {
 impl Setting for Mode {
     fn read(raw: Raw<'_>) -> Result<Self, Fault> {
         choose(raw, &[("enforce", Self::Enforce), ("observe", Self::Observe)])
-    }
-}
-
-impl Setting for Protocol {
-    fn read(raw: Raw<'_>) -> Result<Self, Fault> {
-        choose(raw, &[("http1", Self::Http1), ("http2", Self::Http2)])
     }
 }

@@ -15,8 +15,8 @@ mod inactive;
 mod layer;
 mod management;
 mod own;
-mod proxy;
 mod session;
 mod store;
+#[allow(dead_code, reason = "shared with the tests of the data plane and of faults")]
 mod support;
 mod token;

@@ -2,7 +2,6 @@
 
 pub(crate) mod auth0;
 pub(crate) mod client;
-#[allow(dead_code, reason = "for the faults alone")]
 pub(crate) mod cluster;
 pub(crate) mod full;
 pub(crate) mod gate;
@@ -13,12 +12,10 @@ pub(crate) mod log;
 pub(crate) mod openapi;
 pub(crate) mod program;
 pub(crate) mod redis;
-#[allow(dead_code, reason = "for the faults alone")]
 pub(crate) mod sentinel;
 pub(crate) mod transmitter;
 pub(crate) mod upstream;
 pub(crate) mod watcher;
-#[allow(dead_code, reason = "for the faults alone")]
 pub(crate) mod wire;
 
 use std::time::{Duration, Instant};
@@ -41,7 +38,6 @@ pub(crate) async fn eventually_within(limit: Duration, what: &str, mut condition
 }
 
 /// The same, for those who set servers up and cannot go on without.
-#[allow(dead_code, reason = "for the faults alone")]
 pub(crate) fn wait_until(what: &str, condition: impl Fn() -> bool) {
     let start = Instant::now();
     while !condition() {

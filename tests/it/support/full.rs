@@ -46,7 +46,6 @@ pub(crate) enum Backing {
     Embedded(TempDir),
     Redis(RedisServer),
     /// Whatever is at this URL.
-    #[allow(dead_code, reason = "for the faults alone")]
     Url(String),
 }
 
@@ -62,13 +61,11 @@ impl World {
     }
 
     /// One with what is at this URL, for any number of gates.
-    #[allow(dead_code, reason = "for the faults alone")]
     pub(crate) async fn at(url: String) -> Self {
         Self::new(Backing::Url(url)).await
     }
 
     /// One with this Redis.
-    #[allow(dead_code, reason = "for the faults alone")]
     pub(crate) async fn with(server: RedisServer) -> Self {
         Self::new(Backing::Redis(server)).await
     }

@@ -323,7 +323,6 @@ impl Running {
     }
 
     /// The id of the process.
-    #[allow(dead_code, reason = "for the faults alone")]
     pub(crate) fn id(&self) -> u32 {
         self.child.id()
     }

@@ -1,0 +1,13 @@
+//! The data plane over real sockets: protocols, streams, upstreams, and what hostile clients try.
+#![cfg(feature = "server")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, reason = "a test that cannot go on fails")]
+
+#[path = "../it"]
+#[allow(dead_code, clippy::needless_pass_by_value, reason = "shared with the integration tests")]
+mod it {
+    pub(crate) mod support;
+}
+
+mod proxy;
+
+use it::support;
