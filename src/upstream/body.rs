@@ -14,10 +14,14 @@ use std::{
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
-use tokio::time::{Instant, Sleep};
+use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::{fields, pool::Lease};
-use crate::gate::identity::ReservedNames;
+use crate::{
+    gate::identity::ReservedNames,
+    stream::{Boundaries, Kind, Tether},
+    verdict::Reason,
+};
 
 /// What went wrong with a body.
 pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
@@ -27,28 +31,43 @@ pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
 struct Patience {
     limit: Duration,
     sleep: Option<Pin<Box<Sleep>>>,
-    waiting: bool,
+    /// When the wait that is under way has been too long.
+    until: Option<Instant>,
 }
 
 impl Patience {
     const fn new(limit: Duration) -> Self {
-        Self { limit, sleep: None, waiting: false }
+        Self { limit, sleep: None, until: None }
     }
 
     /// Passes progress on, and turns too long a wait into an error.
     fn watch<T>(&mut self, context: &mut Context<'_>, progress: Poll<T>) -> Poll<io::Result<T>> {
         if let Poll::Ready(value) = progress {
-            self.waiting = false;
+            self.until = None;
             return Poll::Ready(Ok(value));
         }
-        let limit = self.limit;
-        let sleep = self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
-        if !self.waiting {
-            self.waiting = true;
-            sleep.as_mut().reset(Instant::now() + limit);
-        }
-        ready!(sleep.as_mut().poll(context));
+        ready!(self.poll_until(context, None));
         Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "body stood still for too long")))
+    }
+
+    /// Waits: until it is too long, or until `earlier`.
+    fn poll_until(&mut self, context: &mut Context<'_>, earlier: Option<Instant>) -> Poll<()> {
+        let limit = self.limit;
+        let (until, is_new) = match self.until {
+            Some(until) => (until, false),
+            None => (*self.until.insert(Instant::now() + limit), true),
+        };
+        let wake = earlier.map_or(until, |earlier| earlier.min(until));
+        let sleep = match &mut self.sleep {
+            Some(sleep) => {
+                if is_new || sleep.deadline() != wake {
+                    sleep.as_mut().reset(wake);
+                }
+                sleep
+            }
+            None => self.sleep.insert(Box::pin(sleep_until(wake))),
+        };
+        sleep.as_mut().poll(context)
     }
 }
 
@@ -213,11 +232,43 @@ pub struct UpstreamBody {
     incoming: Incoming,
     lease: Option<Lease>,
     patience: Patience,
+    tether: Tether,
+    /// Whether a frame has been passed on: bodies that have only one are not looked at.
+    begun: bool,
+    ending: Ending,
+    messages: Boundaries,
 }
+
+/// How far the body of a response is from its end, when its session is over.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Ending {
+    /// It is not.
+    No,
+    /// The message that is under way is passed on, until this moment at most.
+    Message(Reason, Instant),
+    /// Nothing more comes.
+    Over,
+}
+
+/// How long the rest of a message may take whose session is over.
+const REST_OF_MESSAGE: Duration = Duration::from_millis(250);
+
+/// The session ended for which the response was made.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("the session ended: {}", .0.code())]
+struct SessionOver(Reason);
 
 impl UpstreamBody {
     pub(super) fn new(incoming: Incoming, lease: Option<Lease>, idle_timeout: Duration) -> Self {
-        let mut body = Self { incoming, lease, patience: Patience::new(idle_timeout) };
+        let mut body = Self {
+            incoming,
+            lease,
+            patience: Patience::new(idle_timeout),
+            tether: Tether::loose(),
+            begun: false,
+            ending: Ending::No,
+            messages: Boundaries::default(),
+        };
         if body.incoming.is_end_stream() {
             body.give_back();
         }
@@ -230,10 +281,80 @@ impl UpstreamBody {
         }
     }
 
+    /// It ends with the session of the request.
+    pub(super) fn tie(&mut self, tether: Tether) {
+        self.tether = tether;
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.ending == Ending::Over || self.incoming.is_end_stream()
+    }
+
     fn poll_frame(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let progress = Pin::new(&mut self.incoming).poll_frame(context);
+        if self.begun {
+            self.tether.grow();
+        }
+        loop {
+            match self.ending {
+                Ending::No => {
+                    if let Poll::Ready(reason) = self.tether.poll_ended(context) {
+                        self.ending = Ending::Message(reason, Instant::now() + REST_OF_MESSAGE);
+                        continue;
+                    }
+                }
+                Ending::Message(reason, until) => {
+                    let is_whole = self.tether.kind() != Kind::Grpc || self.messages.is_between();
+                    if is_whole || until <= Instant::now() {
+                        return self.end(reason);
+                    }
+                }
+                Ending::Over => return Poll::Ready(None),
+            }
+            let progress = Pin::new(&mut self.incoming).poll_frame(context);
+            if progress.is_ready() {
+                return self.passed_on(context, progress);
+            }
+            let earlier = match self.ending {
+                Ending::Message(_, until) => Some(until),
+                _ => self.tether.grows_up(),
+            };
+            ready!(self.patience.poll_until(context, earlier));
+            if earlier.is_none_or(|earlier| earlier > Instant::now()) {
+                return self.passed_on(context, progress);
+            }
+            self.tether.grow();
+        }
+    }
+
+    /// Ends in the way that the protocol has for it. A response that is not complete must not look as if it were, but for one that never is.
+    fn end(&mut self, reason: Reason) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        self.ending = Ending::Over;
+        match self.tether.kind() {
+            Kind::EventStream if self.incoming.size_hint().exact().is_none() => Poll::Ready(None),
+            Kind::Grpc if self.messages.is_between() => {
+                Poll::Ready(Some(Ok(Frame::trailers(self.tether.trailers(reason)))))
+            }
+            _ => Poll::Ready(Some(Err(SessionOver(reason).into()))),
+        }
+    }
+
+    fn passed_on(
+        &mut self,
+        context: &mut Context<'_>,
+        progress: Poll<Option<Result<Frame<Bytes>, hyper::Error>>>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match ready!(self.patience.watch(context, progress)) {
-            Ok(Some(Ok(frame))) => {
+            Ok(Some(Ok(mut frame))) => {
+                self.begun = true;
+                if self.tether.kind() == Kind::Grpc
+                    && let Some(data) = frame.data_mut()
+                {
+                    let whole = self.messages.follow(data);
+                    if let (Ending::Message(..), Some(whole)) = (self.ending, whole) {
+                        data.truncate(whole);
+                        self.messages = Boundaries::default();
+                    }
+                }
                 if self.incoming.is_end_stream() {
                     self.give_back();
                 }
@@ -269,7 +390,7 @@ impl HttpBody for Body {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Own(bytes) => bytes.is_none(),
-            Self::Upstream(body) => body.incoming.is_end_stream(),
+            Self::Upstream(body) => body.is_end_stream(),
         }
     }
 

@@ -9,9 +9,9 @@ use std::{
     task::{Context, Poll},
 };
 
-use http::{Request, Response, StatusCode, Uri, Version, header, uri::PathAndQuery};
+use http::{HeaderValue, Request, Response, StatusCode, Uri, Version, header, uri::PathAndQuery};
 use hyper::body::Incoming;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tower::Service;
 
 use super::{
@@ -20,7 +20,10 @@ use super::{
     fields::{self, Downstream},
     pool::{ConnectError, Http1Pool, Http2Pool, Lease},
 };
-use crate::gate::{identity::ReservedNames, problem};
+use crate::{
+    gate::{grpc, identity::ReservedNames, problem},
+    stream::{Kind, Tether},
+};
 
 /// Why there is no response from the upstream.
 #[derive(Debug, thiserror::Error)]
@@ -128,10 +131,13 @@ impl Service<Request<Incoming>> for Upstream {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<Incoming>) -> Self::Future {
+    fn call(&mut self, mut request: Request<Incoming>) -> Self::Future {
         let shared = Arc::clone(&self.0);
         Box::pin(async move {
-            Ok(shared.exchange(request).await.unwrap_or_else(|error| {
+            let begun = Instant::now();
+            let kind = if grpc::is_call(request.headers()) { Kind::Grpc } else { Kind::Response };
+            let tether = Tether::take(request.extensions_mut(), kind, begun);
+            Ok(shared.exchange(request, tether, begun).await.unwrap_or_else(|error| {
                 error.log(shared.settings.authority.as_str());
                 error.answer()
             }))
@@ -140,23 +146,44 @@ impl Service<Request<Incoming>> for Upstream {
 }
 
 impl Shared {
-    async fn exchange(&self, request: Request<Incoming>) -> Result<Response<Body>, UpstreamError> {
+    async fn exchange(
+        &self,
+        request: Request<Incoming>,
+        mut tether: Tether,
+        begun: Instant,
+    ) -> Result<Response<Body>, UpstreamError> {
         let request = self.outbound(request);
         let upload = request.body().upload();
-        let sending = pin!(self.send(request, upload.as_deref()));
-        let mut response = self.in_time(upload.as_deref(), sending).await.ok_or(UpstreamError::ResponseTimeout)??;
+        let mut sending = pin!(self.send(request, upload.as_deref()));
+        let limit = self.settings.response_timeout;
+        let mut response = match tether.while_young(sending.as_mut(), begun + limit).await {
+            Some(response) => response?,
+            None => match tether.watch(self.in_time(upload.as_deref(), sending, begun)).await {
+                Ok(response) => response.ok_or(UpstreamError::ResponseTimeout)??,
+                Err(reason) => return Ok(tether.refusal(reason)),
+            },
+        };
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             return Err(UpstreamError::Switched);
         }
         fields::strip_response(response.headers_mut());
+        tether.set_kind(kind_of(&response));
+        if let Body::Upstream(body) = response.body_mut() {
+            body.tie(tether);
+        }
         *response.version_mut() = Version::HTTP_11;
         Ok(response)
     }
 
     /// Waits for the response's header for as long as the settings say, and as the upstream is not still being sent the request.
-    async fn in_time<F: Future>(&self, upload: Option<&Upload>, mut sending: Pin<&mut F>) -> Option<F::Output> {
+    async fn in_time<F: Future>(
+        &self,
+        upload: Option<&Upload>,
+        mut sending: Pin<&mut F>,
+        begun: Instant,
+    ) -> Option<F::Output> {
         let limit = self.settings.response_timeout;
-        let mut left = limit;
+        let mut left = limit.saturating_sub(begun.elapsed());
         loop {
             if let Ok(response) = timeout(left, sending.as_mut()).await {
                 return Some(response);
@@ -223,6 +250,18 @@ impl Shared {
             }
         }
     }
+}
+
+/// What the response is: its end has to look accordingly.
+fn kind_of<B>(response: &Response<B>) -> Kind {
+    let fields = response.headers();
+    if grpc::is_call(fields) {
+        return Kind::Grpc;
+    }
+    let media_type = fields.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
+    let media_type = media_type.split(|&byte| byte == b';').next().unwrap_or_default();
+    let is_event_stream = media_type.trim_ascii().eq_ignore_ascii_case(b"text/event-stream");
+    if is_event_stream { Kind::EventStream } else { Kind::Response }
 }
 
 /// Sends over a kept connection if there is one. If the upstream closes that just now, a request that never went out, or

@@ -9,5 +9,6 @@ mod it {
 }
 
 mod proxy;
+mod streams;
 
 use it::support;
