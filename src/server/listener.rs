@@ -2,6 +2,8 @@
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
+use super::{ListenerSettings, connection, gateway::Gateway};
+use crate::drain::{Drain, EndOnDrop};
 use prometheus_client::metrics::gauge::Gauge;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
@@ -10,9 +12,6 @@ use tokio::{
     task::{JoinError, JoinSet},
     time::{sleep, timeout},
 };
-use tokio_util::sync::CancellationToken;
-
-use super::{ListenerSettings, connection, gateway::Gateway};
 
 /// How many connections may wait to be accepted.
 const BACKLOG: i32 = 4096;
@@ -30,21 +29,17 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
-/// Serves `listener` until `stop` is cancelled; then lets requests that are under way end, for `drain_timeout` at most, and
+/// Serves `listener` until `drain` begins; then lets requests and tunnels that are under way end, for `drain_timeout` at most, and
 /// cuts off the rest.
 ///
 /// Returns whether all of them ended by themselves.
 ///
 /// # Cancel safety
 /// Dropping the future closes the listener and all connections at once.
-pub async fn run(
-    listener: TcpListener,
-    gateway: Arc<Gateway>,
-    settings: Arc<ListenerSettings>,
-    stop: CancellationToken,
-) -> bool {
+pub async fn run(listener: TcpListener, gateway: Arc<Gateway>, settings: Arc<ListenerSettings>, drain: Drain) -> bool {
     let mut connections = JoinSet::new();
-    let drain = CancellationToken::new();
+    let begun = drain.begun();
+    let end = EndOnDrop(drain.clone());
     let slots = Arc::new(Semaphore::new(settings.max_connections.min(Semaphore::MAX_PERMITS)));
     loop {
         tokio::select! {
@@ -52,26 +47,28 @@ pub async fn run(
                 let Some((stream, peer, slot)) = accepted else { continue };
                 let open = Open::new(gateway.connections());
                 let (gateway, settings) = (Arc::clone(&gateway), Arc::clone(&settings));
-                // A token of its own: all connections look at theirs whenever they wake.
-                let drain = drain.child_token();
+                let drain = drain.clone();
                 connections.spawn(async move {
                     let _held = (open, slot);
                     connection::serve(stream, peer, gateway, &settings, drain).await;
                 });
             }
             Some(ended) = connections.join_next() => report(ended),
-            () = stop.cancelled() => break,
+            () = begun.cancelled() => break,
         }
     }
     drop(listener);
-    drain.cancel();
     let all = async {
         while let Some(ended) = connections.join_next().await {
             report(ended);
         }
+        // A connection may leave a tunnel behind.
+        drain.tunnels_ended().await;
     };
     let ended = timeout(settings.drain_timeout, all).await.is_ok();
+    drop(end);
     connections.shutdown().await;
+    drain.tunnels_ended().await;
     ended
 }
 
