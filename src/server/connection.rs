@@ -13,10 +13,10 @@ use tokio::{net::TcpStream, time::timeout};
 
 use super::{
     ListenerSettings,
-    gateway::Gateway,
+    current::{CurrentGateway, Peer},
     patience::{Limits, Patient, Progress, Served},
 };
-use crate::{drain::Drain, upstream::fields::Downstream};
+use crate::drain::Drain;
 
 /// How an HTTP/2 connection with prior knowledge begins (RFC 9113 §3.4).
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -39,13 +39,10 @@ const SEND_BUFFER: usize = 64 * 1024;
 pub async fn serve(
     stream: TcpStream,
     peer: SocketAddr,
-    gateway: Arc<Gateway>,
+    current: CurrentGateway,
     settings: &ListenerSettings,
     drain: Drain,
 ) {
-    let ip = peer.ip().to_canonical();
-    let trusted = settings.trusted_proxies.iter().any(|network| network.contains(&ip));
-    let downstream = Arc::new(Downstream { drain: drain.clone(), ..Downstream::new(ip, trusted) });
     let begun = drain.begun();
     // Answers go out at once; a client that does not care has lost nothing when this fails.
     let _ = stream.set_nodelay(true);
@@ -57,13 +54,16 @@ pub async fn serve(
         },
         () = begun.cancelled() => return,
     };
+    let gateway = current.load();
+    let peer = Peer::new(peer.ip().to_canonical(), drain.clone(), &gateway);
     let progress = Progress::new(gateway.in_flight());
+    drop(gateway);
     let limits = Limits { header: settings.header_timeout, idle: settings.idle_timeout, shared: speaks_http2 };
     let io = TokioIo::new(Patient::new(stream, Arc::clone(&progress), limits));
     let serving = Arc::clone(&progress);
     let service = service_fn(move |request: Request<Incoming>| {
-        let (gateway, downstream, serving) = (Arc::clone(&gateway), Arc::clone(&downstream), serving.serve());
-        let drain = drain.clone();
+        let (gateway, serving) = (current.load(), serving.serve());
+        let (downstream, drain) = (peer.seen_by(&gateway), drain.clone());
         async move {
             let mut response = gateway.serve(request, downstream).await;
             if !speaks_http2 && drain.is_leaving() && response.status() != StatusCode::SWITCHING_PROTOCOLS {

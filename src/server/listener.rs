@@ -2,8 +2,6 @@
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
-use super::{ListenerSettings, connection, gateway::Gateway};
-use crate::drain::{Drain, EndOnDrop};
 use prometheus_client::metrics::gauge::Gauge;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
@@ -12,6 +10,9 @@ use tokio::{
     task::{JoinError, JoinSet},
     time::{sleep, timeout},
 };
+
+use super::{connection, current::CurrentGateway};
+use crate::drain::{Drain, EndOnDrop};
 
 /// How many connections may wait to be accepted.
 const BACKLOG: i32 = 4096;
@@ -36,21 +37,20 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 ///
 /// # Cancel safety
 /// Dropping the future closes the listener and all connections at once.
-pub async fn run(listener: TcpListener, gateway: Arc<Gateway>, settings: Arc<ListenerSettings>, drain: Drain) -> bool {
+pub async fn run(listener: TcpListener, gateways: CurrentGateway, drain: Drain) -> bool {
     let mut connections = JoinSet::new();
     let begun = drain.begun();
     let end = EndOnDrop(drain.clone());
-    let slots = Arc::new(Semaphore::new(settings.max_connections.min(Semaphore::MAX_PERMITS)));
+    let slots = Arc::new(Semaphore::new(gateways.load().listener().max_connections.min(Semaphore::MAX_PERMITS)));
     loop {
         tokio::select! {
             accepted = accept(&listener, &slots) => {
                 let Some((stream, peer, slot)) = accepted else { continue };
-                let open = Open::new(gateway.connections());
-                let (gateway, settings) = (Arc::clone(&gateway), Arc::clone(&settings));
-                let drain = drain.clone();
+                let (gateway, gateways, drain) = (gateways.load(), gateways.clone(), drain.clone());
+                let (open, settings) = (Open::new(gateway.connections()), Arc::clone(gateway.listener()));
                 connections.spawn(async move {
                     let _held = (open, slot);
-                    connection::serve(stream, peer, gateway, &settings, drain).await;
+                    connection::serve(stream, peer, gateways, &settings, drain).await;
                 });
             }
             Some(ended) = connections.join_next() => report(ended),
@@ -65,7 +65,7 @@ pub async fn run(listener: TcpListener, gateway: Arc<Gateway>, settings: Arc<Lis
         // A connection may leave a tunnel behind.
         drain.tunnels_ended().await;
     };
-    let ended = timeout(settings.drain_timeout, all).await.is_ok();
+    let ended = timeout(gateways.load().listener().drain_timeout, all).await.is_ok();
     drop(end);
     connections.shutdown().await;
     drain.tunnels_ended().await;
