@@ -14,7 +14,7 @@ use super::{
 };
 use crate::upstream::{
     Protocol, UpstreamSettings,
-    transport::{Role, Target, TlsClient, TlsFault, Transport},
+    transport::{self, Role, Target, TlsClient, TlsFault, Transport},
 };
 
 /// Where requests of a route go, and how.
@@ -98,7 +98,8 @@ impl Origin {
     fn transport(&self, tls: &Tls) -> Transport {
         let client = tls.client.clone().filter(|_| self.is_tls);
         let name = tls.server_name.clone().or_else(|| server_name(self.authority.host()).ok());
-        Transport { target: self.target.clone(), tls: client.zip(name) }
+        let tls = client.zip(name).map(|(client, name)| transport::Tls { client, name }.into());
+        Transport { target: self.target.clone(), tls }
     }
 }
 

@@ -91,8 +91,17 @@ pub enum Target {
 pub struct Transport {
     /// Where.
     pub target: Target,
-    /// TLS, and the name that its certificate must be for.
-    pub tls: Option<(TlsClient, ServerName<'static>)>,
+    /// TLS, if it is spoken there.
+    pub tls: Option<Arc<Tls>>,
+}
+
+/// TLS with one service.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Tls {
+    /// The client's side.
+    pub client: TlsClient,
+    /// Whom to ask for, and whom the certificate must be for.
+    pub name: ServerName<'static>,
 }
 
 impl Transport {
@@ -134,14 +143,14 @@ impl Transport {
             }
         };
         stream.set_nodelay(true).map_err(fault)?;
-        let Some((client, name)) = &self.tls else { return Ok(Stream::Tcp(stream)) };
-        let connecting = TlsConnector::from(Arc::clone(client.config())).connect(name.clone(), stream);
+        let Some(tls) = &self.tls else { return Ok(Stream::Tcp(stream)) };
+        let connecting = TlsConnector::from(Arc::clone(tls.client.config())).connect(tls.name.clone(), stream);
         let stream = connecting.await.map_err(|source| ConnectError::Tls {
             upstream: self.to_string(),
-            what: tls::explain(&source),
+            what: self::tls::explain(&source),
             source,
         })?;
-        if client.wants_http2() && stream.get_ref().1.alpn_protocol() != Some(tls::HTTP2) {
+        if tls.client.wants_http2() && stream.get_ref().1.alpn_protocol() != Some(self::tls::HTTP2) {
             return Err(ConnectError::Alpn { upstream: self.to_string() });
         }
         Ok(Stream::Tls(Box::new(stream)))

@@ -18,7 +18,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::ServerConfig;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::{TcpListener, UnixListener},
+    net::{TcpListener, TcpSocket, UnixListener},
     task::JoinSet,
 };
 use tokio_rustls::TlsAcceptor;
@@ -52,21 +52,18 @@ struct Shared {
 
 impl Api {
     /// Clear text on a loopback port.
-    pub(super) async fn start(name: &'static str) -> Self {
-        Self::at("127.0.0.1:0".parse().unwrap(), name).await
+    pub(super) fn start(name: &'static str) -> Self {
+        Self::at("127.0.0.1:0".parse().unwrap(), name)
     }
 
     /// Clear text at this address.
-    pub(super) async fn at(address: SocketAddr, name: &'static str) -> Self {
-        let socket = tokio::net::TcpSocket::new_v4().unwrap();
-        socket.set_reuseaddr(true).unwrap();
-        socket.bind(address).unwrap();
-        Self::tcp(socket.listen(1024).unwrap(), name, None)
+    pub(super) fn at(address: SocketAddr, name: &'static str) -> Self {
+        Self::tcp(listen(address), name, None)
     }
 
     /// TLS on a loopback port.
-    pub(super) async fn tls(config: Arc<ServerConfig>, name: &'static str) -> Self {
-        Self::tcp(TcpListener::bind("127.0.0.1:0").await.unwrap(), name, Some(config))
+    pub(super) fn tls(config: Arc<ServerConfig>, name: &'static str) -> Self {
+        Self::tcp(listen("127.0.0.1:0".parse().unwrap()), name, Some(config))
     }
 
     fn tcp(listener: TcpListener, name: &'static str, tls: Option<Arc<ServerConfig>>) -> Self {
@@ -139,6 +136,13 @@ impl Shared {
         let handler: Arc<Handler> = Arc::new(move |_| Box::pin(async move { text(name) }));
         Arc::new(Self { handler: Mutex::new(handler), seen: Mutex::default(), connections: AtomicUsize::default() })
     }
+}
+
+fn listen(address: SocketAddr) -> TcpListener {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_reuseaddr(true).unwrap();
+    socket.bind(address).unwrap();
+    socket.listen(1024).unwrap()
 }
 
 async fn serve<S>(stream: S, shared: Arc<Shared>, server_name: Option<String>)

@@ -38,7 +38,7 @@ async fn both_protocols_go_through_tls() {
         [("http1", HTTP1, Version::HTTP_11), ("http1", [""; 1], Version::HTTP_11), ("http2", HTTP2, Version::HTTP_2)]
     {
         let alpn: Vec<_> = alpn.into_iter().filter(|name| !name.is_empty()).collect();
-        let api = Api::tls(authority.certify(&["api.test"]).server(&alpn, None), "tls").await;
+        let api = Api::tls(authority.certify(&["api.test"]).server(&alpn, None), "tls");
         let gate = gate(&api, protocol, &trusting(&authority)).await;
         for _ in 0..3 {
             let reply = gate.get("/a?b", "").await;
@@ -67,7 +67,7 @@ async fn bodies_go_through_tls() {
 
     let authority = Authority::new("test");
     for (protocol, alpn) in [("http1", HTTP1), ("http2", HTTP2)] {
-        let api = Api::tls(authority.certify(&[]).server(&alpn, None), "tls").await;
+        let api = Api::tls(authority.certify(&[]).server(&alpn, None), "tls");
         api.handle(|request| async { Response::new(StreamBody::incoming(request.into_body())) });
         let gate = gate(&api, protocol, &trusting(&authority)).await;
         let sent = vec![b'x'; 1 << 20];
@@ -80,7 +80,7 @@ async fn bodies_go_through_tls() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_name_is_sent_and_checked() {
     let authority = Authority::new("test");
-    let api = Api::tls(authority.certify_only(&["api.test"]).server(&HTTP1, None), "tls").await;
+    let api = Api::tls(authority.certify_only(&["api.test"]).server(&HTTP1, None), "tls");
     let other = gate(&api, "http1", &trusting(&authority)).await;
     refused(&other.get("/", "").await);
     let named = gate(&api, "http1", &format!("{}\nserver_name = \"api.test\"", trusting(&authority))).await;
@@ -93,15 +93,15 @@ async fn the_name_is_sent_and_checked() {
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_else_is_believed() {
     let (authority, stranger) = (Authority::new("test"), Authority::new("stranger"));
-    let serve = async |identity: &Identity| Api::tls(identity.server(&HTTP1, None), "tls").await;
+    let serve = |identity: &Identity| Api::tls(identity.server(&HTTP1, None), "tls");
 
-    let api = serve(&stranger.certify(&[])).await;
+    let api = serve(&stranger.certify(&[]));
     refused(&gate(&api, "http1", &trusting(&authority)).await.get("/", "").await);
     // The system does not know the authorities of this test.
     refused(&gate(&api, "http1", "").await.get("/", "").await);
     assert_eq!(gate(&api, "http1", &trusting(&stranger)).await.get("/", "").await.text(), "tls");
 
-    let api = serve(&authority.expired(&[])).await;
+    let api = serve(&authority.expired(&[]));
     refused(&gate(&api, "http1", &trusting(&authority)).await.get("/", "").await);
     assert_eq!(api.hits(), 0);
 }
@@ -109,7 +109,7 @@ async fn nobody_else_is_believed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_certificate_may_be_its_own_authority() {
     let (authority, identity) = Authority::self_signed();
-    let api = Api::tls(identity.server(&HTTP1, None), "tls").await;
+    let api = Api::tls(identity.server(&HTTP1, None), "tls");
     assert_eq!(gate(&api, "http1", &trusting(&authority)).await.get("/", "").await.text(), "tls");
     refused(&gate(&api, "http1", &trusting(&Authority::self_signed().0)).await.get("/", "").await);
 }
@@ -117,7 +117,7 @@ async fn a_certificate_may_be_its_own_authority() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_may_want_a_certificate() {
     let (authority, clients) = (Authority::new("test"), Authority::new("clients"));
-    let api = Api::tls(authority.certify(&[]).server(&HTTP1, Some(&clients)), "tls").await;
+    let api = Api::tls(authority.certify(&[]).server(&HTTP1, Some(&clients)), "tls");
     let [certificate, key] = clients.write("client", &clients.certify(&["gate.test"]));
     let identity = |certificate: &str, key: &str| {
         format!("{}\ncertificate_file = \"{certificate}\"\nkey_file = \"{key}\"", trusting(&authority))
@@ -133,12 +133,12 @@ async fn a_server_may_want_a_certificate() {
 async fn http2_is_agreed_upon_or_not_spoken() {
     let authority = Authority::new("test");
     for alpn in [&HTTP1[..], &[]] {
-        let api = Api::tls(authority.certify(&[]).server(alpn, None), "tls").await;
+        let api = Api::tls(authority.certify(&[]).server(alpn, None), "tls");
         refused(&gate(&api, "http2", &trusting(&authority)).await.get("/", "").await);
         assert_eq!(api.hits(), 0);
     }
     // Whoever speaks HTTP/2 alone is not sent HTTP/1.1.
-    let api = Api::tls(authority.certify(&[]).server(&HTTP2, None), "tls").await;
+    let api = Api::tls(authority.certify(&[]).server(&HTTP2, None), "tls");
     refused(&gate(&api, "http1", &trusting(&authority)).await.get("/", "").await);
     assert_eq!(api.hits(), 0);
 }
@@ -160,7 +160,7 @@ async fn the_handshake_is_within_the_time_for_connecting() {
 /// Something that speaks, but not TLS.
 #[tokio::test(flavor = "multi_thread")]
 async fn clear_text_is_not_taken_for_tls() {
-    let (authority, api) = (Authority::new("test"), Api::start("clear").await);
+    let (authority, api) = (Authority::new("test"), Api::start("clear"));
     refused(&gate(&api, "http1", &trusting(&authority)).await.get("/", "").await);
     assert_eq!(api.hits(), 0);
 }
