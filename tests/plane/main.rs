@@ -10,5 +10,6 @@ mod it {
 
 mod proxy;
 mod streams;
+mod upstreams;
 
 use it::support;
