@@ -3,14 +3,14 @@
 //! - [`fields`]: which header fields stop here, and which are added.
 //! - [`body`]: bodies and trailers, streamed with their limits.
 //! - [`pool`]: connections, kept and new.
-//! - `socket`: a socket that can be read when it cannot be written to.
+//! - [`http1`]: HTTP/1.1 over one connection.
 //! - [`proxy`]: the service that puts them together.
 
 pub mod body;
 pub mod fields;
+pub mod http1;
 pub mod pool;
 pub mod proxy;
-mod socket;
 
 use std::time::Duration;
 
