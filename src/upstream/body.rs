@@ -14,15 +14,13 @@ use std::{
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
-use tokio::{
-    net::TcpStream,
-    time::{Instant, Sleep},
-};
+use tokio::time::{Instant, Sleep};
 
 use super::{
     fields,
     http1::{Connection, ResponseBody, body::hint},
     pool::Http1Pool,
+    transport::Stream,
 };
 use crate::gate::identity::ReservedNames;
 
@@ -244,13 +242,13 @@ pub struct UpstreamBody {
 
 #[derive(Debug)]
 enum Inbound {
-    Http1(Box<(ResponseBody<TcpStream>, Arc<Http1Pool>)>),
+    Http1(Box<(ResponseBody<Stream>, Arc<Http1Pool>)>),
     Http2(Incoming),
 }
 
 impl Body {
     /// The body of a response over HTTP/1.1. Its connection goes back to `pool` when it can serve another request.
-    pub(super) fn http1(mut body: ResponseBody<TcpStream>, pool: &Arc<Http1Pool>, idle_timeout: Duration) -> Self {
+    pub(super) fn http1(mut body: ResponseBody<Stream>, pool: &Arc<Http1Pool>, idle_timeout: Duration) -> Self {
         // Most bodies came with their header.
         if let Some(whole) = body.take_whole() {
             give_back(pool, body.take_connection());
@@ -266,7 +264,7 @@ impl Body {
     }
 }
 
-fn give_back(pool: &Http1Pool, connection: Option<Connection<TcpStream>>) {
+fn give_back(pool: &Http1Pool, connection: Option<Connection<Stream>>) {
     if let Some(connection) = connection {
         pool.keep(connection);
     }

@@ -28,7 +28,7 @@ mod tests;
 
 pub use self::{
     body::ResponseBody,
-    connection::{Connection, Transport, Upgraded},
+    connection::{Connection, Link, Upgraded},
     exchange::{Answer, Failure, Informational, Unanswered, exchange},
 };
 

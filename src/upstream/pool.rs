@@ -5,22 +5,18 @@
 
 use std::{
     collections::VecDeque,
-    io,
     sync::{Mutex, MutexGuard, PoisonError},
     time::Instant,
 };
 
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::{
-    net::TcpStream,
-    time::{error::Elapsed, timeout},
-};
 
 use super::{
     UpstreamSettings,
     body::RequestBody,
-    http1::{Connection, Transport},
+    http1::{Connection, Link as _},
+    transport::{ConnectError, Stream},
 };
 
 /// The largest response header, in bytes.
@@ -34,35 +30,6 @@ const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
 /// How much of one request is held for an upstream that is slow to read it over HTTP/2.
 const SEND_BUFFER: usize = 64 * 1024;
 
-/// Why there is no connection.
-#[derive(Debug, thiserror::Error)]
-pub enum ConnectError {
-    /// It was refused, reset or could not be resolved.
-    #[error("cannot connect to upstream `{upstream}`")]
-    Io {
-        /// Which one.
-        upstream: String,
-        /// What happened.
-        source: io::Error,
-    },
-    /// It took too long.
-    #[error("connecting to upstream `{upstream}` took too long")]
-    TimedOut {
-        /// Which one.
-        upstream: String,
-        /// What happened.
-        source: Elapsed,
-    },
-    /// The HTTP handshake failed.
-    #[error("upstream `{upstream}` does not speak HTTP as configured")]
-    Handshake {
-        /// Which one.
-        upstream: String,
-        /// What happened.
-        source: hyper::Error,
-    },
-}
-
 /// HTTP/1.1 connections that are not in use.
 #[derive(Debug)]
 pub struct Http1Pool {
@@ -72,7 +39,7 @@ pub struct Http1Pool {
 
 #[derive(Debug)]
 struct Unused {
-    connection: Connection<TcpStream>,
+    connection: Connection<Stream>,
     since: Instant,
 }
 
@@ -84,7 +51,7 @@ impl Http1Pool {
     }
 
     /// The connection that was used last. The upstream may have closed it.
-    pub(super) fn take(&self) -> Option<Connection<TcpStream>> {
+    pub(super) fn take(&self) -> Option<Connection<Stream>> {
         let mut unused = self.unused();
         let last = unused.pop_back()?;
         if self.is_too_old(&last) {
@@ -96,12 +63,12 @@ impl Http1Pool {
     }
 
     /// A new connection.
-    pub(super) async fn connect(&self) -> Result<Connection<TcpStream>, ConnectError> {
-        connect(&self.settings).await.map(Connection::new)
+    pub(super) async fn connect(&self) -> Result<Connection<Stream>, ConnectError> {
+        self.settings.transport.connect(self.settings.connect_timeout).await.map(Connection::new)
     }
 
     /// Keeps a connection for another request.
-    pub(super) fn keep(&self, connection: Connection<TcpStream>) {
+    pub(super) fn keep(&self, connection: Connection<Stream>) {
         let mut unused = self.unused();
         if unused.len() < self.settings.max_idle {
             unused.push_back(Unused { connection, since: Instant::now() });
@@ -111,10 +78,7 @@ impl Http1Pool {
     /// Lets go of connections that were unused for too long, or that the upstream has closed.
     pub fn reap(&self) {
         let mut unused = self.unused();
-        while unused
-            .front()
-            .is_some_and(|oldest| self.is_too_old(oldest) || oldest.connection.transport().is_disturbed())
-        {
+        while unused.front().is_some_and(|oldest| self.is_too_old(oldest) || oldest.connection.link().is_disturbed()) {
             unused.pop_front();
         }
     }
@@ -158,7 +122,7 @@ impl Http2Pool {
 
     /// A new connection, which takes the place of the old one. Several may be made at once at first; the last one stays.
     pub(super) async fn connect(&self) -> Result<http2::SendRequest<RequestBody>, ConnectError> {
-        let stream = connect(&self.settings).await?;
+        let stream = self.settings.transport.connect(self.settings.connect_timeout).await?;
         let (sender, connection) = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .keep_alive_interval(self.settings.keep_alive)
@@ -170,7 +134,7 @@ impl Http2Pool {
             .max_local_error_reset_streams(None)
             .handshake(TokioIo::new(stream))
             .await
-            .map_err(|source| ConnectError::Handshake { upstream: self.settings.authority.to_string(), source })?;
+            .map_err(|source| ConnectError::Handshake { upstream: self.settings.transport.to_string(), source })?;
         tokio::spawn(async move {
             if let Err(error) = connection.await {
                 tracing::debug!(error = &error as &dyn std::error::Error, "connection to upstream ended");
@@ -183,14 +147,4 @@ impl Http2Pool {
     fn shared(&self) -> MutexGuard<'_, Option<http2::SendRequest<RequestBody>>> {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-async fn connect(settings: &UpstreamSettings) -> Result<TcpStream, ConnectError> {
-    let upstream = || settings.authority.to_string();
-    let stream = timeout(settings.connect_timeout, TcpStream::connect(settings.authority.as_str()))
-        .await
-        .map_err(|source| ConnectError::TimedOut { upstream: upstream(), source })?
-        .map_err(|source| ConnectError::Io { upstream: upstream(), source })?;
-    stream.set_nodelay(true).map_err(|source| ConnectError::Io { upstream: upstream(), source })?;
-    Ok(stream)
 }

@@ -10,7 +10,7 @@ use std::{
 
 use http::{Request, Response, StatusCode, Uri, Version, header, uri::PathAndQuery};
 use hyper::body::Incoming;
-use tokio::{net::TcpStream, time::timeout};
+use tokio::time::timeout;
 use tower::Service;
 
 use super::{
@@ -18,7 +18,8 @@ use super::{
     body::{BodyError, Fault, RequestBody, Upload},
     fields::{self, Downstream},
     http1::{self, Answer, Connection, Failure, Unanswered},
-    pool::{ConnectError, Http1Pool, Http2Pool},
+    pool::{Http1Pool, Http2Pool},
+    transport::{ConnectError, Stream},
 };
 use crate::gate::{identity::ReservedNames, problem};
 
@@ -186,7 +187,8 @@ impl Shared {
                 let shown =
                     host.filter(|_| self.settings.preserve_host).and_then(|host| host.as_bytes().try_into().ok());
                 let mut uri = http::uri::Parts::default();
-                uri.scheme = Some(http::uri::Scheme::HTTP);
+                let is_tls = self.settings.transport.is_tls();
+                uri.scheme = Some(if is_tls { http::uri::Scheme::HTTPS } else { http::uri::Scheme::HTTP });
                 uri.authority = Some(shown.unwrap_or_else(|| self.settings.authority.clone()));
                 uri.path_and_query = Some(path);
                 // Scheme, authority and path are all there, which is all that can be missing.
@@ -227,7 +229,7 @@ impl Shared {
         &self,
         pool: &Http1Pool,
         mut request: Request<RequestBody>,
-    ) -> Result<Answer<TcpStream>, UpstreamError> {
+    ) -> Result<Answer<Stream>, UpstreamError> {
         let upload = request.body().upload();
         let upload = upload.as_deref();
         let mut may_repeat = true;
@@ -246,9 +248,9 @@ impl Shared {
 
     async fn try_http1(
         &self,
-        connection: Connection<TcpStream>,
+        connection: Connection<Stream>,
         request: Request<RequestBody>,
-    ) -> Result<Answer<TcpStream>, Unanswered<RequestBody>> {
+    ) -> Result<Answer<Stream>, Unanswered<RequestBody>> {
         http1::exchange(connection, request, self.settings.response_timeout).await
     }
 }

@@ -14,9 +14,7 @@ use tokio::{
     task::JoinHandle,
 };
 
-use super::{
-    Connection, Malformed, Transport, chunked::Chunked, connection::poll_fill, exchange::Failure, head::Framing,
-};
+use super::{Connection, Link, Malformed, chunked::Chunked, connection::poll_fill, exchange::Failure, head::Framing};
 
 /// What came next.
 #[derive(Debug)]
@@ -115,7 +113,7 @@ impl Sending {
     }
 }
 
-impl<S: Transport> ResponseBody<S> {
+impl<S: Link> ResponseBody<S> {
     pub(super) fn new(mut connection: Connection<S>, framing: Framing, persistent: bool) -> Self {
         let buffer = std::mem::take(&mut connection.buffer);
         Self::over(Source::Whole(connection), buffer, framing, persistent)
@@ -244,7 +242,7 @@ impl<S: Transport> ResponseBody<S> {
     }
 }
 
-impl<S: Transport> AsyncRead for Source<S> {
+impl<S: Link> AsyncRead for Source<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,

@@ -13,7 +13,6 @@ use bytes::{Bytes, BytesMut};
 use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::TcpStream,
     time::{Instant, Sleep},
 };
 use tokio_util::io::poll_read_buf;
@@ -30,7 +29,7 @@ thread_local! {
 }
 
 /// What an HTTP/1.1 connection can run over.
-pub trait Transport: AsyncRead + AsyncWrite + Unpin + Send + 'static {
+pub trait Link: AsyncRead + AsyncWrite + Unpin + Send + 'static {
     /// Whether the other side has closed it, or sent something, as far as the system knows at this very moment. Reading, which is
     /// told by the runtime, may learn of it a little later. Asked before a request is sent that must not be sent twice.
     fn is_disturbed(&self) -> bool {
@@ -38,11 +37,10 @@ pub trait Transport: AsyncRead + AsyncWrite + Unpin + Send + 'static {
     }
 }
 
-impl Transport for TcpStream {
-    fn is_disturbed(&self) -> bool {
-        let seen = SockRef::from(self).peek(&mut [MaybeUninit::uninit(); 1]);
-        !matches!(seen, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
-    }
+/// Whether anything can be read of a socket, its end included.
+pub fn is_readable<'a>(socket: impl Into<SockRef<'a>>) -> bool {
+    let seen = socket.into().peek(&mut [MaybeUninit::uninit(); 1]);
+    !matches!(seen, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
 }
 
 /// A connection to an upstream. Dropped, it closes.
@@ -70,7 +68,7 @@ impl<S> Connection<S> {
 
     /// What it runs over.
     #[must_use]
-    pub const fn transport(&self) -> &S {
+    pub const fn link(&self) -> &S {
         &self.stream
     }
 }

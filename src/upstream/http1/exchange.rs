@@ -15,7 +15,7 @@ use http_body::Body;
 use tokio::time::Instant;
 
 use super::{
-    Connection, Malformed, ResponseBody, Transport, Upgraded,
+    Connection, Link, Malformed, ResponseBody, Upgraded,
     connection::poll_fill,
     head::{Framing, Head, Unread},
     upload::{Sending, Upload, UploadFault},
@@ -105,7 +105,7 @@ pub async fn exchange<S, B>(
     limit: Duration,
 ) -> Result<Answer<S>, Unanswered<B>>
 where
-    S: Transport,
+    S: Link,
     B: Body<Data = Bytes, Error = BodyError> + Unpin + Send + 'static,
 {
     let (parts, body) = request.into_parts();
@@ -135,7 +135,7 @@ where
 
 fn answer<S, B>(head: Head, mut connection: Connection<S>, mut upload: Upload<B>) -> Answer<S>
 where
-    S: Transport,
+    S: Link,
     B: Body<Data = Bytes, Error = BodyError> + Unpin + Send + 'static,
 {
     let Head { version, status, reason, headers, framing, persistent } = head;
@@ -186,7 +186,7 @@ struct Exchange<S, B> {
 
 impl<S, B> Exchange<S, B>
 where
-    S: Transport,
+    S: Link,
     B: Body<Data = Bytes, Error = BodyError> + Unpin,
 {
     fn poll_head(&mut self, context: &mut Context<'_>, parts: &Parts, limit: Duration) -> Poll<Result<Head, Failure>> {
