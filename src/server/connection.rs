@@ -2,7 +2,7 @@
 
 use std::{convert::Infallible, io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
-use http::Request;
+use http::{Request, StatusCode};
 use hyper::{
     body::Incoming,
     server::conn::{http1, http2},
@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     ListenerSettings,
     current::{CurrentGateway, Peer},
+    framing::Strict,
     patience::{Limits, Patient, Progress, Served},
 };
 
@@ -55,19 +56,22 @@ pub async fn serve(
     let progress = Progress::new(gateway.in_flight());
     drop(gateway);
     let limits = Limits { header: settings.header_timeout, idle: settings.idle_timeout, shared: speaks_http2 };
-    let io = TokioIo::new(Patient::new(stream, Arc::clone(&progress), limits));
+    let stream = Patient::new(stream, Arc::clone(&progress), limits);
     let serving = Arc::clone(&progress);
     let service = service_fn(move |request: Request<Incoming>| {
         let (gateway, serving) = (current.load(), serving.serve());
         let downstream = peer.seen_by(&gateway);
         async move {
             let response = gateway.serve(request, downstream).await;
+            if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+                serving.switch();
+            }
             Ok::<_, Infallible>(response.map(|body| Served::new(body, serving)))
         }
     });
     let ends = either(drain.cancelled(), progress.idle(settings.idle_timeout));
     let result = if speaks_http2 {
-        let mut connection = pin!(http2(settings).serve_connection(io, service));
+        let mut connection = pin!(http2(settings).serve_connection(TokioIo::new(stream), service));
         tokio::select! {
             biased;
             result = connection.as_mut() => result,
@@ -77,7 +81,8 @@ pub async fn serve(
             }
         }
     } else {
-        let mut connection = pin!(http1(settings).serve_connection(io, service));
+        let strict = Strict::new(stream, Arc::clone(&progress));
+        let mut connection = pin!(http1(settings).serve_connection(TokioIo::new(strict), service));
         tokio::select! {
             biased;
             result = connection.as_mut() => result,

@@ -1,0 +1,8 @@
+//! Every request has one reading, or is refused; and nobody can hold the gate up.
+
+mod document;
+mod frames;
+mod http1;
+mod http2;
+mod recorder;
+mod strict;
