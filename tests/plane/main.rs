@@ -10,5 +10,6 @@ mod it {
 
 mod hygiene;
 mod proxy;
+mod upstreams;
 
 use it::support;
