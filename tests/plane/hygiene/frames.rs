@@ -179,17 +179,16 @@ fn status(block: &[u8]) -> u16 {
         [0x48 | 0x08, 3, a, b, c, ..] => String::from_utf8(vec![a, b, c]).unwrap().parse().unwrap(),
         [0x48 | 0x08, length @ 0x82..=0x83, ref rest @ ..] => {
             let length = usize::from(length & 0x7f);
-            let bits: String = rest[..length].iter().map(|byte| format!("{byte:08b}")).collect();
-            let (mut rest, mut digits) = (&*bits, 0);
+            let mut bits =
+                rest[..length].iter().fold(0_u32, |bits, byte| bits << 8 | u32::from(*byte)) << (32 - 8 * length);
+            let mut digits = 0;
             for _ in 0..3 {
                 // `0` to `2` have five bits, `3` to `9` six.
-                let short = u16::from_str_radix(&rest[..5], 2).unwrap();
-                let (digit, width) =
-                    if short < 3 { (short, 5) } else { (u16::from_str_radix(&rest[..6], 2).unwrap() - 0x19 + 3, 6) };
+                let (digit, width) = if bits >> 27 < 3 { (bits >> 27, 5) } else { ((bits >> 26) - 0x19 + 3, 6) };
                 digits = digits * 10 + digit;
-                rest = &rest[width..];
+                bits <<= width;
             }
-            digits
+            u16::try_from(digits).unwrap()
         }
         _ => panic!("no status at the start of {block:02x?}"),
     }

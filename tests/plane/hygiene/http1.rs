@@ -400,7 +400,7 @@ async fn what_has_no_one_reading_is_refused() {
             }
             let found = answers(&reply);
             if found != expected || came != next {
-                wrong.push(format!("{what}\n    {:.100?}\n    {found:?}, the upstream got {came:?}", request));
+                wrong.push(format!("{what}\n    {request:.100?}\n    {found:?}, the upstream got {came:?}"));
             }
         }
     }

@@ -10,6 +10,9 @@ use crate::support::gate::TestGate;
 /// A field of a request.
 type Field = (&'static str, &'static str);
 
+/// The fields of a request, and its content.
+type Sent = (Vec<Field>, &'static str);
+
 const METHOD: Field = (":method", "GET");
 const SCHEME: Field = (":scheme", "http");
 const PATH: Field = (":path", "/first");
@@ -41,7 +44,7 @@ fn and(fields: &[Field]) -> Vec<Field> {
 }
 
 /// Such requests, by what the documentation calls them.
-fn refused() -> Vec<(&'static str, Vec<(Vec<Field>, &'static str)>)> {
+fn refused() -> Vec<(&'static str, Vec<Sent>)> {
     let bare = |requests: Vec<Vec<Field>>| requests.into_iter().map(|fields| (fields, "")).collect::<Vec<_>>();
     vec![
         ("upper-case letters in a field's name", bare(vec![and(&[("X-Upper", "1")]), and(&[("xY", "1")])])),
@@ -207,6 +210,7 @@ async fn what_has_no_one_reading_is_refused() {
 async fn what_has_one_reading_arrives_in_one_form() {
     let recorder = Recorder::start().await;
     let gate = TestGate::start(&recorder.route("auth = \"none\"")).await;
+    #[expect(clippy::type_complexity, reason = "a table")]
     let cases: Vec<(Vec<Field>, &str, &str, Vec<Field>, &str)> = vec![
         (and(&[]), "", "GET /first HTTP/1.1", vec![("host", "a")], ""),
         (with((":path", "//x/../y?a#b")), "", "GET /y?a HTTP/1.1", vec![("host", "a")], ""),
