@@ -12,6 +12,12 @@ pub struct Boundaries {
 }
 
 impl Boundaries {
+    /// Nothing has come yet.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self { prefix: 0, length: 0, left: 0 }
+    }
+
     /// Whether what has come ends with a whole message, or nothing has come.
     #[must_use]
     pub const fn is_between(&self) -> bool {

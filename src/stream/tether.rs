@@ -2,13 +2,13 @@
 
 use std::{
     future::poll_fn,
-    pin::{Pin, pin},
+    pin::pin,
     task::{Context, Poll},
 };
 
 use bytes::Bytes;
 use http::{Extensions, HeaderMap, Response};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 use super::{Kind, OpenStream};
 use crate::{gate::Admission, verdict::Reason};
@@ -33,11 +33,11 @@ enum State {
 }
 
 impl Tether {
-    /// The tether of a request that was admitted at `begun`: its [`Admission`] is taken out of its extensions.
+    /// The tether of a request that was just admitted: its [`Admission`] is taken out of its extensions.
     #[must_use]
-    pub fn take(extensions: &mut Extensions, kind: Kind, begun: Instant) -> Self {
+    pub fn take(extensions: &mut Extensions, kind: Kind) -> Self {
         let state = extensions.remove::<Admission>().map_or(State::Loose, |admission| {
-            let grows_up = begun + admission.streams().grace();
+            let grows_up = Instant::now() + admission.streams().grace();
             State::Young { admission, grows_up }
         });
         Self { state, kind }
@@ -94,22 +94,22 @@ impl Tether {
         }
     }
 
-    /// Waits for `work` while the request is young, and for `limit` at most. `None`: it is no longer.
-    pub async fn while_young<F: Future>(&self, work: Pin<&mut F>, limit: Instant) -> Option<F::Output> {
-        timeout_at(self.grows_up()?.min(limit), work).await.ok()
-    }
-
-    /// Waits for `work`, unless the session ends before.
+    /// Waits for `work`, unless the session ends before. Whoever does the work wakes the task when the request [grows up](Self::grows_up).
     ///
     /// # Errors
     /// Why it ended.
     pub async fn watch<T>(&mut self, work: impl Future<Output = T>) -> Result<T, Reason> {
-        self.grow();
         let mut work = pin!(work);
+        let mut has_waited = false;
         poll_fn(|context| {
             if let Poll::Ready(output) = work.as_mut().poll(context) {
                 return Poll::Ready(Ok(output));
             }
+            // Nearly every request waits once, and is too young then.
+            if has_waited {
+                self.grow();
+            }
+            has_waited = true;
             self.poll_ended(context).map(Err)
         })
         .await

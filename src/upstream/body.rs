@@ -16,7 +16,12 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::{fields, pool::Lease};
+use super::{
+    fields,
+    http1::{Connection, ResponseBody, body::hint},
+    pool::Http1Pool,
+    transport::Stream,
+};
 use crate::{
     gate::identity::ReservedNames,
     stream::{Boundaries, Kind, Tether},
@@ -40,18 +45,22 @@ impl Patience {
         Self { limit, sleep: None, until: None }
     }
 
+    /// What was waited for has come.
+    const fn progress(&mut self) {
+        self.until = None;
+    }
+
     /// Passes progress on, and turns too long a wait into an error.
     fn watch<T>(&mut self, context: &mut Context<'_>, progress: Poll<T>) -> Poll<io::Result<T>> {
         if let Poll::Ready(value) = progress {
-            self.until = None;
+            self.progress();
             return Poll::Ready(Ok(value));
         }
-        ready!(self.poll_until(context, None));
-        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "body stood still for too long")))
+        self.poll_until(context, None).map(Err)
     }
 
-    /// Waits: until it is too long, or until `earlier`.
-    fn poll_until(&mut self, context: &mut Context<'_>, earlier: Option<Instant>) -> Poll<()> {
+    /// Waits until it is too long, or until `earlier`.
+    fn poll_until(&mut self, context: &mut Context<'_>, earlier: Option<Instant>) -> Poll<io::Error> {
         let limit = self.limit;
         let (until, is_new) = match self.until {
             Some(until) => (until, false),
@@ -67,7 +76,8 @@ impl Patience {
             }
             None => self.sleep.insert(Box::pin(sleep_until(wake))),
         };
-        sleep.as_mut().poll(context)
+        ready!(sleep.as_mut().poll(context));
+        Poll::Ready(io::Error::new(io::ErrorKind::TimedOut, "body stood still for too long"))
     }
 }
 
@@ -129,6 +139,8 @@ impl Upload {
 /// The body of a request on its way to the upstream.
 #[derive(Debug)]
 pub struct RequestBody {
+    /// What was taken off it, and put back.
+    first: Option<Bytes>,
     streamed: Option<Streamed>,
 }
 
@@ -150,12 +162,22 @@ impl RequestBody {
             patience: Patience::new(idle_timeout),
             upload: Upload::new(),
         });
-        Self { streamed }
+        Self { first: None, streamed }
+    }
+
+    /// No body.
+    pub(super) const fn empty() -> Self {
+        Self { first: None, streamed: None }
+    }
+
+    /// Puts back what was taken off it.
+    pub(super) fn put_back(&mut self, first: Option<Bytes>) {
+        self.first = first;
     }
 
     /// The body once more, if it is empty.
     pub(super) fn again(&self) -> Option<Self> {
-        self.streamed.is_none().then_some(Self { streamed: None })
+        self.streamed.is_none().then(Self::empty)
     }
 
     /// How it gets on; `None`: it is empty.
@@ -202,6 +224,9 @@ impl HttpBody for RequestBody {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if let Some(first) = self.first.take() {
+            return Poll::Ready(Some(Ok(Frame::data(first))));
+        }
         match &mut self.streamed {
             Some(streamed) => streamed.poll_frame(context),
             None => Poll::Ready(None),
@@ -209,11 +234,17 @@ impl HttpBody for RequestBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.streamed.as_ref().is_none_or(|streamed| streamed.incoming.is_end_stream())
+        self.first.is_none() && self.streamed.as_ref().is_none_or(|streamed| streamed.incoming.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.streamed.as_ref().map_or_else(|| SizeHint::with_exact(0), |streamed| streamed.incoming.size_hint())
+        let first = self.first.as_ref().map_or(0, |first| first.len() as u64);
+        let rest =
+            self.streamed.as_ref().map_or_else(|| SizeHint::with_exact(0), |streamed| streamed.incoming.size_hint());
+        match rest.exact() {
+            Some(rest) => SizeHint::with_exact(first + rest),
+            None => SizeHint::default(),
+        }
     }
 }
 
@@ -229,8 +260,7 @@ pub enum Body {
 /// The body of an upstream's response. Its connection goes back to the pool when the body has ended, and not before.
 #[derive(Debug)]
 pub struct UpstreamBody {
-    incoming: Incoming,
-    lease: Option<Lease>,
+    incoming: Inbound,
     patience: Patience,
     tether: Tether,
     /// Whether a frame has been passed on: bodies that have only one are not looked at.
@@ -258,32 +288,86 @@ const REST_OF_MESSAGE: Duration = Duration::from_millis(250);
 #[error("the session ended: {}", .0.code())]
 struct SessionOver(Reason);
 
+#[derive(Debug)]
+enum Inbound {
+    Http1(Box<(ResponseBody<Stream>, Arc<Http1Pool>)>),
+    Http2(Incoming),
+}
+
+impl Body {
+    /// The body of a response over HTTP/1.1. Its connection goes back to `pool` when it can serve another request.
+    pub(super) fn http1(mut body: ResponseBody<Stream>, pool: &Arc<Http1Pool>, idle_timeout: Duration) -> Self {
+        // Most bodies came with their header.
+        if let Some(whole) = body.take_whole() {
+            give_back(pool, body.take_connection());
+            return whole.into();
+        }
+        let incoming = Inbound::Http1(Box::new((body, Arc::clone(pool))));
+        Self::Upstream(UpstreamBody::new(incoming, idle_timeout))
+    }
+
+    /// The body of a response over HTTP/2.
+    pub(super) const fn http2(incoming: Incoming, idle_timeout: Duration) -> Self {
+        Self::Upstream(UpstreamBody::new(Inbound::Http2(incoming), idle_timeout))
+    }
+
+    /// It ends with the session of its request.
+    pub(super) fn tie(&mut self, tether: Tether) {
+        if let Self::Upstream(body) = self {
+            body.tether = tether;
+        }
+    }
+}
+
+fn give_back(pool: &Http1Pool, connection: Option<Connection<Stream>>) {
+    if let Some(connection) = connection {
+        pool.keep(connection);
+    }
+}
+
+impl Inbound {
+    fn poll_frame(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match self {
+            Self::Http1(inbound) => {
+                let (body, pool) = &mut **inbound;
+                let frame = ready!(body.poll_frame(context));
+                if body.is_end_stream() {
+                    give_back(pool, body.take_connection());
+                }
+                Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
+            }
+            Self::Http2(incoming) => {
+                let frame = ready!(Pin::new(incoming).poll_frame(context));
+                Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Http1(inbound) => inbound.0.is_end_stream(),
+            Self::Http2(incoming) => incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Http1(inbound) => hint(inbound.0.size_hint()),
+            Self::Http2(incoming) => incoming.size_hint(),
+        }
+    }
+}
+
 impl UpstreamBody {
-    pub(super) fn new(incoming: Incoming, lease: Option<Lease>, idle_timeout: Duration) -> Self {
-        let mut body = Self {
+    const fn new(incoming: Inbound, idle_timeout: Duration) -> Self {
+        Self {
             incoming,
-            lease,
             patience: Patience::new(idle_timeout),
             tether: Tether::loose(),
             begun: false,
             ending: Ending::No,
-            messages: Boundaries::default(),
-        };
-        if body.incoming.is_end_stream() {
-            body.give_back();
+            messages: Boundaries::new(),
         }
-        body
-    }
-
-    fn give_back(&mut self) {
-        if let Some(lease) = self.lease.take() {
-            lease.give_back();
-        }
-    }
-
-    /// It ends with the session of the request.
-    pub(super) fn tie(&mut self, tether: Tether) {
-        self.tether = tether;
     }
 
     fn is_end_stream(&self) -> bool {
@@ -310,20 +394,35 @@ impl UpstreamBody {
                 }
                 Ending::Over => return Poll::Ready(None),
             }
-            let progress = Pin::new(&mut self.incoming).poll_frame(context);
-            if progress.is_ready() {
-                return self.passed_on(context, progress);
+            if let Poll::Ready(frame) = self.incoming.poll_frame(context) {
+                self.patience.progress();
+                return Poll::Ready(frame.map(|frame| frame.map(|frame| self.passed_on(frame))));
             }
             let earlier = match self.ending {
                 Ending::Message(_, until) => Some(until),
                 _ => self.tether.grows_up(),
             };
-            ready!(self.patience.poll_until(context, earlier));
+            let stalled = ready!(self.patience.poll_until(context, earlier));
             if earlier.is_none_or(|earlier| earlier > Instant::now()) {
-                return self.passed_on(context, progress);
+                return Poll::Ready(Some(Err(stalled.into())));
             }
             self.tether.grow();
         }
+    }
+
+    /// A frame that goes on to the client: all of it, unless the session is over and another message begins in it.
+    fn passed_on(&mut self, mut frame: Frame<Bytes>) -> Frame<Bytes> {
+        self.begun = true;
+        if self.tether.kind() == Kind::Grpc
+            && let Some(data) = frame.data_mut()
+        {
+            let whole = self.messages.follow(data);
+            if let (Ending::Message(..), Some(whole)) = (self.ending, whole) {
+                data.truncate(whole);
+                self.messages = Boundaries::new();
+            }
+        }
+        frame
     }
 
     /// Ends in the way that the protocol has for it. A response that is not complete must not look as if it were, but for one that never is.
@@ -335,37 +434,6 @@ impl UpstreamBody {
                 Poll::Ready(Some(Ok(Frame::trailers(self.tether.trailers(reason)))))
             }
             _ => Poll::Ready(Some(Err(SessionOver(reason).into()))),
-        }
-    }
-
-    fn passed_on(
-        &mut self,
-        context: &mut Context<'_>,
-        progress: Poll<Option<Result<Frame<Bytes>, hyper::Error>>>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        match ready!(self.patience.watch(context, progress)) {
-            Ok(Some(Ok(mut frame))) => {
-                self.begun = true;
-                if self.tether.kind() == Kind::Grpc
-                    && let Some(data) = frame.data_mut()
-                {
-                    let whole = self.messages.follow(data);
-                    if let (Ending::Message(..), Some(whole)) = (self.ending, whole) {
-                        data.truncate(whole);
-                        self.messages = Boundaries::default();
-                    }
-                }
-                if self.incoming.is_end_stream() {
-                    self.give_back();
-                }
-                Poll::Ready(Some(Ok(frame)))
-            }
-            Ok(None) => {
-                self.give_back();
-                Poll::Ready(None)
-            }
-            Ok(Some(Err(error))) => Poll::Ready(Some(Err(error.into()))),
-            Err(stalled) => Poll::Ready(Some(Err(stalled.into()))),
         }
     }
 }
