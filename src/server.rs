@@ -18,6 +18,7 @@ pub mod gateway;
 pub mod listener;
 pub mod own;
 pub mod patience;
+mod upgrade;
 
 use std::{net::SocketAddr, time::Duration};
 

@@ -13,6 +13,7 @@ pub mod http1;
 pub mod pool;
 pub mod proxy;
 pub mod transport;
+pub mod tunnel;
 
 use std::time::Duration;
 
@@ -36,6 +37,10 @@ pub struct UpstreamSettings {
     pub response_timeout: Duration,
     /// How long a body may stand still, either way.
     pub body_idle_timeout: Duration,
+    /// Whether WebSockets may be opened to it.
+    pub websocket: bool,
+    /// How long nothing may pass through a WebSocket, either way.
+    pub tunnel_idle_timeout: Duration,
     /// How long a connection is kept without use.
     pub keep_alive: Duration,
     /// How many unused connections are kept, at most.

@@ -29,6 +29,10 @@ pub(super) fn read(section: &Section<'_>, basis: &Basis<'_>) -> Option<UpstreamS
     let protocol = section.get("protocol").or(Protocol::Http1);
     let tls = Tls::read(&section.section("tls"), origin.as_ref(), &at, protocol);
 
+    let upgrades: Vec<Upgrade> = match section.list::<Upgrade>("upgrades") {
+        list if list.is_given() => list.or(Vec::new()).into_iter().map(|(upgrade, _)| upgrade).collect(),
+        _ => vec![Upgrade::WebSocket],
+    };
     let timeout = |key, default| section.get::<Duration>(key).between(MILLISECOND, DAY).or(default);
     let settings = |authority, transport| UpstreamSettings {
         authority,
@@ -37,6 +41,8 @@ pub(super) fn read(section: &Section<'_>, basis: &Basis<'_>) -> Option<UpstreamS
         connect_timeout: timeout("connect_timeout", 2 * SECOND),
         response_timeout: timeout("response_timeout", 30 * SECOND),
         body_idle_timeout: timeout("body_idle_timeout", MINUTE),
+        websocket: upgrades.contains(&Upgrade::WebSocket),
+        tunnel_idle_timeout: timeout("tunnel_idle_timeout", 10 * MINUTE),
         keep_alive: timeout("keep_alive", MINUTE),
         max_idle: section.get("max_idle").between(0, 65_535).or(256),
         preserve_host: section.get("preserve_host").or(true),
@@ -199,6 +205,18 @@ fn check_loop(authority: &Authority, basis: &Basis<'_>) -> Result<(), Fault> {
 
 fn is_local(address: std::net::IpAddr) -> bool {
     address.is_loopback() || address.is_unspecified()
+}
+
+/// What a connection may be used for instead of HTTP.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Upgrade {
+    WebSocket,
+}
+
+impl Setting for Upgrade {
+    fn read(raw: Raw<'_>) -> Result<Self, Fault> {
+        choose(raw, &[("websocket", Self::WebSocket)])
+    }
 }
 
 impl Setting for Protocol {

@@ -17,7 +17,7 @@ use super::{
     framing::Strict,
     patience::{Limits, Patient, Progress, Served},
 };
-use crate::drain::Drain;
+use crate::{drain::Drain, upstream::tunnel::Hold};
 
 /// How an HTTP/2 connection with prior knowledge begins (RFC 9113 §3.4).
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -61,12 +61,16 @@ pub async fn serve(
     drop(gateway);
     let limits = Limits { header: settings.header_timeout, idle: settings.idle_timeout, shared: speaks_http2 };
     let stream = Patient::new(stream, Arc::clone(&progress), limits);
-    let serving = Arc::clone(&progress);
+    let serves = Arc::clone(&progress);
     let service = service_fn(move |request: Request<Incoming>| {
-        let (gateway, serving) = (current.load(), serving.serve());
+        let (gateway, serving) = (current.load(), serves.serve());
         let (downstream, drain) = (peer.seen_by(&gateway), drain.clone());
+        let progress = Arc::clone(&serves);
         async move {
             let mut response = gateway.serve(request, downstream).await;
+            if let Some(hold) = response.extensions_mut().remove::<Hold>() {
+                hold.keep(progress.serve());
+            }
             if response.status() == StatusCode::SWITCHING_PROTOCOLS {
                 serving.switch();
             } else if !speaks_http2 && drain.is_leaving() {
@@ -88,7 +92,7 @@ pub async fn serve(
         }
     } else {
         let strict = Strict::new(stream, Arc::clone(&progress));
-        let mut connection = pin!(http1(settings).serve_connection(TokioIo::new(strict), service));
+        let mut connection = pin!(http1(settings).serve_connection(TokioIo::new(strict), service).with_upgrades());
         tokio::select! {
             biased;
             result = connection.as_mut() => result,
@@ -122,7 +126,8 @@ fn http2(settings: &ListenerSettings) -> http2::Builder<TokioExecutor> {
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buf_size(SEND_BUFFER)
         .keep_alive_interval(settings.idle_timeout)
-        .keep_alive_timeout(settings.header_timeout);
+        .keep_alive_timeout(settings.header_timeout)
+        .enable_connect_protocol();
     builder
 }
 

@@ -9,7 +9,7 @@ use hyper::body::Incoming;
 use prometheus_client::metrics::gauge::Gauge;
 use tower::{Layer, Service};
 
-use super::{ListenerSettings, access::Entry, current::Edition, form, own::OwnEndpoints};
+use super::{ListenerSettings, access::Entry, current::Edition, form, own::OwnEndpoints, upgrade};
 use crate::{
     gate::{Gate, GateLayer, Judge, identity::ReservedNames, problem},
     route::{RouteSettings, table::RouteTable},
@@ -130,6 +130,7 @@ impl Gateway {
         mut request: Request<Incoming>,
         downstream: Arc<Downstream>,
     ) -> (Response<Body>, Option<&Route>) {
+        let handshake = upgrade::take(&mut request);
         if let Err(unserved) = form::normalise(&mut request, self.options.listener.max_headers) {
             return (unserved.answer(), None);
         }
@@ -142,6 +143,17 @@ impl Gateway {
             let refusal = problem::response(StatusCode::NOT_FOUND, "no_route", "No route leads there.");
             return (refusal, None);
         };
+        if let Some(handshake) = handshake {
+            if upgrade::is_forged(&route.gate.policy().sources, &self.own.origins, request.headers()) {
+                let detail = "A page of this origin must not open WebSockets here.";
+                return (problem::response(StatusCode::FORBIDDEN, "origin", detail), Some(route));
+            }
+            if route.upstream.takes_websockets() {
+                request.extensions_mut().insert(handshake);
+            } else if handshake.is_extended_connect {
+                return (form::Unserved::Method.answer(), Some(route));
+            }
+        }
         request.extensions_mut().insert(downstream);
         let origin = self.own.origins.of(request.headers()).cloned();
         // An upstream is always ready, so a clone of its gate is.

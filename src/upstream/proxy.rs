@@ -8,6 +8,7 @@ use std::{
     task::{Context, Poll},
 };
 
+use bytes::Bytes;
 use http::{HeaderValue, Request, Response, StatusCode, Uri, Version, header, uri::PathAndQuery};
 use hyper::body::Incoming;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -20,10 +21,11 @@ use super::{
     http1::{self, Answer, Connection, Failure, Unanswered},
     pool::{Http1Pool, Http2Pool},
     transport::{ConnectError, Stream},
+    tunnel::{Handshake, Tunnel},
 };
 use crate::{
     gate::{grpc, identity::ReservedNames, problem},
-    stream::{Kind, Tether},
+    stream::{Kind, Tether, websocket},
 };
 
 /// Why there is no response from the upstream.
@@ -45,8 +47,11 @@ pub enum UpstreamError {
     #[error("upstream broke off or does not speak HTTP")]
     Exchange(#[source] BodyError),
     /// The upstream answered 101, and nobody had asked for another protocol.
-    #[error("upstream switched protocols unasked")]
+    #[error("upstream switched protocols unasked, or to another one")]
     Switched,
+    /// It answered a request for another protocol as if it had been any request.
+    #[error("upstream answered without switching protocols")]
+    NotSwitched,
 }
 
 impl UpstreamError {
@@ -71,7 +76,7 @@ impl UpstreamError {
                 "upstream_timeout",
                 "The upstream did not answer in time.",
             ),
-            Self::Connect(_) | Self::Exchange(_) | Self::Switched => {
+            Self::Connect(_) | Self::Exchange(_) | Self::Switched | Self::NotSwitched => {
                 problem::response(StatusCode::BAD_GATEWAY, "upstream_unavailable", "The upstream cannot be reached.")
             }
             Self::RequestTimeout => problem::response(
@@ -114,6 +119,12 @@ impl Upstream {
         Self(Arc::new(Shared { settings, reserved, connections }))
     }
 
+    /// Whether WebSockets may be opened to it.
+    #[must_use]
+    pub fn takes_websockets(&self) -> bool {
+        self.0.settings.websocket
+    }
+
     /// Lets go of connections that were unused for too long.
     pub fn maintain(&self) {
         match &self.0.connections {
@@ -137,7 +148,11 @@ impl Service<Request<Incoming>> for Upstream {
         Box::pin(async move {
             let kind = if grpc::is_call(request.headers()) { Kind::Grpc } else { Kind::Response };
             let tether = Tether::take(request.extensions_mut(), kind);
-            Ok(shared.exchange(request, tether).await.unwrap_or_else(|error| {
+            let exchanged = match request.extensions_mut().remove::<Handshake>() {
+                None => shared.exchange(request, tether).await,
+                Some(handshake) => shared.open_websocket(request, handshake, tether).await,
+            };
+            Ok(exchanged.unwrap_or_else(|error| {
                 error.log(shared.settings.authority.as_str());
                 error.answer()
             }))
@@ -146,6 +161,64 @@ impl Service<Request<Incoming>> for Upstream {
 }
 
 impl Shared {
+    /// Opens a WebSocket. Whatever the upstream answers but yes is passed on as it is.
+    async fn open_websocket(
+        &self,
+        mut request: Request<Incoming>,
+        handshake: Handshake,
+        mut tether: Tether,
+    ) -> Result<Response<Body>, UpstreamError> {
+        tether.set_kind(Kind::WebSocket);
+        tether.open();
+        let drain = request.extensions().get::<Arc<Downstream>>().map(|downstream| downstream.drain.clone());
+        let key = handshake.is_extended_connect.then(websocket::key);
+        if let Some(key) = key.as_ref().and_then(|key| HeaderValue::try_from(key).ok()) {
+            request.headers_mut().insert(header::SEC_WEBSOCKET_KEY, key);
+        }
+        let mut request = self.outbound(request).map(|_| RequestBody::empty());
+        let fields = request.headers_mut();
+        fields.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        fields.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+        let Connections::Http1(pool) = &self.connections else { return Ok(no_websocket()) };
+        let answer = match tether.watch(self.send_http1(pool, request, None)).await {
+            Ok(answer) => answer?,
+            Err(reason) => return Ok(tether.refusal(reason)),
+        };
+        let (mut response, upgraded) = match answer {
+            // Over HTTP/2, any success would be taken for yes.
+            Answer::Response(response) if handshake.is_extended_connect && response.status().is_success() => {
+                return Err(UpstreamError::NotSwitched);
+            }
+            Answer::Response(response) => {
+                let mut response = response.map(|body| Body::http1(body, pool, self.settings.body_idle_timeout));
+                fields::strip_response(response.headers_mut());
+                response.body_mut().tie(tether);
+                return Ok(response);
+            }
+            Answer::Switched(response, upgraded) => (response, upgraded),
+        };
+        let is_websocket =
+            response.headers().get(header::UPGRADE).is_some_and(|to| to.as_bytes().eq_ignore_ascii_case(b"websocket"));
+        let accept = response.headers().get(header::SEC_WEBSOCKET_ACCEPT);
+        let is_accepted =
+            key.is_none_or(|key| accept.is_some_and(|accept| *accept == websocket::accept(key.as_bytes())));
+        let Some(drain) = drain.filter(|_| is_websocket && is_accepted) else { return Err(UpstreamError::Switched) };
+        fields::strip_response(response.headers_mut());
+        if handshake.is_extended_connect {
+            *response.status_mut() = StatusCode::OK;
+            response.headers_mut().remove(header::SEC_WEBSOCKET_ACCEPT);
+        } else {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+            response.headers_mut().insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+        }
+        response.extensions_mut().insert(handshake.hold.clone());
+        *response.version_mut() = Version::HTTP_11;
+        let (grace, over) = (tether.grace(), drain.over());
+        let tunnel = Tunnel { tether, idle_timeout: self.settings.tunnel_idle_timeout, over, grace };
+        drain.spawn(tunnel.run(handshake.upgrade, handshake.hold, upgraded.stream, upgraded.leftover));
+        Ok(response.map(|()| Bytes::new().into()))
+    }
+
     async fn exchange(&self, request: Request<Incoming>, mut tether: Tether) -> Result<Response<Body>, UpstreamError> {
         let request = self.outbound(request);
         let look = tether.grows_up();
@@ -282,6 +355,11 @@ impl Shared {
     ) -> Result<Answer<Stream>, Unanswered<RequestBody>> {
         http1::exchange(connection, request, self.settings.response_timeout, look).await
     }
+}
+
+/// WebSockets go to upstreams of HTTP/1.1.
+fn no_websocket() -> Response<Body> {
+    problem::response(StatusCode::NOT_IMPLEMENTED, "websocket", "This upstream takes no WebSockets.")
 }
 
 /// What the response is: its end has to look accordingly.
