@@ -4,6 +4,7 @@
 //! - [`listener`]: accepting, the limit of connections, drain.
 //! - [`connection`]: one connection and its protocol; [`transport`]: what its bytes travel by; [`tls`].
 //! - [`patience`]: clients that take too long.
+//! - `framing`: where a request ends.
 //! - `form`: the one form of a request.
 //! - [`gateway`]: what happens to a request; [`current`]: which of them, while configurations come and go.
 //! - [`access`]: the access log.
@@ -13,6 +14,7 @@ pub mod access;
 pub mod connection;
 pub mod current;
 mod form;
+mod framing;
 pub mod gateway;
 mod hand_over;
 pub mod listener;
