@@ -22,18 +22,17 @@ pub(super) fn run(path: &Path) -> anyhow::Result<Outcome> {
             () = instance.listening() => None,
             signal = ends.next() => Some(signal),
         };
-        let signal = match early {
-            Some(signal) => signal,
-            None => {
-                tracing::info!(
-                    version = env!("CARGO_PKG_VERSION"),
-                    listener = %shown(instance.addresses()),
-                    admin = %instance.admin_address(),
-                    "portcullis is up"
-                );
-                tell_systemd(&[NotifyState::Ready]);
-                ends.next().await
-            }
+        let signal = if let Some(signal) = early {
+            signal
+        } else {
+            tracing::info!(
+                version = env!("CARGO_PKG_VERSION"),
+                listener = %shown(instance.addresses()),
+                admin = %instance.admin_address(),
+                "portcullis is up"
+            );
+            tell_systemd(&[NotifyState::Ready]);
+            ends.next().await
         };
         tracing::info!(signal, "draining");
         tell_systemd(&[NotifyState::Stopping]);

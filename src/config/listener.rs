@@ -109,9 +109,9 @@ fn tls(section: &Section<'_>, addresses: &[ListenAddress]) -> Option<TlsSettings
             files
         })
         .collect();
-    let clients = clients(section);
+    let (says_of_clients, clients) = clients(section);
     section.finish();
-    let is_given = !matches!(first, Pair::None) || !more.is_empty() || clients.is_some();
+    let is_given = !matches!(first, Pair::None) || !more.is_empty() || says_of_clients;
     if !is_given {
         return None;
     }
@@ -132,7 +132,7 @@ fn tls(section: &Section<'_>, addresses: &[ListenAddress]) -> Option<TlsSettings
     };
     // With a faulty one, nothing starts.
     let certificates: Vec<_> = [first].into_iter().chain(more).filter_map(files).collect();
-    Some(TlsSettings { certificates, clients: clients.flatten() })
+    Some(TlsSettings { certificates, clients })
 }
 
 enum Pair {
@@ -200,8 +200,8 @@ fn warn_of(section: &Section<'_>, at: &At, credential: &Credential, now: Timesta
     }
 }
 
-/// `None`: nothing is said about certificates of clients. `Some(None)`: what is said is wrong.
-fn clients(section: &Section<'_>) -> Option<Option<ClientCertificates>> {
+/// Whether anything is said about certificates of clients, and what, unless it is wrong.
+fn clients(section: &Section<'_>) -> (bool, Option<ClientCertificates>) {
     let reader = section.reader();
     let file = section.get::<String>("client_ca_file");
     let (at, is_given) = (file.at().clone(), file.is_given());
@@ -209,15 +209,12 @@ fn clients(section: &Section<'_>) -> Option<Option<ClientCertificates>> {
     if !is_given && required.is_given() {
         reader
             .report(&at, Fault::new("is missing").hint("the authorities whose certificates clients may show, in PEM"));
-        return Some(None);
+        return (true, None);
     }
     let required = matches!(required.or(Requirement::Required), Requirement::Required);
-    if !is_given {
-        return None;
-    }
     let authorities: Option<PathBuf> = file.option().map(|path| reader.resolve(&at, &path));
     let authorities = authorities.filter(|path: &PathBuf| is_readable(section, &at, path));
-    Some(authorities.map(|authorities| ClientCertificates { authorities, required }))
+    (is_given, authorities.map(|authorities| ClientCertificates { authorities, required }))
 }
 
 fn is_readable(section: &Section<'_>, at: &At, path: &Path) -> bool {

@@ -118,7 +118,8 @@ fn lead_to(_: &impl AsFd, _: u32) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
-#[cfg(all(test, target_os = "linux"))]
+#[cfg(target_os = "linux")]
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::server::socket::{Accepted, ListenAddress, Listening, SocketOptions, bind};

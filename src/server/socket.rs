@@ -134,9 +134,12 @@ fn new_path(path: &Path) -> PathBuf {
     name.into()
 }
 
+/// A socket that systemd passed on, and its name.
+type Passed = (Option<String>, OwnedFd);
+
 /// The sockets that systemd passed on, while nobody has taken them.
-fn passed() -> &'static Mutex<Vec<(Option<String>, OwnedFd)>> {
-    static PASSED: OnceLock<Mutex<Vec<(Option<String>, OwnedFd)>>> = OnceLock::new();
+fn passed() -> &'static Mutex<Vec<Passed>> {
+    static PASSED: OnceLock<Mutex<Vec<Passed>>> = OnceLock::new();
     PASSED.get_or_init(|| {
         let found = sd_listen_fds::get().unwrap_or_else(|error| {
             tracing::warn!(error = &error as &dyn std::error::Error, "LISTEN_FDS cannot be read");
@@ -149,9 +152,8 @@ fn passed() -> &'static Mutex<Vec<(Option<String>, OwnedFd)>> {
 fn take_passed(name: Option<&str>) -> io::Result<Vec<Bound>> {
     let is_meant = |found: &Option<String>| name.is_none() || found.as_deref() == name;
     let mut all = passed().lock().unwrap_or_else(PoisonError::into_inner);
-    let (taken, left) = all.drain(..).partition(|(found, _)| is_meant(found));
+    let (taken, left): (Vec<Passed>, Vec<Passed>) = all.drain(..).partition(|(found, _)| is_meant(found));
     *all = left;
-    let taken: Vec<(Option<String>, OwnedFd)> = taken;
     if taken.is_empty() {
         let what = match name {
             None => "systemd passed no socket on: start the service by its socket unit".to_owned(),

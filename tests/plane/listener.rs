@@ -63,15 +63,15 @@ async fn ask(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// Samples by name and labels.
-async fn metrics(gate: &TestGate) -> HashMap<String, f64> {
+/// Samples that are whole numbers, by name and labels.
+async fn metrics(gate: &TestGate) -> HashMap<String, i64> {
     let text = get(gate.admin(), "/metrics", "").await;
     let sample = |line: &str| Some((line.rsplit_once(' ')?.0.to_owned(), line.rsplit_once(' ')?.1.parse().ok()?));
     text.text().lines().filter_map(sample).collect()
 }
 
 /// How many handshakes ended so.
-async fn handshakes(gate: &TestGate, outcome: &str) -> f64 {
+async fn handshakes(gate: &TestGate, outcome: &str) -> i64 {
     let name = format!("portcullis_tls_handshakes_total{{outcome=\"{outcome}\"}}");
     metrics(gate).await.get(&name).copied().unwrap_or_default()
 }
