@@ -125,6 +125,14 @@ impl Http2 {
         connection
     }
 
+    /// Acknowledges the other side's settings, which take effect by that; what came after them is left to be read.
+    pub(super) async fn settle(mut self) -> (Vec<u8>, Vec<u8>, TcpStream) {
+        let settings = self.next().await.expect("settings");
+        assert_eq!((settings.kind, settings.flags), (SETTINGS, 0));
+        assert!(self.send(frame(SETTINGS, ACK, 0, &[])).await);
+        (settings.payload, self.buffer, self.stream)
+    }
+
     /// Whether it could be sent.
     pub(super) async fn send(&mut self, bytes: impl AsRef<[u8]>) -> bool {
         timeout(PATIENCE, self.stream.write_all(bytes.as_ref())).await.is_ok_and(|sent| sent.is_ok())
