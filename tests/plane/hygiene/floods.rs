@@ -23,7 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const LIMIT: usize = 48 * MIB;
 
 /// Answers `/witness`, begins `/big` and goes on as long as somebody reads, and nothing else.
-async fn api() -> RawUpstream {
+pub(super) async fn api() -> RawUpstream {
     RawUpstream::start(|mut stream, _| async move {
         loop {
             let mut head = Vec::new();
