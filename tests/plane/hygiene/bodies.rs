@@ -18,7 +18,10 @@ use tokio::{
 };
 
 use super::{
-    frames::{DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, Http2, RST_STREAM, WINDOW_UPDATE, block, frame, setting},
+    frames::{
+        DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, Http2, RST_STREAM, WINDOW_UPDATE, block, frame, frame_head,
+        setting,
+    },
     process::{MIB, Process},
 };
 use crate::support::{eventually_within, upstream::RawUpstream};
@@ -230,11 +233,11 @@ const WIDEST: u32 = 0x7fff_ffff;
 async fn next_frame(stream: &mut (impl AsyncReadExt + Unpin), payload: &mut Vec<u8>) -> (u8, u8, u32) {
     let mut head = [0; 9];
     stream.read_exact(&mut head).await.unwrap();
-    let [a, b, c, kind, flags, s, t, u, v] = head;
-    payload.resize(u32::from_be_bytes([0, a, b, c]) as usize, 0);
+    let (length, kind, flags, id) = frame_head(&head);
+    payload.resize(length, 0);
     stream.read_exact(payload).await.unwrap();
     assert!(!matches!(kind, GOAWAY | RST_STREAM), "{kind}: {payload:?}");
-    (kind, flags, u32::from_be_bytes([s, t, u, v]))
+    (kind, flags, id)
 }
 
 /// Downloads over HTTP/2, with windows as wide as they can be; the digest.
