@@ -12,6 +12,7 @@ mod authority;
 mod hygiene;
 mod listener;
 mod proxy;
+mod streams;
 mod upstreams;
 
 use it::support;
