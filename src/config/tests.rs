@@ -184,6 +184,8 @@ preserve_host = false
 connect_timeout = "18s"
 response_timeout = "19s"
 body_idle_timeout = "20s"
+upgrades = []
+tunnel_idle_timeout = "23s"
 keep_alive = "21s"
 max_idle = 22
 activity = false
@@ -347,6 +349,8 @@ upstream = "http://[::1]:82/"
     assert_eq!([upstream.connect_timeout, upstream.response_timeout], [seconds(18), seconds(19)]);
     assert_eq!([upstream.body_idle_timeout, upstream.keep_alive], [seconds(20), seconds(21)]);
     assert_eq!((upstream.max_idle, upstream.preserve_host), (22, false));
+    assert_eq!((upstream.websocket, upstream.tunnel_idle_timeout), (false, seconds(23)));
+    assert!(every.upstream.websocket);
 
     assert_eq!((&*every.policy.name, every.upstream.authority.as_str()), ("*/", "upstream.test:80"));
     assert_eq!((every.policy.mode, every.policy.settings.outage), (Mode::Observe, OutagePolicy::Allow));

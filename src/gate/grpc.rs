@@ -1,7 +1,10 @@
 //! Refusals in gRPC's own form: a trailers-only response whose details carry the code.
 
 use base64::{Engine, engine::general_purpose::STANDARD_NO_PAD};
-use http::{HeaderMap, HeaderValue, StatusCode, header};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+
+use super::problem::Code;
 
 /// Whether the request is a gRPC call (`application/grpc`, `application/grpc+proto`, …).
 pub(crate) fn is_call(fields: &HeaderMap) -> bool {
@@ -16,8 +19,11 @@ pub(crate) fn is_call(fields: &HeaderMap) -> bool {
 pub(super) const fn code(status: StatusCode) -> u8 {
     match status {
         StatusCode::BAD_REQUEST => 3,
+        StatusCode::REQUEST_TIMEOUT | StatusCode::GATEWAY_TIMEOUT => 4,
         StatusCode::FORBIDDEN => 7,
-        StatusCode::SERVICE_UNAVAILABLE => 14,
+        StatusCode::TOO_MANY_REQUESTS | StatusCode::PAYLOAD_TOO_LARGE => 8,
+        StatusCode::NOT_FOUND | StatusCode::NOT_IMPLEMENTED => 12,
+        StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE => 14,
         _ => 16,
     }
 }
@@ -37,6 +43,17 @@ pub(super) fn fields(status: StatusCode, reason: &'static str) -> HeaderMap {
         fields.insert("grpc-status-details-bin", details);
     }
     fields
+}
+
+/// A problem of the gate's own, as a gRPC call is told of it.
+pub(crate) fn problem<B: From<Bytes>>(problem: &Response<B>) -> Option<Response<B>> {
+    let Code(code) = problem.extensions().get::<Code>()?;
+    let mut response = Response::new(Bytes::new().into());
+    *response.headers_mut() = fields(problem.status(), code);
+    if let Some(later) = problem.headers().get(header::RETRY_AFTER) {
+        response.headers_mut().insert(header::RETRY_AFTER, later.clone());
+    }
+    Some(response)
 }
 
 /// A length-delimited field of the protocol buffers wire format. Short enough for a one-byte length, as all of ours are.

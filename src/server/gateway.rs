@@ -11,7 +11,7 @@ use tower::{Layer, Service};
 
 use super::{ListenerSettings, access::Entry, current::Edition, form, own::OwnEndpoints, upgrade};
 use crate::{
-    gate::{Gate, GateLayer, Judge, identity::ReservedNames, problem},
+    gate::{Gate, GateLayer, Judge, grpc, identity::ReservedNames, problem},
     route::{RouteSettings, table::RouteTable},
     telemetry::metrics::{RouteMetrics, ServerMetrics},
     upstream::{
@@ -84,7 +84,11 @@ impl Gateway {
         let entry = self.options.access_log.then(|| Box::new(Entry::new(&request, &downstream, begun)));
         // HTTP/1.1 leaves the body out by itself.
         let bodiless = request.method() == Method::HEAD && request.version() == Version::HTTP_2;
+        let is_call = request.method() == Method::POST && grpc::is_call(request.headers());
         let (mut response, route) = self.answer(request, downstream).await;
+        if is_call && let Some(told) = grpc::problem(&response) {
+            response = told;
+        }
         if bodiless {
             response = without_body(response);
         }

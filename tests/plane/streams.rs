@@ -1,6 +1,7 @@
 //! Open streams, and how they end with their session.
 
 mod ends;
+mod grpc;
 mod many;
 mod outage;
 mod websocket;
