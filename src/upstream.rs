@@ -24,10 +24,10 @@ pub use self::{body::Body, proxy::Upstream};
 /// An upstream and how to talk to it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct UpstreamSettings {
-    /// Host and port, as a request may be told them. The port is always there; that of a Unix socket is `localhost`.
-    pub authority: Authority,
-    /// How it is reached.
-    pub transport: Transport,
+    /// What it is made of. Never empty.
+    pub origins: Vec<OriginSettings>,
+    /// How one of them is chosen.
+    pub balance: Balance,
     /// The protocol spoken to it.
     pub protocol: Protocol,
     /// How long connecting may take, the TLS handshake included.
@@ -36,12 +36,22 @@ pub struct UpstreamSettings {
     pub response_timeout: Duration,
     /// How long a body may stand still, either way.
     pub body_idle_timeout: Duration,
+    /// How long a request may take in all, to the end of its response.
+    pub total_timeout: Option<Duration>,
     /// How long a connection is kept without use.
     pub keep_alive: Duration,
-    /// How many unused connections are kept, at most.
+    /// How many unused connections are kept to each endpoint, at most.
     pub max_idle: usize,
     /// Whether the upstream sees the client's `Host` (true) or its own authority.
     pub preserve_host: bool,
+    /// How often names are resolved.
+    pub resolve_interval: Duration,
+    /// How often a request may be tried.
+    pub retries: RetrySettings,
+    /// When endpoints are left alone.
+    pub ejection: EjectionSettings,
+    /// How endpoints are asked whether they are well; `None`: they are not.
+    pub health: Option<HealthSettings>,
 }
 
 /// The protocol spoken to an upstream.
