@@ -4,22 +4,35 @@
 //! - [`body`]: bodies and trailers, streamed with their limits.
 //! - [`pool`]: connections, kept and new.
 //! - [`http1`]: HTTP/1.1 over one connection.
+//! - `endpoints`: all endpoints of an upstream, and whose turn it is; [`endpoint`]: one of them.
+//! - [`balance`]: how one of several is chosen; [`ejection`]: who is left alone for a while; [`health`]: asking who is well.
+//! - [`resolve`]: names and their addresses.
+//! - [`retry`]: what may be sent once more.
+//! - [`metrics`]: what is counted.
 //! - [`transport`]: how an endpoint is reached: TCP, TLS, Unix sockets.
 //! - [`proxy`]: the service that puts them together.
 
+pub mod balance;
 pub mod body;
+pub mod ejection;
+pub mod endpoint;
+mod endpoints;
 pub mod fields;
+pub mod health;
 pub mod http1;
+pub mod metrics;
 pub mod pool;
 pub mod proxy;
+pub mod resolve;
+pub mod retry;
 pub mod transport;
 
 use std::time::Duration;
 
-use http::uri::Authority;
-
-use self::transport::Transport;
-pub use self::{body::Body, proxy::Upstream};
+pub use self::{
+    balance::Balance, body::Body, ejection::EjectionSettings, endpoint::OriginSettings, health::HealthSettings,
+    proxy::Upstream, retry::RetrySettings,
+};
 
 /// An upstream and how to talk to it.
 #[derive(Clone, PartialEq, Eq, Debug)]

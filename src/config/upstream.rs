@@ -1,9 +1,13 @@
 //! What a route says of its upstream.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{net::SocketAddr, ops::RangeInclusive, path::PathBuf, time::Duration};
 
-use http::uri::Authority;
+use http::{
+    StatusCode,
+    uri::{Authority, PathAndQuery},
+};
 use rustls::pki_types::ServerName;
+use toml::de::DeValue;
 
 use super::{
     problem::Fault,

@@ -54,8 +54,10 @@ impl Schedule {
     }
 
     /// The less busy of two that `random` chooses. `load`: how many requests one has under way.
+    #[expect(clippy::cast_possible_truncation, reason = "parts of a number")]
     pub(super) fn less_loaded(&self, random: u64, load: impl Fn(usize) -> u32) -> Option<usize> {
-        let (one, other) = ((random >> 32) as usize, (random & u64::from(u32::MAX)) as usize);
+        // Any part of it is as good as any other.
+        let (one, other) = ((random >> 32) as u32 as usize, random as u32 as usize);
         let first = self.turn(one)?;
         let Some(second) = self.turn_of_another(other, |index| index == first) else { return Some(first) };
         let busy = |index: usize, by: usize| u128::from(load(index)) * u128::from(self.weights[by]);
@@ -155,6 +157,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
         #[test]
         fn shares_are_by_weight(weights in prop::collection::vec(0..50_u64, 1..40)) {
             let total: u64 = weights.iter().sum();

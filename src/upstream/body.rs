@@ -17,9 +17,9 @@ use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 
 use super::{
+    endpoint::InFlight,
     fields,
-    http1::{Connection, ResponseBody, body::hint},
-    pool::Http1Pool,
+    http1::{ResponseBody, body::hint},
     transport::Stream,
 };
 use crate::gate::identity::ReservedNames;
@@ -31,30 +31,55 @@ pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
 #[derive(Debug)]
 struct Patience {
     limit: Duration,
+    /// When it must have ended, however it gets on.
+    deadline: Option<Instant>,
     sleep: Option<Pin<Box<Sleep>>>,
     waiting: bool,
 }
 
 impl Patience {
     const fn new(limit: Duration) -> Self {
-        Self { limit, sleep: None, waiting: false }
+        Self::until(limit, None)
+    }
+
+    const fn until(limit: Duration, deadline: Option<Instant>) -> Self {
+        Self { limit, deadline, sleep: None, waiting: false }
     }
 
     /// Passes progress on, and turns too long a wait into an error.
     fn watch<T>(&mut self, context: &mut Context<'_>, progress: Poll<T>) -> Poll<io::Result<T>> {
         if let Poll::Ready(value) = progress {
             self.waiting = false;
-            return Poll::Ready(Ok(value));
+            return Poll::Ready(if self.is_over() { Err(took_too_long()) } else { Ok(value) });
         }
         let limit = self.limit;
         let sleep = self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
         if !self.waiting {
             self.waiting = true;
-            sleep.as_mut().reset(Instant::now() + limit);
+            let until = Instant::now() + limit;
+            sleep.as_mut().reset(self.deadline.map_or(until, |deadline| deadline.min(until)));
         }
         ready!(sleep.as_mut().poll(context));
-        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "body stood still for too long")))
+        let stalled = || io::Error::new(io::ErrorKind::TimedOut, "body stood still for too long");
+        Poll::Ready(Err(if self.is_over() { took_too_long() } else { stalled() }))
     }
+
+    fn is_over(&self) -> bool {
+        self.deadline.is_some_and(|deadline| Instant::now() >= deadline)
+    }
+}
+
+fn took_too_long() -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, "the request took too long in all")
+}
+
+/// How long a response's body may take.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    /// Standing still.
+    pub(super) idle: Duration,
+    /// In all.
+    pub(super) deadline: Option<Instant>,
 }
 
 /// How a request's body gets on, for those who wait for the response.
@@ -242,31 +267,26 @@ pub struct UpstreamBody {
 
 #[derive(Debug)]
 enum Inbound {
-    Http1(Box<(ResponseBody<Stream>, Arc<Http1Pool>)>),
-    Http2(Incoming),
+    Http1(Box<(ResponseBody<Stream>, InFlight)>),
+    Http2 { incoming: Incoming, _in_flight: InFlight },
 }
 
 impl Body {
-    /// The body of a response over HTTP/1.1. Its connection goes back to `pool` when it can serve another request.
-    pub(super) fn http1(mut body: ResponseBody<Stream>, pool: &Arc<Http1Pool>, idle_timeout: Duration) -> Self {
+    /// The body of a response over HTTP/1.1. Its connection is kept when it can serve another request.
+    pub(super) fn http1(mut body: ResponseBody<Stream>, in_flight: InFlight, limits: Limits) -> Self {
         // Most bodies came with their header.
         if let Some(whole) = body.take_whole() {
-            give_back(pool, body.take_connection());
+            in_flight.endpoint().keep(body.take_connection());
             return whole.into();
         }
-        let incoming = Inbound::Http1(Box::new((body, Arc::clone(pool))));
-        Self::Upstream(UpstreamBody { incoming, patience: Patience::new(idle_timeout) })
+        let patience = Patience::until(limits.idle, limits.deadline);
+        Self::Upstream(UpstreamBody { incoming: Inbound::Http1(Box::new((body, in_flight))), patience })
     }
 
     /// The body of a response over HTTP/2.
-    pub(super) const fn http2(incoming: Incoming, idle_timeout: Duration) -> Self {
-        Self::Upstream(UpstreamBody { incoming: Inbound::Http2(incoming), patience: Patience::new(idle_timeout) })
-    }
-}
-
-fn give_back(pool: &Http1Pool, connection: Option<Connection<Stream>>) {
-    if let Some(connection) = connection {
-        pool.keep(connection);
+    pub(super) const fn http2(incoming: Incoming, in_flight: InFlight, limits: Limits) -> Self {
+        let patience = Patience::until(limits.idle, limits.deadline);
+        Self::Upstream(UpstreamBody { incoming: Inbound::Http2 { incoming, _in_flight: in_flight }, patience })
     }
 }
 
@@ -274,18 +294,18 @@ impl UpstreamBody {
     fn poll_frame(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match &mut self.incoming {
             Inbound::Http1(inbound) => {
-                let (body, pool) = &mut **inbound;
+                let (body, in_flight) = &mut **inbound;
                 let progress = body.poll_frame(context);
                 let frame = ready!(self.patience.watch(context, progress));
                 if body.is_end_stream() {
-                    give_back(pool, body.take_connection());
+                    in_flight.endpoint().keep(body.take_connection());
                 }
                 Poll::Ready(match frame {
                     Ok(frame) => frame.map(|frame| frame.map_err(Into::into)),
                     Err(stalled) => Some(Err(stalled.into())),
                 })
             }
-            Inbound::Http2(incoming) => {
+            Inbound::Http2 { incoming, .. } => {
                 let progress = Pin::new(incoming).poll_frame(context);
                 Poll::Ready(match ready!(self.patience.watch(context, progress)) {
                     Ok(frame) => frame.map(|frame| frame.map_err(Into::into)),
@@ -298,14 +318,14 @@ impl UpstreamBody {
     fn is_end_stream(&self) -> bool {
         match &self.incoming {
             Inbound::Http1(inbound) => inbound.0.is_end_stream(),
-            Inbound::Http2(incoming) => incoming.is_end_stream(),
+            Inbound::Http2 { incoming, .. } => incoming.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.incoming {
             Inbound::Http1(inbound) => hint(inbound.0.size_hint()),
-            Inbound::Http2(incoming) => incoming.size_hint(),
+            Inbound::Http2 { incoming, .. } => incoming.size_hint(),
         }
     }
 }

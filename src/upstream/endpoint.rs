@@ -15,9 +15,10 @@ use tokio_util::task::AbortOnDropHandle;
 use super::{
     Protocol, UpstreamSettings,
     ejection::Standing,
+    http1::Connection,
     metrics::OriginMetrics,
     pool::{Http1Pool, Http2Pool, PoolSettings},
-    transport::Transport,
+    transport::{Stream, Transport},
 };
 
 /// How a count of requests and one of those under way share a number: beginning one is one addition.
@@ -89,8 +90,9 @@ impl Endpoint {
     }
 
     /// How many requests are under way.
+    #[expect(clippy::cast_possible_truncation, reason = "the lower half")]
     pub(super) fn in_flight(&self) -> u32 {
-        (self.count.load(Ordering::Relaxed) & u64::from(u32::MAX)) as u32
+        self.count.load(Ordering::Relaxed) as u32
     }
 
     /// How many requests it was asked so far. Begins anew after four billion.
@@ -114,6 +116,13 @@ impl Endpoint {
     /// From now on it is checked by this task, which ends with it.
     pub(super) fn check_by(&self, task: AbortOnDropHandle<()>) {
         *self.checks.lock().unwrap_or_else(PoisonError::into_inner) = Some(task);
+    }
+
+    /// Keeps a connection for another request.
+    pub(super) fn keep(&self, connection: Option<Connection<Stream>>) {
+        if let (Connections::Http1(pool), Some(connection)) = (&self.connections, connection) {
+            pool.keep(connection);
+        }
     }
 
     /// Lets go of connections that were unused for too long.

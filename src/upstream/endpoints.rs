@@ -101,7 +101,8 @@ impl Endpoints {
         });
         endpoints.metrics.watch(&endpoints);
         let mut origins = endpoints.origins();
-        for origin in origins.iter_mut().filter(|origin| !matches!(origin.settings.transport.target, Target::Name(..))) {
+        for origin in origins.iter_mut().filter(|origin| !matches!(origin.settings.transport.target, Target::Name(..)))
+        {
             origin.endpoints.push(endpoints.add(origin, origin.settings.transport.clone(), now));
         }
         endpoints.rebuild(&origins);
@@ -191,7 +192,7 @@ impl Endpoints {
     }
 
     /// Health checks have changed their mind.
-    pub(super) fn checked(&self, endpoint: &Endpoint, is_well: bool, why: Option<&dyn std::error::Error>) {
+    pub(super) fn checked(&self, endpoint: &Endpoint, is_well: bool, why: Option<&(dyn std::error::Error + 'static)>) {
         endpoint.set_well(is_well);
         let route = &**self.route();
         if is_well {
@@ -239,8 +240,7 @@ impl Endpoints {
     }
 
     fn add(self: &Arc<Self>, origin: &Origin, transport: super::transport::Transport, now: Instant) -> Arc<Endpoint> {
-        let endpoint =
-            Endpoint::new(&origin.settings, transport, &self.settings, Arc::clone(&origin.metrics), now);
+        let endpoint = Endpoint::new(&origin.settings, transport, &self.settings, Arc::clone(&origin.metrics), now);
         if let Some(settings) = &self.settings.health {
             endpoint.check_by(health::watch(self, &endpoint, settings));
         }
@@ -355,7 +355,7 @@ pub(super) async fn keep_resolved(endpoints: Arc<Endpoints>, resolver: Arc<dyn R
 /// A time within a tenth of this one, so that gateways that started together do not stay together.
 pub(super) fn jittered(time: Duration) -> Duration {
     let tenth = time / 10;
-    time - tenth + fraction(2 * tenth)
+    time.saturating_sub(tenth) + fraction(2 * tenth)
 }
 
 /// Some part of this time.

@@ -121,6 +121,7 @@ async fn ask(endpoint: &Endpoint, protocol: Protocol, settings: &HealthSettings)
         }
     };
     let status = response.status();
-    let is_expected = if settings.statuses.is_empty() { status.is_success() } else { settings.statuses.contains(&status) };
+    let is_expected =
+        if settings.statuses.is_empty() { status.is_success() } else { settings.statuses.contains(&status) };
     if is_expected { Ok(()) } else { Err(HealthFault::Status(status)) }
 }

@@ -9,12 +9,7 @@ use std::{
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric as _},
-    metrics::{
-        MetricType,
-        counter::Counter,
-        family::Family,
-        gauge::ConstGauge,
-    },
+    metrics::{MetricType, counter::Counter, family::Family, gauge::ConstGauge},
     registry::Registry,
 };
 
@@ -163,14 +158,15 @@ impl fmt::Debug for Live {
 
 impl Collector for Live {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let counts = self.counts();
-        let gauges: [(&str, &str, fn(&Count) -> u32); 3] = [
+        type Value = fn(&Count) -> u32;
+        let gauges: [(&str, &str, Value); 3] = [
             ("upstream_endpoints", "Addresses that an endpoint of the settings stands for", |count| count.addresses),
             ("upstream_endpoints_available", "Those that are neither ejected nor found unwell", |count| {
                 count.available
             }),
             ("upstream_in_flight", "Requests under way, until the end of their responses", |count| count.in_flight),
         ];
+        let counts = self.counts();
         for (name, help, value) in gauges {
             let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
             for (labels, count) in &counts {

@@ -61,7 +61,10 @@ mod tests {
 
     #[tokio::test]
     async fn answers_are_bounded_and_each_address_counts_once() {
-        let address = |last: u16| SocketAddr::from(([10, 0, (last >> 8) as u8, last as u8], 80));
+        let address = |last: u16| {
+            let [high, low] = last.to_be_bytes();
+            SocketAddr::from(([10, 0, high, low], 80))
+        };
         let two = Fixed(vec![address(2), address(1), address(2)]);
         assert_eq!(resolve(&two, "a", 80).await.unwrap(), [address(1), address(2)]);
         let many = Fixed((0..1000).map(address).collect());
