@@ -106,7 +106,8 @@ pub fn decode_in_pieces<'a>(
         // A header that will never end is not looked at until it does.
         return head::Unread::default().parse(&mut buffer, method).map(|_| None);
     };
-    if !complete && !(ended && decoder.ends_with_connection()) {
+    let complete = complete || ended && decoder.ends_with_connection();
+    if !complete {
         return Ok(None);
     }
     Ok(Some(Decoded { status, headers, body, trailers, left: buffer.len() }))

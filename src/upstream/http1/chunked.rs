@@ -90,9 +90,8 @@ impl Chunked {
                 State::Size
             }
             (State::Size | State::Padding, b' ' | b'\t') => State::Padding,
-            (State::Size | State::Padding, b';') => State::Extension,
             (State::Size | State::Padding | State::Extension, b'\r') => State::SizeEnd,
-            (State::Extension, b'\t' | b' '..=b'~' | 0x80..) => State::Extension,
+            (State::Size | State::Padding, b';') | (State::Extension, b'\t' | b' '..=b'~' | 0x80..) => State::Extension,
             (State::SizeEnd, b'\n') => {
                 self.line = 0;
                 if self.left == 0 { State::Trailers } else { State::Data }

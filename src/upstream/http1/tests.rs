@@ -9,7 +9,9 @@ fn decode(method: &Method, bytes: &[u8], ended: bool) -> Result<Option<Decoded>,
 }
 
 /// What a case comes to: the status, the body, and how much is left; or what is wrong.
-fn outcome(method: &Method, bytes: &[u8], ended: bool) -> Result<Option<(u16, String, usize)>, Malformed> {
+type Outcome = Result<Option<(u16, String, usize)>, Malformed>;
+
+fn outcome(method: &Method, bytes: &[u8], ended: bool) -> Outcome {
     decode(method, bytes, ended).map(|decoded| {
         decoded
             .map(|decoded| (decoded.status.as_u16(), String::from_utf8_lossy(&decoded.body).into_owned(), decoded.left))
@@ -23,7 +25,7 @@ fn a_response_ends_where_its_header_says() {
     let endless = format!("HTTP/1.1 200 OK\r\nX: {}", "x".repeat(64 * 1024));
     let interim = format!("{}HTTP/1.1 200 OK\r\n\r\n", "HTTP/1.1 102 Processing\r\n\r\n".repeat(3));
     let whole = |status, body: &str, left| Ok(Some((status, body.to_owned(), left)));
-    let cases: Vec<(&str, Result<Option<(u16, String, usize)>, Malformed>)> = vec![
+    let cases: Vec<(&str, Outcome)> = vec![
         // A length.
         ("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nbody", whole(200, "body", 0)),
         ("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nbodymore", whole(200, "body", 4)),
