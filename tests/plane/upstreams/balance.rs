@@ -74,12 +74,12 @@ async fn who_is_slow_gets_less() {
             }
         });
     }
-    // Everybody else goes on, once all who could be held are.
-    eventually("most of them are answered", async || apis[1].hits() + apis[2].hits() >= 200).await;
-    assert!(apis[0].hits() <= 8, "{} are held", apis[0].hits());
+    // Five at most are held: then the others cannot have as many under way between them.
+    eventually("the rest go on", async || apis[1].hits() + apis[2].hits() >= 100).await;
+    assert!(apis[0].hits() <= 5, "{} are held", apis[0].hits());
     let endpoint = format!("endpoint=\"http://{}\"", apis[0].address());
     let count = metric(&gate, &format!("portcullis_upstream_in_flight{{route=\"several\",{endpoint}}}")).await;
-    assert!((1..=8).contains(&count), "{count}");
+    assert!((1..=5).contains(&count), "{count}");
     hold.close();
     while let Some(ended) = clients.join_next().await {
         ended.unwrap();
