@@ -30,7 +30,7 @@ const MAX_STREAMS: u32 = 200;
 const STREAM_WINDOW: u32 = 256 * 1024;
 const CONNECTION_WINDOW: u32 = 16 * STREAM_WINDOW;
 
-/// How much of one response is held for a client that is slow to read it.
+/// How much of one response is held for a client that is slow to read it; over HTTP/1.1 a header has to fit in as well.
 const SEND_BUFFER: usize = 64 * 1024;
 
 /// Serves a connection. Ends with it, or, once `drain` begins, with the requests that are under way.
@@ -72,7 +72,8 @@ pub async fn serve(
             } else if !speaks_http2 && drain.is_leaving() {
                 response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
-            Ok::<_, Infallible>(response.map(|body| Served::new(body, serving)))
+            let served = |body| if speaks_http2 { Served::shared(body, serving) } else { Served::new(body, serving) };
+            Ok::<_, Infallible>(response.map(served))
         }
     });
     let ends = either(begun.cancelled(), progress.idle(settings.idle_timeout));
@@ -108,6 +109,7 @@ fn http1(settings: &ListenerSettings) -> http1::Builder {
     builder
         .max_headers(settings.max_headers)
         .max_header_size(settings.max_header_size)
+        .max_buf_size(SEND_BUFFER.max(settings.max_header_size))
         .header_read_timeout(None::<Duration>);
     builder
 }

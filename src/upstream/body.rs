@@ -14,7 +14,7 @@ use std::{
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
-use tokio::time::{Instant, Sleep};
+use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::{
     endpoint::InFlight,
@@ -22,7 +22,11 @@ use super::{
     http1::{ResponseBody, body::hint},
     transport::Stream,
 };
-use crate::gate::identity::ReservedNames;
+use crate::{
+    gate::identity::ReservedNames,
+    stream::{Boundaries, Kind, Tether},
+    verdict::Reason,
+};
 
 /// What went wrong with a body.
 pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
@@ -34,43 +38,63 @@ struct Patience {
     /// When it must have ended, however it gets on.
     deadline: Option<Instant>,
     sleep: Option<Pin<Box<Sleep>>>,
-    waiting: bool,
+    /// When the wait that is under way has been too long.
+    until: Option<Instant>,
 }
 
 impl Patience {
     const fn new(limit: Duration) -> Self {
-        Self::until(limit, None)
+        Self { limit, deadline: None, sleep: None, until: None }
     }
 
-    const fn until(limit: Duration, deadline: Option<Instant>) -> Self {
-        Self { limit, deadline, sleep: None, waiting: false }
+    const fn within(limits: Limits) -> Self {
+        Self { limit: limits.idle, deadline: limits.deadline, sleep: None, until: None }
+    }
+
+    /// What was waited for has come.
+    const fn progress(&mut self) {
+        self.until = None;
     }
 
     /// Passes progress on, and turns too long a wait into an error.
     fn watch<T>(&mut self, context: &mut Context<'_>, progress: Poll<T>) -> Poll<io::Result<T>> {
         if let Poll::Ready(value) = progress {
-            self.waiting = false;
-            return Poll::Ready(if self.is_over() { Err(took_too_long()) } else { Ok(value) });
+            self.progress();
+            return Poll::Ready(Ok(value));
         }
+        self.poll_until(context, None).map(Err)
+    }
+
+    /// Waits until it is too long, or until `earlier`.
+    fn poll_until(&mut self, context: &mut Context<'_>, earlier: Option<Instant>) -> Poll<io::Error> {
         let limit = self.limit;
-        let sleep = self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
-        if !self.waiting {
-            self.waiting = true;
-            let until = Instant::now() + limit;
-            sleep.as_mut().reset(self.deadline.map_or(until, |deadline| deadline.min(until)));
-        }
+        let (until, is_new) = match self.until {
+            Some(until) => (until, false),
+            None => {
+                let until = Instant::now() + limit;
+                (*self.until.insert(self.deadline.map_or(until, |deadline| deadline.min(until))), true)
+            }
+        };
+        let wake = earlier.map_or(until, |earlier| earlier.min(until));
+        let sleep = match &mut self.sleep {
+            Some(sleep) => {
+                if is_new || sleep.deadline() != wake {
+                    sleep.as_mut().reset(wake);
+                }
+                sleep
+            }
+            None => self.sleep.insert(Box::pin(sleep_until(wake))),
+        };
         ready!(sleep.as_mut().poll(context));
         let stalled = || io::Error::new(io::ErrorKind::TimedOut, "body stood still for too long");
-        Poll::Ready(Err(if self.is_over() { took_too_long() } else { stalled() }))
+        Poll::Ready(self.overtime().unwrap_or_else(stalled))
     }
 
-    fn is_over(&self) -> bool {
-        self.deadline.is_some_and(|deadline| Instant::now() >= deadline)
+    /// Whether it took too long in all, however it got on.
+    fn overtime(&self) -> Option<io::Error> {
+        let is_over = self.deadline.is_some_and(|deadline| Instant::now() >= deadline);
+        is_over.then(|| io::Error::new(io::ErrorKind::TimedOut, "the request took too long in all"))
     }
-}
-
-fn took_too_long() -> io::Error {
-    io::Error::new(io::ErrorKind::TimedOut, "the request took too long in all")
 }
 
 /// How long a response's body may take.
@@ -263,7 +287,31 @@ pub enum Body {
 pub struct UpstreamBody {
     incoming: Inbound,
     patience: Patience,
+    tether: Tether,
+    /// Whether a frame has been passed on: bodies that have only one are not looked at.
+    begun: bool,
+    ending: Ending,
+    messages: Boundaries,
 }
+
+/// How far the body of a response is from its end, when its session is over.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Ending {
+    /// It is not.
+    No,
+    /// The message that is under way is passed on, until this moment at most.
+    Message(Reason, Instant),
+    /// Nothing more comes.
+    Over,
+}
+
+/// How long the rest of a message may take whose session is over.
+const REST_OF_MESSAGE: Duration = Duration::from_millis(250);
+
+/// The session ended for which the response was made.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("the session ended: {}", .0.code())]
+struct SessionOver(Reason);
 
 #[derive(Debug)]
 enum Inbound {
@@ -279,53 +327,134 @@ impl Body {
             in_flight.endpoint().keep(body.take_connection());
             return whole.into();
         }
-        let patience = Patience::until(limits.idle, limits.deadline);
-        Self::Upstream(UpstreamBody { incoming: Inbound::Http1(Box::new((body, in_flight))), patience })
+        Self::Upstream(UpstreamBody::new(Inbound::Http1(Box::new((body, in_flight))), limits))
     }
 
     /// The body of a response over HTTP/2.
     pub(super) const fn http2(incoming: Incoming, in_flight: InFlight, limits: Limits) -> Self {
-        let patience = Patience::until(limits.idle, limits.deadline);
-        Self::Upstream(UpstreamBody { incoming: Inbound::Http2 { incoming, _in_flight: in_flight }, patience })
+        Self::Upstream(UpstreamBody::new(Inbound::Http2 { incoming, _in_flight: in_flight }, limits))
+    }
+
+    /// It ends with the session of its request.
+    pub(super) fn tie(&mut self, tether: Tether) {
+        if let Self::Upstream(body) = self {
+            body.tether = tether;
+        }
     }
 }
 
-impl UpstreamBody {
+impl Inbound {
     fn poll_frame(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        match &mut self.incoming {
-            Inbound::Http1(inbound) => {
+        match self {
+            Self::Http1(inbound) => {
                 let (body, in_flight) = &mut **inbound;
-                let progress = body.poll_frame(context);
-                let frame = ready!(self.patience.watch(context, progress));
+                let frame = ready!(body.poll_frame(context));
                 if body.is_end_stream() {
                     in_flight.endpoint().keep(body.take_connection());
                 }
-                Poll::Ready(match frame {
-                    Ok(frame) => frame.map(|frame| frame.map_err(Into::into)),
-                    Err(stalled) => Some(Err(stalled.into())),
-                })
+                Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
             }
-            Inbound::Http2 { incoming, .. } => {
-                let progress = Pin::new(incoming).poll_frame(context);
-                Poll::Ready(match ready!(self.patience.watch(context, progress)) {
-                    Ok(frame) => frame.map(|frame| frame.map_err(Into::into)),
-                    Err(stalled) => Some(Err(stalled.into())),
-                })
+            Self::Http2 { incoming, .. } => {
+                let frame = ready!(Pin::new(incoming).poll_frame(context));
+                Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
             }
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.incoming {
-            Inbound::Http1(inbound) => inbound.0.is_end_stream(),
-            Inbound::Http2 { incoming, .. } => incoming.is_end_stream(),
+        match self {
+            Self::Http1(inbound) => inbound.0.is_end_stream(),
+            Self::Http2 { incoming, .. } => incoming.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.incoming {
-            Inbound::Http1(inbound) => hint(inbound.0.size_hint()),
-            Inbound::Http2 { incoming, .. } => incoming.size_hint(),
+        match self {
+            Self::Http1(inbound) => hint(inbound.0.size_hint()),
+            Self::Http2 { incoming, .. } => incoming.size_hint(),
+        }
+    }
+}
+
+impl UpstreamBody {
+    const fn new(incoming: Inbound, limits: Limits) -> Self {
+        Self {
+            incoming,
+            patience: Patience::within(limits),
+            tether: Tether::loose(),
+            begun: false,
+            ending: Ending::No,
+            messages: Boundaries::new(),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.ending == Ending::Over || self.incoming.is_end_stream()
+    }
+
+    fn poll_frame(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if self.begun {
+            self.tether.grow();
+        }
+        loop {
+            match self.ending {
+                Ending::No => {
+                    if let Poll::Ready(reason) = self.tether.poll_ended(context) {
+                        self.ending = Ending::Message(reason, Instant::now() + REST_OF_MESSAGE);
+                        continue;
+                    }
+                }
+                Ending::Message(reason, until) => {
+                    let is_whole = self.tether.kind() != Kind::Grpc || self.messages.is_between();
+                    if is_whole || until <= Instant::now() {
+                        return self.end(reason);
+                    }
+                }
+                Ending::Over => return Poll::Ready(None),
+            }
+            if let Poll::Ready(frame) = self.incoming.poll_frame(context) {
+                self.patience.progress();
+                if let Some(overtime) = self.patience.overtime() {
+                    return Poll::Ready(Some(Err(overtime.into())));
+                }
+                return Poll::Ready(frame.map(|frame| frame.map(|frame| self.passed_on(frame))));
+            }
+            let earlier = match self.ending {
+                Ending::Message(_, until) => Some(until),
+                _ => self.tether.grows_up(),
+            };
+            let stalled = ready!(self.patience.poll_until(context, earlier));
+            if earlier.is_none_or(|earlier| earlier > Instant::now()) {
+                return Poll::Ready(Some(Err(stalled.into())));
+            }
+            self.tether.grow();
+        }
+    }
+
+    /// A frame that goes on to the client: all of it, unless the session is over and another message begins in it.
+    fn passed_on(&mut self, mut frame: Frame<Bytes>) -> Frame<Bytes> {
+        self.begun = true;
+        if self.tether.kind() == Kind::Grpc
+            && let Some(data) = frame.data_mut()
+        {
+            let whole = self.messages.follow(data);
+            if let (Ending::Message(..), Some(whole)) = (self.ending, whole) {
+                data.truncate(whole);
+                self.messages = Boundaries::new();
+            }
+        }
+        frame
+    }
+
+    /// Ends in the way that the protocol has for it. A response that is not complete must not look as if it were, but for one that never is.
+    fn end(&mut self, reason: Reason) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        self.ending = Ending::Over;
+        match self.tether.kind() {
+            Kind::EventStream if self.incoming.size_hint().exact().is_none() => Poll::Ready(None),
+            Kind::Grpc if self.messages.is_between() => {
+                Poll::Ready(Some(Ok(Frame::trailers(self.tether.trailers(reason)))))
+            }
+            _ => Poll::Ready(Some(Err(SessionOver(reason).into()))),
         }
     }
 }
@@ -357,7 +486,7 @@ impl HttpBody for Body {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Own(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
-            Self::Upstream(body) => body.size_hint(),
+            Self::Upstream(body) => body.incoming.size_hint(),
         }
     }
 }

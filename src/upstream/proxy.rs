@@ -9,7 +9,7 @@ use std::{
 };
 
 use http::{
-    Request, Response, StatusCode, Uri, Version, header,
+    HeaderValue, Request, Response, StatusCode, Uri, Version, header,
     uri::{PathAndQuery, Scheme},
 };
 use hyper::{body::Incoming, client::conn::http2};
@@ -29,7 +29,10 @@ use super::{
     resolve::{Resolver, SystemResolver},
     transport::{ConnectError, Stream},
 };
-use crate::gate::{identity::ReservedNames, problem};
+use crate::{
+    gate::{grpc, identity::ReservedNames, problem},
+    stream::{Kind, Tether},
+};
 
 /// Why there is no response from the upstream.
 #[derive(Debug, thiserror::Error)]
@@ -153,41 +156,46 @@ impl Service<Request<Incoming>> for Upstream {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<Incoming>) -> Self::Future {
+    fn call(&mut self, mut request: Request<Incoming>) -> Self::Future {
         let shared = Arc::clone(&self.0);
-        Box::pin(async move { Ok(shared.exchange(request).await) })
+        Box::pin(async move {
+            let kind = if grpc::is_call(request.headers()) { Kind::Grpc } else { Kind::Response };
+            let tether = Tether::take(request.extensions_mut(), kind);
+            Ok(shared.exchange(request, tether).await)
+        })
     }
 }
 
 impl Shared {
-    async fn exchange(&self, request: Request<Incoming>) -> Response<Body> {
+    async fn exchange(&self, request: Request<Incoming>, tether: Tether) -> Response<Body> {
         let Some(limit) = self.settings().total_timeout else {
-            return self.answered(request, None).await;
+            return self.answered(request, tether, None).await;
         };
         let deadline = Instant::now() + limit;
-        timeout_at(deadline, self.answered(request, Some(deadline))).await.unwrap_or_else(|_| {
+        timeout_at(deadline, self.answered(request, tether, Some(deadline))).await.unwrap_or_else(|_| {
             UpstreamError::TotalTimeout.log(self.endpoints.route(), None);
             UpstreamError::TotalTimeout.answer()
         })
     }
 
-    async fn answered(&self, request: Request<Incoming>, deadline: Option<Instant>) -> Response<Body> {
+    async fn answered(
+        &self,
+        request: Request<Incoming>,
+        mut tether: Tether,
+        deadline: Option<Instant>,
+    ) -> Response<Body> {
         let begun = std::time::Instant::now();
         let limits = Limits { idle: self.settings().body_idle_timeout, deadline };
-        let in_flight = match self.endpoints.pick() {
-            Some(in_flight) => Ok(in_flight),
-            None => self.endpoints.wait().await,
-        };
-        let result = match in_flight {
-            Ok(in_flight) => self.try_and_try_again(request, in_flight, limits).await,
-            Err(error) => Err((error.into(), None)),
-        };
-        match result {
-            Ok(response) => {
+        let look = tether.grows_up();
+        match tether.watch(self.try_and_try_again(request, limits, look)).await {
+            Err(reason) => tether.refusal(reason),
+            Ok(Ok(mut response)) => {
                 self.endpoints.metrics.duration.observe(begun.elapsed());
+                tether.set_kind(kind_of(&response));
+                response.body_mut().tie(tether);
                 response
             }
-            Err((error, endpoint)) => {
+            Ok(Err((error, endpoint))) => {
                 error.log(self.endpoints.route(), endpoint.as_deref());
                 error.answer()
             }
@@ -195,17 +203,21 @@ impl Shared {
     }
 
     /// Sends the request; elsewhere once more if it failed, and if that does no harm (RFC 9110 §9.2.2). Errors come with the endpoint
-    /// that was asked last.
+    /// that was asked last. `look`: when whoever waits for the response wants to be woken once, whether there is one or not.
     async fn try_and_try_again(
         &self,
         request: Request<Incoming>,
-        mut in_flight: InFlight,
         limits: Limits,
+        look: Option<Instant>,
     ) -> Result<Response<Body>, (UpstreamError, Option<Arc<Endpoint>>)> {
+        let mut in_flight = match self.endpoints.pick() {
+            Some(in_flight) => in_flight,
+            None => self.endpoints.wait().await.map_err(|error| (error.into(), None))?,
+        };
         let mut request = self.outbound(request, in_flight.endpoint());
         let mut tries = Tries::default();
         loop {
-            let (failed, asked) = match self.send(request, in_flight, limits).await {
+            let (failed, asked) = match self.send(request, in_flight, limits, look).await {
                 Ok(response) => return Ok(response),
                 Err(failed) => failed,
             };
@@ -262,9 +274,20 @@ impl Shared {
     }
 
     /// Waits for the response's header for as long as the settings say, and as the upstream is not still being sent the request.
-    async fn in_time<F: Future>(&self, upload: Option<&Upload>, mut sending: Pin<&mut F>) -> Option<F::Output> {
+    async fn in_time<F: Future>(
+        &self,
+        upload: Option<&Upload>,
+        mut sending: Pin<&mut F>,
+        look: Option<Instant>,
+    ) -> Option<F::Output> {
         let limit = self.settings().response_timeout;
-        let mut left = limit;
+        let begun = Instant::now();
+        if let Some(look) = look
+            && let Ok(response) = timeout_at(look.min(begun + limit), sending.as_mut()).await
+        {
+            return Some(response);
+        }
+        let mut left = limit.saturating_sub(begun.elapsed());
         loop {
             if let Ok(response) = timeout(left, sending.as_mut()).await {
                 return Some(response);
@@ -332,9 +355,10 @@ impl Shared {
         request: Request<RequestBody>,
         in_flight: InFlight,
         limits: Limits,
+        look: Option<Instant>,
     ) -> Result<Response<Body>, (Failed, InFlight)> {
         let mut response = match &in_flight.endpoint().connections {
-            Connections::Http1(pool) => match self.send_http1(pool, request).await {
+            Connections::Http1(pool) => match self.send_http1(pool, request, look).await {
                 Ok(Answer::Response(response)) => {
                     self.judge(in_flight.endpoint(), response.status());
                     response.map(|body| Body::http1(body, in_flight, limits))
@@ -342,7 +366,7 @@ impl Shared {
                 Ok(Answer::Switched(..)) => return Err((UpstreamError::Switched.into(), in_flight)),
                 Err(failed) => return Err((failed, in_flight)),
             },
-            Connections::Http2(pool) => match self.send_http2(pool, request).await {
+            Connections::Http2(pool) => match self.send_http2(pool, request, look).await {
                 Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
                     return Err((UpstreamError::Switched.into(), in_flight));
                 }
@@ -369,12 +393,17 @@ impl Shared {
 
     /// Sends over a kept connection if there is one. If the upstream closes that just now, a request that never went out, or
     /// that is idempotent and has no body, takes another (RFC 9110 §9.2.2, RFC 9112 §9.3.1).
-    async fn send_http1(&self, pool: &Http1Pool, mut request: Request<RequestBody>) -> Result<Answer<Stream>, Failed> {
+    async fn send_http1(
+        &self,
+        pool: &Http1Pool,
+        mut request: Request<RequestBody>,
+        look: Option<Instant>,
+    ) -> Result<Answer<Stream>, Failed> {
         let upload = request.body().upload();
         let upload = upload.as_deref();
         let mut may_repeat = true;
         while let Some(connection) = may_repeat.then(|| pool.take()).flatten() {
-            let unanswered = match self.try_http1(connection, request).await {
+            let unanswered = match self.try_http1(connection, request, look).await {
                 Ok(answer) => return Ok(answer),
                 Err(unanswered) => unanswered,
             };
@@ -387,7 +416,7 @@ impl Shared {
             Ok(connection) => connection,
             Err(error) => return Err(Failed { error: error.into(), again: Some(request) }),
         };
-        self.try_http1(connection, request).await.map_err(|unanswered| {
+        self.try_http1(connection, request, look).await.map_err(|unanswered| {
             let (failure, again) = again_http1(unanswered);
             Failed { error: whose_fault(failure, upload), again }
         })
@@ -397,8 +426,9 @@ impl Shared {
         &self,
         connection: Connection<Stream>,
         request: Request<RequestBody>,
+        look: Option<Instant>,
     ) -> Result<Answer<Stream>, Unanswered<RequestBody>> {
-        http1::exchange(connection, request, self.settings().response_timeout).await
+        http1::exchange(connection, request, self.settings().response_timeout, look).await
     }
 
     /// Likewise over HTTP/2, where any failure may be one of the connection that all requests share.
@@ -406,17 +436,18 @@ impl Shared {
         &self,
         pool: &Http2Pool,
         mut request: Request<RequestBody>,
+        look: Option<Instant>,
     ) -> Result<Response<Incoming>, Failed> {
         let upload = request.body().upload();
         let upload = upload.as_deref();
         if let Some(sender) = pool.shared_sender() {
-            match self.try_http2(sender, request, upload).await {
+            match self.try_http2(sender, request, upload, look).await {
                 Err(Failed { again: Some(again), .. }) => request = again,
                 answered => return answered,
             }
         }
         match pool.connect().await {
-            Ok(sender) => self.try_http2(sender, request, upload).await,
+            Ok(sender) => self.try_http2(sender, request, upload, look).await,
             Err(error) => Err(Failed { error: error.into(), again: Some(request) }),
         }
     }
@@ -426,12 +457,13 @@ impl Shared {
         mut sender: http2::SendRequest<RequestBody>,
         request: Request<RequestBody>,
         upload: Option<&Upload>,
+        look: Option<Instant>,
     ) -> Result<Response<Incoming>, Failed> {
         let spare = again(&request);
         let response = sender.try_send_request(request);
         // A request that came too late for the connection is given back when the last sender goes.
         drop(sender);
-        let answered = self.in_time(upload, pin!(response)).await.ok_or(UpstreamError::ResponseTimeout)?;
+        let answered = self.in_time(upload, pin!(response), look).await.ok_or(UpstreamError::ResponseTimeout)?;
         answered.map_err(|mut failed| {
             let again = failed.take_message().or(spare);
             Failed { error: whose_fault(failed.into_error(), upload), again }
@@ -463,13 +495,24 @@ impl From<UpstreamError> for Failed {
     }
 }
 
-fn own_host(endpoint: &Endpoint) -> http::HeaderValue {
-    http::HeaderValue::try_from(endpoint.authority.as_str())
-        .unwrap_or_else(|_| http::HeaderValue::from_static("upstream"))
+fn own_host(endpoint: &Endpoint) -> HeaderValue {
+    HeaderValue::try_from(endpoint.authority.as_str()).unwrap_or_else(|_| HeaderValue::from_static("upstream"))
 }
 
 fn scheme(endpoint: &Endpoint) -> Scheme {
     if endpoint.transport.is_tls() { Scheme::HTTPS } else { Scheme::HTTP }
+}
+
+/// What the response is: its end has to look accordingly.
+fn kind_of<B>(response: &Response<B>) -> Kind {
+    let fields = response.headers();
+    if grpc::is_call(fields) {
+        return Kind::Grpc;
+    }
+    let media_type = fields.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
+    let media_type = media_type.split(|&byte| byte == b';').next().unwrap_or_default();
+    let is_event_stream = media_type.trim_ascii().eq_ignore_ascii_case(b"text/event-stream");
+    if is_event_stream { Kind::EventStream } else { Kind::Response }
 }
 
 /// A request that was not answered, if sending it again does no harm.

@@ -10,6 +10,7 @@ mod it {
 
 mod hygiene;
 mod proxy;
+mod streams;
 mod upstreams;
 
 use it::support;
