@@ -15,7 +15,10 @@ use http_body_util::Empty;
 use tokio::task::JoinSet;
 
 use super::{Api, gate};
-use crate::support::{client::Client, eventually};
+use crate::support::{client::Client, eventually_within};
+
+/// How long load may take on a machine that does other things too.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Clients that ask one request after another over connections of their own.
 struct Load {
@@ -47,7 +50,7 @@ impl Load {
     /// Waits for this many answers more.
     async fn goes_on(&self, what: &str, more: usize) {
         let before = self.answered.load(Ordering::SeqCst);
-        eventually(what, async || self.answered.load(Ordering::SeqCst) >= before + more).await;
+        eventually_within(PATIENCE, what, async || self.answered.load(Ordering::SeqCst) >= before + more).await;
     }
 
     async fn stop(mut self) -> (usize, usize) {
@@ -72,7 +75,7 @@ async fn no_idempotent_request_fails_when_one_of_several_is_killed_and_comes_bac
             drop(comes_and_goes.take());
             load.goes_on("they are while one is gone", 200).await;
             let back = Api::at(address, "comes and goes");
-            eventually("it gets requests again", async || back.hits() > 0).await;
+            eventually_within(PATIENCE, "it gets requests again", async || back.hits() > 0).await;
             comes_and_goes = Some(back);
         }
         let (answered, failed) = load.stop().await;
