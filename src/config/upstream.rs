@@ -16,9 +16,12 @@ use super::{
     value::{DAY, HOUR, MILLISECOND, MINUTE, Raw, SECOND, Setting, choose},
     web,
 };
-use crate::upstream::{
-    Balance, EjectionSettings, HealthSettings, OriginSettings, Protocol, RetrySettings, UpstreamSettings,
-    transport::{self, Role, Target, TlsClient, TlsFault, Transport},
+use crate::{
+    server::socket::ListenAddress,
+    upstream::{
+        Balance, EjectionSettings, HealthSettings, OriginSettings, Protocol, RetrySettings, UpstreamSettings,
+        transport::{self, Role, Target, TlsClient, TlsFault, Transport},
+    },
 };
 
 /// The most upstreams of a route.
@@ -189,7 +192,7 @@ struct Placed {
 impl Placed {
     fn read((given, at): (Given, At), reader: &Reader<'_>, basis: &Basis<'_>) -> Option<Self> {
         let origin = Origin::parse(&given.url, |path| reader.resolve(&at, path));
-        let origin = origin.and_then(|origin| check_loop(&origin.authority, basis).map(|()| origin));
+        let origin = origin.and_then(|origin| check_loop(&origin, basis).map(|()| origin));
         match origin {
             Ok(origin) => Some(Self { origin, weight: given.weight, at }),
             Err(fault) => {
@@ -330,15 +333,21 @@ fn server_name(host: &str) -> Result<ServerName<'static>, Fault> {
 }
 
 /// A request must not come back to the gate, nor reach the admin listener by it.
-fn check_loop(authority: &Authority, basis: &Basis<'_>) -> Result<(), Fault> {
+fn check_loop(origin: &Origin, basis: &Basis<'_>) -> Result<(), Fault> {
+    let circle = || Fault::new("is the address of [listener]: requests would go round in a circle");
+    if let Target::Unix(path) = &origin.target {
+        let is_own = |own: &ListenAddress| matches!(own, ListenAddress::Unix(own) if **own == **path);
+        return if basis.listener.iter().any(is_own) { Err(circle()) } else { Ok(()) };
+    }
+    let authority = &origin.authority;
     let (Some(address), Some(port)) = (web::address(authority.host()), authority.port_u16()) else { return Ok(()) };
     let target = SocketAddr::new(address, port);
     let reaches = |own: SocketAddr| {
         let here = own.ip() == address || (own.ip().is_unspecified() || address.is_unspecified()) && is_local(address);
         own.port() == target.port() && own.port() != 0 && here
     };
-    if reaches(basis.listener) {
-        return Err(Fault::new("is the address of [listener]: requests would go round in a circle"));
+    if basis.listener.iter().any(|own| matches!(own, ListenAddress::Tcp(own) if reaches(*own))) {
+        return Err(circle());
     }
     if reaches(basis.admin) {
         return Err(Fault::new("is the address of [admin]: every client could reach it"));

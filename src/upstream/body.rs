@@ -68,13 +68,11 @@ impl Patience {
     /// Waits until it is too long, or until `earlier`.
     fn poll_until(&mut self, context: &mut Context<'_>, earlier: Option<Instant>) -> Poll<io::Error> {
         let limit = self.limit;
-        let (until, is_new) = match self.until {
-            Some(until) => (until, false),
-            None => {
-                let until = Instant::now() + limit;
-                (*self.until.insert(self.deadline.map_or(until, |deadline| deadline.min(until))), true)
-            }
-        };
+        let is_new = self.until.is_none();
+        let until = *self.until.get_or_insert_with(|| {
+            let until = Instant::now() + limit;
+            self.deadline.map_or(until, |deadline| deadline.min(until))
+        });
         let wake = earlier.map_or(until, |earlier| earlier.min(until));
         let sleep = match &mut self.sleep {
             Some(sleep) => {
