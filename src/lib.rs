@@ -31,6 +31,9 @@ pub mod gate;
 pub mod activity;
 
 #[cfg(feature = "server")]
+pub mod limit;
+
+#[cfg(feature = "server")]
 pub mod upstream;
 
 #[cfg(feature = "server")]

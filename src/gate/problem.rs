@@ -1,7 +1,9 @@
 //! The gate's own refusals that are no verdicts, as problem bodies (RFC 9457).
 
 use bytes::Bytes;
-use http::{HeaderValue, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+
+use super::grpc;
 
 /// A problem with a stable `code`. Nothing in it comes from the request.
 #[must_use]
@@ -17,5 +19,21 @@ pub fn response<B: From<Bytes>>(status: StatusCode, code: &'static str, detail: 
     let fields = response.headers_mut();
     fields.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
     fields.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+/// The same to a request with this header: gRPC calls are answered in their own form.
+#[must_use]
+pub fn refusal<B: From<Bytes>>(
+    request: &HeaderMap,
+    status: StatusCode,
+    code: &'static str,
+    detail: &'static str,
+) -> Response<B> {
+    if !grpc::is_call(request) {
+        return response(status, code, detail);
+    }
+    let mut response = Response::new(Bytes::new().into());
+    *response.headers_mut() = grpc::fields(status, code);
     response
 }
