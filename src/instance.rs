@@ -33,7 +33,7 @@ use crate::{
     logout::{IssuerLogouts, NoEndpoint},
     revocation::{Revocations, Revoking},
     server::{
-        ListenerSettings,
+        current::CurrentGateway,
         gateway::{Gateway, GatewayOptions},
         listener,
         own::{
@@ -99,7 +99,7 @@ pub struct Instance {
     revoking: Revoking,
     scheduled: Running,
     sources: Sources,
-    settings: Arc<ListenerSettings>,
+    gateways: CurrentGateway,
     readiness: Arc<Readiness>,
     indexing: Option<AbortOnDropHandle<()>>,
     upkeep: AbortOnDropHandle<()>,
@@ -208,9 +208,9 @@ impl Instance {
             }),
             receivers: Arc::clone(sources.receivers()),
         };
-        let options = GatewayOptions { max_headers: config.listener.max_headers, access_log: config.log.access };
+        let options = GatewayOptions { listener: Arc::new(config.listener.clone()), access_log: config.log.access };
         let gateway = Gateway::new(&config.routes, &gates, &reserved, own, Arc::clone(&metrics), options);
-        let gateway = Arc::new(gateway);
+        let gateways = CurrentGateway::new(gateway);
 
         let mut registry = Registry::with_prefix("portcullis");
         judge.register(&mut registry);
@@ -238,11 +238,10 @@ impl Instance {
         let policies = config.routes.iter().map(|route| route.policy.clone()).collect();
         let admin = Admin::new(&config.admin, issuers, policies, judge, Arc::clone(&readiness), records, registry);
 
-        let settings = Arc::new(config.listener);
         let (stop_listening, stop_rest) = (CancellationToken::new(), CancellationToken::new());
-        let serving = listener::run(listener, Arc::clone(&gateway), Arc::clone(&settings), stop_listening.clone());
+        let serving = listener::run(listener, gateways.clone(), stop_listening.clone());
         let listening = AbortOnDropHandle::new(tokio::spawn(serving));
-        tokio::spawn(maintain(gateway, stop_rest.clone()));
+        tokio::spawn(maintain(gateways.clone(), stop_rest.clone()));
         let indexing = index.map(|index| {
             let run = index.run(notes, config.retention.session, stop_rest.clone());
             AbortOnDropHandle::new(tokio::spawn(run))
@@ -258,7 +257,7 @@ impl Instance {
             revoking: revocations.start(&owner),
             scheduled: scheduled.start(&owner),
             sources,
-            settings,
+            gateways,
             readiness,
             indexing,
             upkeep,
@@ -297,7 +296,7 @@ impl Instance {
     /// written. Returns whether all requests ended by themselves.
     pub async fn stop(self) -> bool {
         self.readiness.drain();
-        sleep(self.settings.drain_delay).await;
+        sleep(self.gateways.load().listener().drain_delay).await;
         self.stop_listening.disarm().cancel();
         let ended = self.listening.await.unwrap_or(false);
         self.stop_rest.disarm().cancel();
@@ -368,11 +367,11 @@ fn recorded_issuers(config: &Config) -> Vec<IssuerName> {
     config.issuers.iter().map(|issuer| &issuer.name).filter(|issuer| by_route(issuer)).cloned().collect()
 }
 
-async fn maintain(gateway: Arc<Gateway>, stop: CancellationToken) {
+async fn maintain(gateways: CurrentGateway, stop: CancellationToken) {
     let mut ticks = interval(MAINTENANCE);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while stop.run_until_cancelled(ticks.tick()).await.is_some() {
-        gateway.maintain();
+        gateways.load().maintain();
     }
 }
 

@@ -4,12 +4,13 @@
 //! - [`connection`]: one connection and its protocol.
 //! - [`patience`]: clients that take too long.
 //! - `form`: the one form of a request.
-//! - [`gateway`]: what happens to a request.
+//! - [`gateway`]: what happens to a request; [`current`]: which of them, while configurations come and go.
 //! - [`access`]: the access log.
 //! - [`own`]: the gate's own endpoints.
 
 pub mod access;
 pub mod connection;
+pub mod current;
 mod form;
 pub mod gateway;
 pub mod listener;

@@ -14,10 +14,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     ListenerSettings,
-    gateway::Gateway,
+    current::{CurrentGateway, Peer},
     patience::{Limits, Patient, Progress, Served},
 };
-use crate::upstream::fields::Downstream;
 
 /// How an HTTP/2 connection with prior knowledge begins (RFC 9113 §3.4).
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -37,13 +36,10 @@ const SEND_BUFFER: usize = 64 * 1024;
 pub async fn serve(
     stream: TcpStream,
     peer: SocketAddr,
-    gateway: Arc<Gateway>,
+    current: CurrentGateway,
     settings: &ListenerSettings,
     drain: CancellationToken,
 ) {
-    let ip = peer.ip().to_canonical();
-    let trusted = settings.trusted_proxies.iter().any(|network| network.contains(&ip));
-    let downstream = Arc::new(Downstream::new(ip, trusted));
     // Answers go out at once; a client that does not care has lost nothing when this fails.
     let _ = stream.set_nodelay(true);
     let speaks_http2 = tokio::select! {
@@ -54,12 +50,16 @@ pub async fn serve(
         },
         () = drain.cancelled() => return,
     };
+    let gateway = current.load();
+    let peer = Peer::new(peer.ip().to_canonical(), &gateway);
     let progress = Progress::new(gateway.in_flight());
+    drop(gateway);
     let limits = Limits { header: settings.header_timeout, idle: settings.idle_timeout, shared: speaks_http2 };
     let io = TokioIo::new(Patient::new(stream, Arc::clone(&progress), limits));
     let serving = Arc::clone(&progress);
     let service = service_fn(move |request: Request<Incoming>| {
-        let (gateway, downstream, serving) = (Arc::clone(&gateway), Arc::clone(&downstream), serving.serve());
+        let (gateway, serving) = (current.load(), serving.serve());
+        let downstream = peer.seen_by(&gateway);
         async move {
             let response = gateway.serve(request, downstream).await;
             Ok::<_, Infallible>(response.map(|body| Served::new(body, serving)))

@@ -9,7 +9,7 @@ use hyper::body::Incoming;
 use prometheus_client::metrics::gauge::Gauge;
 use tower::{Layer, Service};
 
-use super::{access::Entry, form, own::OwnEndpoints};
+use super::{ListenerSettings, access::Entry, current::Edition, form, own::OwnEndpoints};
 use crate::{
     gate::{Gate, GateLayer, Judge, identity::ReservedNames, problem},
     route::{RouteSettings, table::RouteTable},
@@ -28,13 +28,15 @@ pub struct Gateway {
     own: OwnEndpoints,
     metrics: Arc<ServerMetrics>,
     options: GatewayOptions,
+    edition: Edition,
 }
 
 /// How requests are taken.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Debug)]
 pub struct GatewayOptions {
-    /// The most header fields of a request. Crumbs of a cookie count as one field.
-    pub max_headers: usize,
+    /// What holds for connections, from their beginning; how many fields a request may have, and who is a trusted proxy, from the next
+    /// request. Crumbs of a cookie count as one field.
+    pub listener: Arc<ListenerSettings>,
     /// Whether each request is logged.
     pub access_log: bool,
 }
@@ -64,7 +66,8 @@ impl Gateway {
             let route = Route { gate: layer.layer(upstream.clone()), upstream, metrics };
             (settings.hosts.clone(), settings.path.clone(), route)
         };
-        Self { routes: RouteTable::new(routes.iter().zip(layers).map(route)), own, metrics, options }
+        let edition = Edition::new();
+        Self { routes: RouteTable::new(routes.iter().zip(layers).map(route)), own, metrics, options, edition }
     }
 
     /// The gates of these routes, in the same order.
@@ -93,6 +96,18 @@ impl Gateway {
         response
     }
 
+    /// What holds for connections that begin now.
+    #[must_use]
+    pub const fn listener(&self) -> &Arc<ListenerSettings> {
+        &self.options.listener
+    }
+
+    /// Which gateway it is.
+    #[must_use]
+    pub const fn edition(&self) -> Edition {
+        self.edition
+    }
+
     /// Requests that are being served.
     #[must_use]
     pub fn in_flight(&self) -> Gauge {
@@ -115,7 +130,7 @@ impl Gateway {
         mut request: Request<Incoming>,
         downstream: Arc<Downstream>,
     ) -> (Response<Body>, Option<&Route>) {
-        if let Err(unserved) = form::normalise(&mut request, self.options.max_headers) {
+        if let Err(unserved) = form::normalise(&mut request, self.options.listener.max_headers) {
             return (unserved.answer(), None);
         }
         fields::strip_request(request.headers_mut());

@@ -12,7 +12,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{ListenerSettings, connection, gateway::Gateway};
+use super::{connection, current::CurrentGateway};
 
 /// How many connections may wait to be accepted.
 const BACKLOG: i32 = 4096;
@@ -37,26 +37,21 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 ///
 /// # Cancel safety
 /// Dropping the future closes the listener and all connections at once.
-pub async fn run(
-    listener: TcpListener,
-    gateway: Arc<Gateway>,
-    settings: Arc<ListenerSettings>,
-    stop: CancellationToken,
-) -> bool {
+pub async fn run(listener: TcpListener, gateways: CurrentGateway, stop: CancellationToken) -> bool {
     let mut connections = JoinSet::new();
     let drain = CancellationToken::new();
-    let slots = Arc::new(Semaphore::new(settings.max_connections.min(Semaphore::MAX_PERMITS)));
+    let slots = Arc::new(Semaphore::new(gateways.load().listener().max_connections.min(Semaphore::MAX_PERMITS)));
     loop {
         tokio::select! {
             accepted = accept(&listener, &slots) => {
                 let Some((stream, peer, slot)) = accepted else { continue };
-                let open = Open::new(gateway.connections());
-                let (gateway, settings) = (Arc::clone(&gateway), Arc::clone(&settings));
+                let (gateway, gateways) = (gateways.load(), gateways.clone());
+                let (open, settings) = (Open::new(gateway.connections()), Arc::clone(gateway.listener()));
                 // A token of its own: all connections look at theirs whenever they wake.
                 let drain = drain.child_token();
                 connections.spawn(async move {
                     let _held = (open, slot);
-                    connection::serve(stream, peer, gateway, &settings, drain).await;
+                    connection::serve(stream, peer, gateways, &settings, drain).await;
                 });
             }
             Some(ended) = connections.join_next() => report(ended),
@@ -70,7 +65,7 @@ pub async fn run(
             report(ended);
         }
     };
-    let ended = timeout(settings.drain_timeout, all).await.is_ok();
+    let ended = timeout(gateways.load().listener().drain_timeout, all).await.is_ok();
     connections.shutdown().await;
     ended
 }
