@@ -13,6 +13,9 @@ pub mod server;
 #[cfg(feature = "server")]
 pub mod route;
 
+#[cfg(feature = "server")]
+pub mod cors;
+
 #[cfg(feature = "gate")]
 pub mod credential;
 

@@ -26,7 +26,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use http::{HeaderValue, Response, StatusCode, header};
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family},
@@ -87,16 +87,16 @@ impl Excess {
         }
     }
 
-    /// The response to a request with this header; the excess is an extension of it.
+    /// The response to a gRPC call or to any other request; the excess is an extension of it.
     #[must_use]
-    pub fn answer<B: From<Bytes>>(self, request: &HeaderMap) -> Response<B> {
+    pub fn answer<B: From<Bytes>>(self, is_grpc_call: bool) -> Response<B> {
         let (status, detail) = match self {
             Self::Overloaded => (StatusCode::SERVICE_UNAVAILABLE, "Too many requests are being served at the moment."),
             Self::Address(_) => (StatusCode::TOO_MANY_REQUESTS, "Too many requests came from this address."),
             Self::Subject(_) => (StatusCode::TOO_MANY_REQUESTS, "Too many requests were made for this user."),
             Self::Body => (StatusCode::PAYLOAD_TOO_LARGE, "The body of the request is longer than is taken here."),
         };
-        let mut response = problem::refusal(request, status, self.code(), detail);
+        let mut response = problem::refusal(is_grpc_call, status, self.code(), detail);
         if let Some(seconds) = self.retry_after() {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
@@ -173,6 +173,12 @@ impl Limits {
 }
 
 impl RouteLimits {
+    /// Whether client addresses have budgets.
+    #[must_use]
+    pub const fn counts_addresses(&self) -> bool {
+        self.addresses.is_some()
+    }
+
     /// Requests in flight, if they are limited.
     #[must_use]
     pub const fn concurrency(&self) -> Option<&Concurrency> {
@@ -249,7 +255,7 @@ mod tests {
     #[test]
     fn a_client_is_told_to_wait_long_enough() {
         for (wait, seconds) in [(0, 1), (1, 1), (1000, 1), (1001, 2), (59_000, 59)] {
-            let response: Response<Vec<u8>> = Excess::Subject(Duration::from_millis(wait)).answer(&HeaderMap::new());
+            let response: Response<Vec<u8>> = Excess::Subject(Duration::from_millis(wait)).answer(false);
             assert_eq!(response.headers()[header::RETRY_AFTER], *seconds.to_string(), "{wait} ms");
         }
     }

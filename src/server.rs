@@ -5,21 +5,31 @@
 //! - [`patience`]: clients that take too long.
 //! - `form`: the one form of a request.
 //! - [`gateway`]: what happens to a request; [`current`]: which of them, while configurations come and go.
+//! - `client_address`, [`request_id`], `trace_context`: where a request came from, and what it is called.
+//! - `passage`, [`ending`]: from the verdict to the upstream, and what ends with the response.
 //! - [`access`]: the access log.
 //! - [`own`]: the gate's own endpoints.
 
 pub mod access;
+mod client_address;
 pub mod connection;
 pub mod current;
+pub mod ending;
 mod form;
 pub mod gateway;
 pub mod listener;
 pub mod own;
+mod passage;
 pub mod patience;
+mod random;
+pub mod request_id;
+mod trace_context;
 
 use std::{net::SocketAddr, time::Duration};
 
 use ipnet::IpNet;
+
+use self::request_id::RequestIds;
 
 /// The public listener.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -42,4 +52,8 @@ pub struct ListenerSettings {
     pub drain_timeout: Duration,
     /// Peers whose `Forwarded` and `X-Forwarded-*` fields are believed.
     pub trusted_proxies: Vec<IpNet>,
+    /// Whose `X-Request-Id` is kept.
+    pub request_ids: RequestIds,
+    /// Whether requests without a `traceparent` get one.
+    pub begins_traces: bool,
 }

@@ -2,7 +2,6 @@
 
 use std::{io, path::Path};
 
-use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{Outcome, load, runtime};
@@ -10,7 +9,7 @@ use crate::{instance::Instance, telemetry::log};
 
 pub(super) fn run(path: &Path) -> anyhow::Result<Outcome> {
     let config = load(path)?;
-    log::start(&config.log).context("log filter cannot be read")?;
+    let _logging = log::start(&config.log)?;
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }

@@ -10,6 +10,7 @@ use tracing_subscriber::EnvFilter;
 
 use super::{
     TokenSettings,
+    inactive::Percent,
     problem::{Fault, nearest},
     reader::{At, Section},
     secret,
@@ -19,8 +20,8 @@ use crate::{
     activity::{ActivitySettings, UpkeepSettings},
     admin::AdminSettings,
     marker::{Retention, cache::MarkerSettings},
-    server::ListenerSettings,
-    telemetry::log::{LogFormat, LogSettings},
+    server::{ListenerSettings, request_id::RequestIds},
+    telemetry::log::{AccessSettings, LogFormat, LogOutput, LogSettings},
     verdict::OutagePolicy,
 };
 
@@ -42,6 +43,8 @@ pub(super) fn listener(section: &Section<'_>) -> (ListenerSettings, At) {
         drain_delay: section.get("drain_delay").between(Duration::ZERO, HOUR).or(Duration::ZERO),
         drain_timeout: section.get("drain_timeout").between(Duration::ZERO, DAY).or(30 * SECOND),
         trusted_proxies: trusted_proxies(section),
+        request_ids: section.get("request_id").or(RequestIds::Make),
+        begins_traces: section.get("traceparent").or(TraceParents::Pass) == TraceParents::Make,
     };
     section.finish();
     (settings, at)
@@ -163,10 +166,21 @@ pub(super) fn log(section: &Section<'_>) -> LogSettings {
     let settings = LogSettings {
         level: section.get::<String>("level").check(|level| check_filter(level)).or("info".to_owned()),
         format: section.get("format").or(LogFormat::Text),
-        access: section.get("access").or(false),
+        access: access(section),
     };
     section.finish();
     settings
+}
+
+fn access(section: &Section<'_>) -> Option<AccessSettings> {
+    let is_wanted = section.get("access").or(false);
+    let settings = AccessSettings {
+        sample: section.get::<Percent>("access_sample").option().map_or(1.0, |Percent(percent)| percent / 100.0),
+        subject: section.get("access_subject").or(false),
+        user_agent: section.get("access_user_agent").or(false),
+        output: section.get("access_output").or(LogOutput::Stderr),
+    };
+    is_wanted.then_some(settings)
 }
 
 /// A misspelt level would be taken for the name of a module.
@@ -193,6 +207,31 @@ fn check_filter(filter: &str) -> Result<(), Fault> {
 impl Setting for LogFormat {
     fn read(raw: Raw<'_>) -> Result<Self, Fault> {
         choose(raw, &[("text", Self::Text), ("json", Self::Json)])
+    }
+}
+
+impl Setting for LogOutput {
+    fn read(raw: Raw<'_>) -> Result<Self, Fault> {
+        choose(raw, &[("stderr", Self::Stderr), ("stdout", Self::Stdout)])
+    }
+}
+
+impl Setting for RequestIds {
+    fn read(raw: Raw<'_>) -> Result<Self, Fault> {
+        choose(raw, &[("make", Self::Make), ("keep", Self::Keep), ("off", Self::Off)])
+    }
+}
+
+/// What becomes of requests without a `traceparent`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum TraceParents {
+    Pass,
+    Make,
+}
+
+impl Setting for TraceParents {
+    fn read(raw: Raw<'_>) -> Result<Self, Fault> {
+        choose(raw, &[("pass", Self::Pass), ("make", Self::Make)])
     }
 }
 

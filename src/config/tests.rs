@@ -266,7 +266,7 @@ upstream = "http://[::1]:82/"
     assert_eq!(texts(&config.origins), ["https://app.acme.test"]);
     assert_eq!(
         config.log,
-        LogSettings { level: "warn,portcullis::store=debug".into(), format: LogFormat::Json, access: true }
+        LogSettings { level: "warn,portcullis::store=debug".into(), format: LogFormat::Json, access: Some(access) }
     );
 
     let [acme, other] = &config.issuers[..] else { panic!("not two issuers") };
@@ -401,7 +401,7 @@ fn variables_go_over_the_file() {
     .unwrap();
     assert_eq!(config.listener.address.to_string(), "127.0.0.1:2");
     assert_eq!((config.listener.max_headers, config.listener.trusted_proxies.len()), (77, 2));
-    assert!(config.log.access);
+    assert!(config.log.access.is_some());
     assert_eq!(config.routes[0].policy.mode, Mode::Enforce);
     assert_eq!(texts(&config.issuers[0].audiences), ["one", "two"]);
     assert_eq!(&*config.issuers[0].claims.session, "session");

@@ -22,15 +22,21 @@ pub fn response<B: From<Bytes>>(status: StatusCode, code: &'static str, detail: 
     response
 }
 
-/// The same to a request with this header: gRPC calls are answered in their own form.
+/// Whether a request with this header is a gRPC call.
+#[must_use]
+pub fn is_grpc_call(request: &HeaderMap) -> bool {
+    grpc::is_call(request)
+}
+
+/// The same for a gRPC call, which is answered in its own form, or for any other request.
 #[must_use]
 pub fn refusal<B: From<Bytes>>(
-    request: &HeaderMap,
+    is_grpc_call: bool,
     status: StatusCode,
     code: &'static str,
     detail: &'static str,
 ) -> Response<B> {
-    if !grpc::is_call(request) {
+    if !is_grpc_call {
         return response(status, code, detail);
     }
     let mut response = Response::new(Bytes::new().into());

@@ -29,6 +29,12 @@ impl Intake {
         before.saturating_add(bytes as u64) <= self.limit
     }
 
+    /// Whether the body was too long.
+    #[must_use]
+    pub fn is_exceeded(&self) -> bool {
+        self.received() > self.limit
+    }
+
     /// How many bytes came in.
     #[must_use]
     pub fn received(&self) -> u64 {

@@ -17,7 +17,7 @@ use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 
 use super::{fields, pool::Lease};
-use crate::gate::identity::ReservedNames;
+use crate::{gate::identity::ReservedNames, limit::intake::Intake};
 
 /// What went wrong with a body.
 pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
@@ -119,6 +119,7 @@ struct Streamed {
     reserved: ReservedNames,
     patience: Patience,
     upload: Arc<Upload>,
+    intake: Option<Arc<Intake>>,
 }
 
 impl RequestBody {
@@ -130,8 +131,18 @@ impl RequestBody {
             reserved: reserved.clone(),
             patience: Patience::new(idle_timeout),
             upload: Upload::new(),
+            intake: None,
         });
         Self { streamed }
+    }
+
+    /// Counted by `intake`, and broken off when it says that there is too much.
+    #[must_use]
+    pub(super) fn counted(mut self, intake: Option<Arc<Intake>>) -> Self {
+        if let Some(streamed) = &mut self.streamed {
+            streamed.intake = intake;
+        }
+        self
     }
 
     /// The body once more, if it is empty.
@@ -164,6 +175,12 @@ impl Streamed {
             }
             Ok(frame) => frame,
         };
+        if let (Some(intake), Some(Ok(frame))) = (&self.intake, &frame)
+            && !intake.take(frame.data_ref().map_or(0, Bytes::len))
+        {
+            self.upload.set(BROKEN);
+            return Poll::Ready(Some(Err(io::Error::new(io::ErrorKind::FileTooLarge, "body is too long").into())));
+        }
         self.upload.progress();
         Poll::Ready(frame.map(|frame| {
             let mut frame = frame?;

@@ -80,6 +80,8 @@ fn strip_listed(fields: &mut HeaderMap) {
 pub struct Downstream {
     /// The address of the connection's other end, as a field value.
     pub peer: HeaderValue,
+    /// The same, where it has one.
+    pub address: Option<IpAddr>,
     /// Whether what it says of those before it is believed.
     pub trusted: bool,
 }
@@ -88,8 +90,10 @@ impl Downstream {
     /// A connection from `peer`.
     #[must_use]
     pub fn new(peer: IpAddr, trusted: bool) -> Self {
-        let peer = HeaderValue::try_from(peer.to_canonical().to_string());
-        Self { peer: peer.unwrap_or_else(|_| HeaderValue::from_static("unknown")), trusted }
+        let address = peer.to_canonical();
+        let peer = HeaderValue::try_from(address.to_string());
+        let peer = peer.unwrap_or_else(|_| HeaderValue::from_static("unknown"));
+        Self { peer, address: Some(address), trusted }
     }
 }
 

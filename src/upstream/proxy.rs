@@ -20,7 +20,10 @@ use super::{
     fields::{self, Downstream},
     pool::{ConnectError, Http1Pool, Http2Pool, Lease},
 };
-use crate::gate::{identity::ReservedNames, problem};
+use crate::{
+    gate::{identity::ReservedNames, problem},
+    limit::intake::Intake,
+};
 
 /// Why there is no response from the upstream.
 #[derive(Debug, thiserror::Error)]
@@ -196,8 +199,9 @@ impl Shared {
                 parts.version = Version::HTTP_2;
             }
         }
+        let intake = parts.extensions.remove::<Arc<Intake>>();
         parts.extensions.clear();
-        let body = RequestBody::new(body, &self.reserved, self.settings.body_idle_timeout);
+        let body = RequestBody::new(body, &self.reserved, self.settings.body_idle_timeout).counted(intake);
         Request::from_parts(parts, body)
     }
 
