@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Version, header};
 
-use crate::gate::identity::ReservedNames;
+use crate::{drain::Drain, gate::identity::ReservedNames};
 
 /// Meant for one connection only, whether `Connection` lists them or not.
 const HOP_BY_HOP: [HeaderName; 7] = [
@@ -84,6 +84,8 @@ pub struct Downstream {
     pub address: Option<IpAddr>,
     /// Whether what it says of those before it is believed.
     pub trusted: bool,
+    /// The end of the gate: whoever keeps the connection beyond its response runs by it.
+    pub drain: Drain,
 }
 
 impl Downstream {
@@ -93,7 +95,7 @@ impl Downstream {
         let address = peer.to_canonical();
         let peer = HeaderValue::try_from(address.to_string());
         let peer = peer.unwrap_or_else(|_| HeaderValue::from_static("unknown"));
-        Self { peer, address: Some(address), trusted }
+        Self { peer, address: Some(address), trusted, drain: Drain::default() }
     }
 }
 

@@ -9,5 +9,6 @@ mod it {
 }
 
 mod proxy;
+mod upstreams;
 
 use it::support;
