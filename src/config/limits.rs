@@ -7,7 +7,10 @@ use super::{
     reader::Section,
     value::{ByteSize, DAY, HOUR, MILLISECOND, MINUTE, Raw, SECOND, Setting},
 };
-use crate::limit::{LimitSettings, concurrency::ConcurrencySettings, rate::Rate};
+use crate::{
+    gate::policy::Authentication,
+    limit::{LimitSettings, concurrency::ConcurrencySettings, rate::Rate},
+};
 
 /// The most requests that any budget has at once.
 const MAX_BURST: usize = 1_000_000;
@@ -16,7 +19,7 @@ const MAX_BURST: usize = 1_000_000;
 const MAX_RETURN: Duration = Duration::from_secs(30 * 86_400);
 
 /// `[routes.limits]`
-pub(super) fn read(section: &Section<'_>) -> LimitSettings {
+pub(super) fn read(section: &Section<'_>, authentication: Authentication) -> LimitSettings {
     let max_requests = section.get::<usize>("max_requests").between(1, 1_000_000).option();
     let concurrency = max_requests.map(|max_requests| ConcurrencySettings {
         max_requests,
@@ -37,6 +40,11 @@ pub(super) fn read(section: &Section<'_>) -> LimitSettings {
             .option()
             .map(|size| size.0),
     };
+    if authentication == Authentication::None && settings.per_subject.is_some() {
+        let fault = Fault::new("means nothing here: with `auth = \"none\"` nobody is a subject");
+        let at = section.get::<PerTime>("per_subject").at().clone();
+        section.reader().report(&at, fault.hint("limit by `per_address`"));
+    }
     section.finish();
     settings
 }

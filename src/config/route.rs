@@ -109,9 +109,9 @@ fn read(section: &Section<'_>, basis: &Basis<'_>, routes: &mut Routes) -> Option
     }
     let name = routes.name(section, &hosts, path.as_ref());
     let upstream = upstream::read(section, basis);
-    let limits = limits::read(&section.section("limits"));
-    let cors = cors::read(&section.section("cors"));
     let policy = policy(section, basis, routes, name);
+    let limits = limits::read(&section.section("limits"), policy.authentication);
+    let cors = cors::read(&section.section("cors"));
     Some(RouteSettings {
         hosts: hosts.into_iter().map(|(host, _)| host).collect(),
         path: path?,
