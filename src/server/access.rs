@@ -227,4 +227,45 @@ mod tests {
             assert_eq!(visible(text), expected);
         }
     }
+
+    /// One request as the text log writes it.
+    fn line(request: &mut Request<()>, id: &str) -> String {
+        #[derive(Clone, Default)]
+        struct Lines(Arc<std::sync::Mutex<Vec<u8>>>);
+        impl std::io::Write for Lines {
+            fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+                self.0.lock().unwrap().extend_from_slice(bytes);
+                Ok(bytes.len())
+            }
+
+            fn flush(&mut self) -> std::io::Result<()> {
+                Ok(())
+            }
+        }
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let text = tracing_subscriber::fmt().with_writer(move || writer.clone()).with_ansi(false).finish();
+        tracing::subscriber::with_default(text, || {
+            let settings = AccessSettings { user_agent: true, ..AccessSettings::default() };
+            let downstream = Arc::new(Downstream::new(IpAddr::from([127, 0, 0, 1]), false));
+            let id = HeaderValue::try_from(id).ok();
+            drop(Entry::new(settings, request, &downstream, None, id, Instant::now()));
+        });
+        let lines = lines.0.lock().unwrap();
+        String::from_utf8(lines.clone()).unwrap()
+    }
+
+    #[test]
+    fn a_request_is_one_line_of_text_whatever_it_says() {
+        let agents = [&b"plain"[..], b"a\tb\x1b", b"\xc2\x9b\xe2\x80\xa8\xff", b"\" broken_off=true \""];
+        for agent in agents {
+            let Ok(agent) = HeaderValue::from_bytes(agent) else { continue };
+            let mut request = Request::get("/a%0d%0aINFO/\u{85}\u{2028}").header("user-agent", agent).body(()).unwrap();
+            let line = line(&mut request, "id");
+            assert_eq!(line.matches('\n').count(), 1, "{line:?}");
+            let visible = |char: char| matches!(char, ' '..='~');
+            assert!(line.trim_end_matches('\n').chars().all(visible), "{line:?}");
+            assert_eq!(line.matches(" broken_off=true").count() - line.matches("\\\" broken_off=true").count(), 1);
+        }
+    }
 }

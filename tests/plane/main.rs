@@ -8,6 +8,9 @@ mod it {
     pub(crate) mod support;
 }
 
+mod access;
+mod cors;
+mod limits;
 mod proxy;
 mod upstreams;
 
