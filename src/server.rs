@@ -3,6 +3,7 @@
 //! - [`listener`]: sockets, the limit of connections, drain.
 //! - [`connection`]: one connection and its protocol.
 //! - [`patience`]: clients that take too long.
+//! - `framing`: where a request ends.
 //! - `form`: the one form of a request.
 //! - [`gateway`]: what happens to a request; [`current`]: which of them, while configurations come and go.
 //! - `client_address`, [`request_id`], `trace_context`: where a request came from, and what it is called.
@@ -16,6 +17,7 @@ pub mod connection;
 pub mod current;
 pub mod ending;
 mod form;
+mod framing;
 pub mod gateway;
 pub mod listener;
 pub mod own;

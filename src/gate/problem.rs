@@ -8,13 +8,7 @@ use super::grpc;
 /// A problem with a stable `code`. Nothing in it comes from the request.
 #[must_use]
 pub fn response<B: From<Bytes>>(status: StatusCode, code: &'static str, detail: &'static str) -> Response<B> {
-    let body = serde_json::json!({
-        "title": status.canonical_reason().unwrap_or("Error"),
-        "status": status.as_u16(),
-        "code": code,
-        "detail": detail,
-    });
-    let mut response = Response::new(Bytes::from(body.to_string()).into());
+    let mut response = Response::new(body(status, code, detail).into());
     *response.status_mut() = status;
     let fields = response.headers_mut();
     fields.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
@@ -42,4 +36,16 @@ pub fn refusal<B: From<Bytes>>(
     let mut response = Response::new(Bytes::new().into());
     *response.headers_mut() = grpc::fields(status, code);
     response
+}
+
+/// Its body alone.
+#[must_use]
+pub fn body(status: StatusCode, code: &'static str, detail: &'static str) -> Bytes {
+    let body = serde_json::json!({
+        "title": status.canonical_reason().unwrap_or("Error"),
+        "status": status.as_u16(),
+        "code": code,
+        "detail": detail,
+    });
+    body.to_string().into()
 }

@@ -10,6 +10,7 @@ mod it {
 
 mod access;
 mod cors;
+mod hygiene;
 mod limits;
 mod proxy;
 mod upstreams;
