@@ -10,8 +10,8 @@
 //! What is refused here never reaches the upstream. Budgets and places are those of this process: a fleet of n gateways grants n
 //! times as much. A route without limits costs a branch.
 //!
-//! - [`rate`]: budgets. `keys`: where they are kept, in bounded memory.
-//! - [`concurrency`]: places.
+//! - [`rate`]: budgets, kept in bounded memory (`keys`).
+//! - [`concurrency`]: places among those in flight.
 //! - [`intake`]: what came in of a body.
 
 pub mod concurrency;
@@ -116,10 +116,13 @@ impl Excess {
     }
 }
 
+/// The limits of a route by its name, as long as anybody holds them.
+type Known = (Arc<str>, Weak<RouteLimits>);
+
 /// The limits of all routes. Clones share them.
 #[derive(Clone, Default, Debug)]
 pub struct Limits {
-    routes: Arc<Mutex<Vec<(Arc<str>, Weak<RouteLimits>)>>>,
+    routes: Arc<Mutex<Vec<Known>>>,
     exceeded: Family<Labels, Counter>,
 }
 

@@ -148,7 +148,7 @@ mod tests {
         let budgets = Budgets::with_clock(rate, clock.clone());
         for _ in 0..1000 {
             if let Err(wait) = budgets.spend(&"alice") {
-                clock.advance(wait - Duration::from_nanos(1));
+                clock.advance(wait.checked_sub(Duration::from_nanos(1)).unwrap());
                 assert_eq!(budgets.spend(&"alice"), Err(Duration::from_nanos(1)));
                 clock.advance(Duration::from_nanos(1));
                 assert_eq!(budgets.spend(&"alice"), Ok(()));

@@ -1,21 +1,22 @@
 //! Numbers that nobody has to be unable to predict: for identifiers and samples.
 
-use std::cell::Cell;
+use std::{
+    cell::Cell,
+    hash::{BuildHasher as _, RandomState},
+    thread,
+};
 
 thread_local! {
     static STATE: Cell<u64> = Cell::new(seed());
 }
 
-/// Without randomness from the system, threads and processes are told apart by time and place alone.
+/// Without randomness from `aws-lc-rs` there is still that of hash maps.
 fn seed() -> u64 {
     let mut seed = [0; 8];
-    match aws_lc_rs::rand::fill(&mut seed) {
-        Ok(()) => u64::from_ne_bytes(seed),
-        Err(_) => {
-            use std::hash::{BuildHasher as _, RandomState};
-            RandomState::new().hash_one(std::thread::current().id())
-        }
+    if aws_lc_rs::rand::fill(&mut seed).is_ok() {
+        return u64::from_ne_bytes(seed);
     }
+    RandomState::new().hash_one(thread::current().id())
 }
 
 /// SplitMix64: each thread has a sequence of its own.
