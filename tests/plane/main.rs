@@ -9,10 +9,13 @@ mod it {
 }
 
 mod access;
+mod authority;
 mod cors;
 mod hygiene;
 mod limits;
+mod listener;
 mod proxy;
+mod streams;
 mod upstreams;
 
 use it::support;
