@@ -73,15 +73,16 @@ impl Gateway {
         options: GatewayOptions,
     ) -> Self {
         let route = |(settings, layer): (&RouteSettings, &GateLayer)| {
-            let upstream = Upstream::new(settings.upstream.clone(), reserved.clone());
-            let limits = limits.of_route(&settings.policy.name, settings.limits);
+            let name = &settings.policy.name;
+            let upstream = Upstream::new(settings.upstream.clone(), reserved.clone(), metrics.upstreams.route(name));
+            let limits = limits.of_route(name, settings.limits);
             let passage = Passage::new(upstream.clone(), limits.clone(), options.access.is_some());
             let route = Route {
                 gate: layer.layer(passage),
                 upstream,
                 limits,
                 cors: settings.cors.clone(),
-                metrics: metrics.route(&settings.policy.name),
+                metrics: metrics.route(name),
             };
             (settings.hosts.clone(), settings.path.clone(), route)
         };
