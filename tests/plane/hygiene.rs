@@ -6,6 +6,7 @@ mod document;
 mod floods;
 #[allow(dead_code, reason = "a whole vocabulary")]
 mod frames;
+mod handshakes;
 mod http1;
 mod http2;
 mod mutations;

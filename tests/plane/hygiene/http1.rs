@@ -630,21 +630,33 @@ async fn what_has_one_reading_arrives_in_one_form() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// A request that is refused before its content has come: the content is never taken for a request.
+/// A request that is refused before its content has come, or answered without it: the content is never taken for a request.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_content_of_a_refused_request_is_no_request() {
     let recorder = Recorder::start().await;
-    let gate = TestGate::start(&recorder.route("")).await;
-    let hidden = "GET /hidden HTTP/1.1\r\nHost: a\r\n\r\n";
-    for framed in [
-        format!("Content-Length: {}\r\n\r\n{hidden}", hidden.len()),
-        format!("Transfer-Encoding: chunked\r\n\r\n{:x}\r\n{hidden}\r\n0\r\n\r\n", hidden.len()),
-        format!("Expect: 100-continue\r\nContent-Length: {}\r\n\r\n{hidden}", hidden.len()),
+    let gate = TestGate::start(&recorder.route("path = \"/first\"")).await;
+    let hidden = "GET /first/hidden HTTP/1.1\r\nHost: a\r\n\r\n";
+    for (path, status, code) in [
+        ("/first", "401", "missing_token"),
+        ("/elsewhere", "404", "no_route"),
+        ("/first/%2f", "400", "invalid_path"),
+        ("/.portcullis/nothing", "404", "no_endpoint"),
+        ("/.portcullis/logout", "401", "missing_token"),
+        ("/.portcullis/session", "405", "method"),
     ] {
-        let reply = Raw::exchange(gate.address(), format!("POST / HTTP/1.1\r\nHost: a\r\n{framed}{NEXT}")).await;
-        let found = answers(&reply);
-        assert!(found.iter().all(|answer| *answer == ("401".to_owned(), "missing_token".to_owned())), "{reply}");
-        assert!((1..=2).contains(&found.len()), "{reply}");
-        assert_eq!(recorder.take(), []);
+        for framed in [
+            format!("Content-Length: {}\r\n\r\n{hidden}", hidden.len()),
+            format!("Transfer-Encoding: chunked\r\n\r\n{:x}\r\n{hidden}\r\n0\r\n\r\n", hidden.len()),
+            format!("Expect: 100-continue\r\nContent-Length: {}\r\n\r\n{hidden}", hidden.len()),
+        ] {
+            let head = format!("POST {path} HTTP/1.1\r\nHost: a\r\n");
+            let reply = Raw::exchange(gate.address(), format!("{head}{framed}{NEXT}")).await;
+            let found = answers(&reply);
+            // What comes after it is served as what it is, or not at all.
+            let next = ("404".to_owned(), "no_route".to_owned());
+            assert_eq!(found[0], (status.to_owned(), code.to_owned()), "{path} {reply}");
+            assert!(found.len() == 1 || found[1..] == [next], "{path} {reply}");
+            assert_eq!(recorder.take(), [], "{path}");
+        }
     }
 }

@@ -113,7 +113,9 @@ fn what_the_upstream_gets_is_what_the_strict_reading_has() {
     let seeds = prop::collection::vec(prop::sample::select(&SEEDS[..]), 1..4);
     let strategy = (seeds, prop::collection::vec(change(), 0..4)).prop_map(|(seeds, changes)| {
         let mut bytes = seeds.concat().into_bytes();
-        changes.iter().for_each(|change| apply(&mut bytes, change));
+        for change in &changes {
+            apply(&mut bytes, change);
+        }
         bytes
     });
     let total = std::cell::Cell::new((0, 0));

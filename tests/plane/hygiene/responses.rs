@@ -271,9 +271,9 @@ async fn content_after_an_answer_to_head_is_nobodys() {
 async fn answers_at_odd_times() {
     let upstream = upstream("HTTP/1.1 413 Too Large\r\nContent-Length: 5\r\n\r\nearly".to_owned(), false).await;
     let gate = TestGate::start(&upstream.route("auth = \"none\"")).await;
-    let begin = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 8000000\r\n\r\n";
+    let head = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 8000000\r\n\r\n";
     let mut raw = Raw::connect(gate.address()).await;
-    raw.write(begin).await;
+    raw.write(head).await;
     let reply = raw.read_until("early").await;
     assert!(reply.starts_with("HTTP/1.1 413 "), "{reply}");
     // What is left of the request is never taken for another one, nor sent to the upstream as one.
