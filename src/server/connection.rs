@@ -36,7 +36,7 @@ const SEND_BUFFER: usize = 64 * 1024;
 
 /// How long a connection that was taken just before the gate drains may take to begin: its client was answered by the system, and knows
 /// of nothing.
-const LAST_REQUEST: Duration = Duration::from_secs(1);
+const LAST_REQUEST: Duration = Duration::from_secs(2);
 
 /// Serves a connection. Ends with it, or, once the gate drains, with the requests that are under way.
 ///
