@@ -61,8 +61,9 @@ impl Gateway {
         options: GatewayOptions,
     ) -> Self {
         let route = |(settings, layer): (&RouteSettings, &GateLayer)| {
-            let upstream = Upstream::new(settings.upstream.clone(), reserved.clone());
-            let metrics = metrics.route(&settings.policy.name);
+            let name = &settings.policy.name;
+            let upstream = Upstream::new(settings.upstream.clone(), reserved.clone(), metrics.upstreams.route(name));
+            let metrics = metrics.route(name);
             let route = Route { gate: layer.layer(upstream.clone()), upstream, metrics };
             (settings.hosts.clone(), settings.path.clone(), route)
         };
