@@ -45,15 +45,16 @@ pub(super) fn fields(status: StatusCode, reason: &'static str) -> HeaderMap {
     fields
 }
 
-/// A problem of the gate's own, as a gRPC call is told of it.
-pub(crate) fn problem<B: From<Bytes>>(problem: &Response<B>) -> Option<Response<B>> {
-    let Code(code) = problem.extensions().get::<Code>()?;
-    let mut response = Response::new(Bytes::new().into());
-    *response.headers_mut() = fields(problem.status(), code);
-    if let Some(later) = problem.headers().get(header::RETRY_AFTER) {
-        response.headers_mut().insert(header::RETRY_AFTER, later.clone());
+/// Makes a problem of the gate's own what a gRPC call is told of it. Other responses stay as they are.
+pub(crate) fn translate<B: From<Bytes>>(response: &mut Response<B>) {
+    let Some(Code(code)) = response.extensions().get::<Code>() else { return };
+    let mut told = fields(response.status(), code);
+    if let Some(later) = response.headers_mut().remove(header::RETRY_AFTER) {
+        told.insert(header::RETRY_AFTER, later);
     }
-    Some(response)
+    *response.headers_mut() = told;
+    *response.status_mut() = StatusCode::OK;
+    *response.body_mut() = Bytes::new().into();
 }
 
 /// A length-delimited field of the protocol buffers wire format. Short enough for a one-byte length, as all of ours are.
