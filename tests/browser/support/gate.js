@@ -129,6 +129,12 @@ path = "/api"
 upstream = "http://127.0.0.1:${upstream}"
 
 [[routes]]
+name = "shared"
+path = "/api/shared"
+upstream = "http://127.0.0.1:${upstream}"
+cors = { origins = ["${elsewhere}"], methods = ["GET", "PUT"] }
+
+[[routes]]
 name = "pages"
 path = "/"
 upstream = "http://127.0.0.1:${upstream}"

@@ -169,7 +169,8 @@ async fn the_page_tells_of_each_of_them() {
          [issuers.main.logout]\nrevoke = \"all\"\n[issuers.main.management]\ndomain = {:?}\n\
          client_id = {CLIENT_ID:?}\nclient_secret_file = \"client.secret\"\n\
          [inactive]\nfor = \"90d\"\nevery = \"1d\"\nblock = true\nmax_share = \"100%\"\nrecorded_since = \"2020-01-01\"\n\
-         reports = {:?}\n",
+         reports = {:?}\n\
+         [[routes]]\npath = \"/limited\"\nupstream = \"http://127.0.0.1:9\"\nlimits.max_requests = 1\n",
         tenant.base(),
         reports.path().to_str().unwrap()
     );

@@ -418,7 +418,7 @@ async fn what_has_no_one_reading_is_refused() {
 }
 
 /// What the gate adds to each request.
-const ADDED: [&str; 4] = ["x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "via"];
+const ADDED: [&str; 5] = ["x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-request-id", "via"];
 
 /// The request line and the fields in order of their names, without what the gate adds; and what comes after the header, byte by byte.
 fn shown(read: &Read, raw: &[u8]) -> (Vec<String>, String) {
