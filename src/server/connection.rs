@@ -70,11 +70,11 @@ pub async fn serve(accepted: Accepted, held: Held, service: Service) {
     drop(gateway);
     let limits = Limits { header: settings.header_timeout, idle: settings.idle_timeout, shared: speaks_http2 };
     let stream = Patient::new(stream, Arc::clone(&progress), limits);
-    let serves = Arc::clone(&progress);
+    let requests = Arc::clone(&progress);
     let service = service_fn(move |request: Request<Incoming>| {
-        let (gateway, serving) = (current.load(), serves.serve());
+        let (gateway, serving) = (current.load(), requests.serve());
         let (downstream, drain) = (peer.seen_by(&gateway), drain.clone());
-        let progress = Arc::clone(&serves);
+        let progress = Arc::clone(&requests);
         async move {
             let mut response = gateway.serve(request, downstream).await;
             if let Some(hold) = response.extensions_mut().remove::<Hold>() {

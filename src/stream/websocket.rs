@@ -134,11 +134,11 @@ mod tests {
         match (u16::try_from(length), length) {
             (_, ..126) => frame.push(u8::try_from(length).unwrap() | mask),
             (Ok(short), _) => {
-                frame.push(126 | mask);
+                frame.push(0x7e | mask);
                 frame.extend(short.to_be_bytes());
             }
             (Err(_), _) => {
-                frame.push(127 | mask);
+                frame.push(0x7f | mask);
                 frame.extend((length as u64).to_be_bytes());
             }
         }

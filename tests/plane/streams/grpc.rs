@@ -35,7 +35,10 @@ type Later<T> = Pin<Box<dyn Future<Output = Result<tonic::Response<T>, Status>> 
 
 /// What the server got of a call: the user, and the deadline.
 #[derive(Clone, Default)]
-struct Desk(Arc<Mutex<Vec<(String, Option<String>)>>>);
+struct Desk(Arc<Mutex<Vec<Noted>>>);
+
+/// The user, and the deadline.
+type Noted = (String, Option<String>);
 
 impl Desk {
     fn note<T>(&self, request: &Request<T>) {
@@ -43,7 +46,7 @@ impl Desk {
         self.0.lock().unwrap().push((text("x-forwarded-user").unwrap_or_default(), text("grpc-timeout")));
     }
 
-    fn last(&self) -> (String, Option<String>) {
+    fn last(&self) -> Noted {
         self.0.lock().unwrap().last().unwrap().clone()
     }
 }
