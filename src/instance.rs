@@ -18,6 +18,7 @@ use crate::{
     clock::Clock,
     config::{Config, StoreSettings},
     credential::CredentialSources,
+    drain::Drain,
     event::{Pipeline, Sources, identifier_index::IdentifierIndex, sources::SourceError},
     gate::{
         Engine, EngineSettings, Judge, Policy,
@@ -103,7 +104,7 @@ pub struct Instance {
     readiness: Arc<Readiness>,
     indexing: Option<AbortOnDropHandle<()>>,
     upkeep: AbortOnDropHandle<()>,
-    stop_listening: DropGuard,
+    drain: Drain,
     stop_rest: DropGuard,
     listening: AbortOnDropHandle<bool>,
     administrating: AbortOnDropHandle<()>,
@@ -238,8 +239,8 @@ impl Instance {
         let policies = config.routes.iter().map(|route| route.policy.clone()).collect();
         let admin = Admin::new(&config.admin, issuers, policies, judge, Arc::clone(&readiness), records, registry);
 
-        let (stop_listening, stop_rest) = (CancellationToken::new(), CancellationToken::new());
-        let serving = listener::run(listener, gateways.clone(), stop_listening.clone());
+        let (drain, stop_rest) = (Drain::default(), CancellationToken::new());
+        let serving = listener::run(listener, gateways.clone(), drain.clone());
         let listening = AbortOnDropHandle::new(tokio::spawn(serving));
         tokio::spawn(maintain(gateways.clone(), stop_rest.clone()));
         let indexing = index.map(|index| {
@@ -261,7 +262,7 @@ impl Instance {
             readiness,
             indexing,
             upkeep,
-            stop_listening: stop_listening.drop_guard(),
+            drain,
             stop_rest: stop_rest.drop_guard(),
             listening,
             administrating,
@@ -292,12 +293,13 @@ impl Instance {
         self.readiness.is_ready()
     }
 
-    /// Stops: `/readyz` says no for `drain_delay`, the listener closes, requests end within `drain_timeout`, what waits is
+    /// Stops: `/readyz` says no for `drain_delay`, the listener closes, requests and tunnels end within `drain_timeout`, what waits is
     /// written. Returns whether all requests ended by themselves.
     pub async fn stop(self) -> bool {
         self.readiness.drain();
+        self.drain.leave();
         sleep(self.gateways.load().listener().drain_delay).await;
-        self.stop_listening.disarm().cancel();
+        self.drain.begin();
         let ended = self.listening.await.unwrap_or(false);
         self.stop_rest.disarm().cancel();
         // A task that panicked has nothing left to wait for.

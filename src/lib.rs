@@ -55,6 +55,9 @@ pub mod store;
 pub mod http_client;
 
 #[cfg(feature = "server")]
+pub mod drain;
+
+#[cfg(feature = "server")]
 pub mod admin;
 
 #[cfg(feature = "server")]

@@ -2,7 +2,7 @@
 
 use std::{convert::Infallible, io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
-use http::Request;
+use http::{HeaderValue, Request, StatusCode, header};
 use hyper::{
     body::Incoming,
     server::conn::{http1, http2},
@@ -10,13 +10,13 @@ use hyper::{
 };
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::{net::TcpStream, time::timeout};
-use tokio_util::sync::CancellationToken;
 
 use super::{
     ListenerSettings,
     current::{CurrentGateway, Peer},
     patience::{Limits, Patient, Progress, Served},
 };
+use crate::drain::Drain;
 
 /// How an HTTP/2 connection with prior knowledge begins (RFC 9113 §3.4).
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -32,14 +32,18 @@ const CONNECTION_WINDOW: u32 = 16 * STREAM_WINDOW;
 /// How much of one response is held for a client that is slow to read it.
 const SEND_BUFFER: usize = 64 * 1024;
 
-/// Serves a connection. Ends with it, or, once `drain` is cancelled, with the requests that are under way.
+/// Serves a connection. Ends with it, or, once `drain` begins, with the requests that are under way.
+///
+/// An HTTP/1.1 connection ends with its next response from when the gate was told to stop: whoever has more to ask goes to another gate, or
+/// comes back over a new connection while there is one to be had. HTTP/2 can end without losing a request, so it is told when it is time.
 pub async fn serve(
     stream: TcpStream,
     peer: SocketAddr,
     current: CurrentGateway,
     settings: &ListenerSettings,
-    drain: CancellationToken,
+    drain: Drain,
 ) {
+    let begun = drain.begun();
     // Answers go out at once; a client that does not care has lost nothing when this fails.
     let _ = stream.set_nodelay(true);
     let speaks_http2 = tokio::select! {
@@ -48,10 +52,10 @@ pub async fn serve(
             Ok(Ok(speaks)) => speaks,
             Ok(Err(_)) | Err(_) => return,
         },
-        () = drain.cancelled() => return,
+        () = begun.cancelled() => return,
     };
     let gateway = current.load();
-    let peer = Peer::new(peer.ip().to_canonical(), &gateway);
+    let peer = Peer::new(peer.ip().to_canonical(), drain.clone(), &gateway);
     let progress = Progress::new(gateway.in_flight());
     drop(gateway);
     let limits = Limits { header: settings.header_timeout, idle: settings.idle_timeout, shared: speaks_http2 };
@@ -59,13 +63,16 @@ pub async fn serve(
     let serving = Arc::clone(&progress);
     let service = service_fn(move |request: Request<Incoming>| {
         let (gateway, serving) = (current.load(), serving.serve());
-        let downstream = peer.seen_by(&gateway);
+        let (downstream, drain) = (peer.seen_by(&gateway), drain.clone());
         async move {
-            let response = gateway.serve(request, downstream).await;
+            let mut response = gateway.serve(request, downstream).await;
+            if !speaks_http2 && drain.is_leaving() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+                response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
             Ok::<_, Infallible>(response.map(|body| Served::new(body, serving)))
         }
     });
-    let ends = either(drain.cancelled(), progress.idle(settings.idle_timeout));
+    let ends = either(begun.cancelled(), progress.idle(settings.idle_timeout));
     let result = if speaks_http2 {
         let mut connection = pin!(http2(settings).serve_connection(io, service));
         tokio::select! {

@@ -12,7 +12,7 @@ use std::{
 use arc_swap::ArcSwap;
 
 use super::gateway::Gateway;
-use crate::upstream::fields::Downstream;
+use crate::{drain::Drain, upstream::fields::Downstream};
 
 /// The gateway of now. Clones share it.
 ///
@@ -63,25 +63,27 @@ impl Default for Edition {
 #[derive(Debug)]
 pub(super) struct Peer {
     address: IpAddr,
+    drain: Drain,
     seen: RefCell<(Edition, Arc<Downstream>)>,
 }
 
 impl Peer {
-    pub(super) fn new(address: IpAddr, gateway: &Gateway) -> Self {
-        Self { address, seen: RefCell::new((gateway.edition(), see(address, gateway))) }
+    pub(super) fn new(address: IpAddr, drain: Drain, gateway: &Gateway) -> Self {
+        let seen = RefCell::new((gateway.edition(), see(address, &drain, gateway)));
+        Self { address, drain, seen }
     }
 
     /// As this gateway sees it.
     pub(super) fn seen_by(&self, gateway: &Gateway) -> Arc<Downstream> {
         let mut seen = self.seen.borrow_mut();
         if seen.0 != gateway.edition() {
-            *seen = (gateway.edition(), see(self.address, gateway));
+            *seen = (gateway.edition(), see(self.address, &self.drain, gateway));
         }
         Arc::clone(&seen.1)
     }
 }
 
-fn see(address: IpAddr, gateway: &Gateway) -> Arc<Downstream> {
+fn see(address: IpAddr, drain: &Drain, gateway: &Gateway) -> Arc<Downstream> {
     let trusted = gateway.listener().trusted_proxies.iter().any(|network| network.contains(&address));
-    Arc::new(Downstream::new(address, trusted))
+    Arc::new(Downstream { drain: drain.clone(), ..Downstream::new(address, trusted) })
 }

@@ -10,9 +10,9 @@ use tokio::{
     task::{JoinError, JoinSet},
     time::{sleep, timeout},
 };
-use tokio_util::sync::CancellationToken;
 
 use super::{connection, current::CurrentGateway};
+use crate::drain::{Drain, EndOnDrop};
 
 /// How many connections may wait to be accepted.
 const BACKLOG: i32 = 4096;
@@ -30,43 +30,45 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
-/// Serves `listener` until `stop` is cancelled; then lets requests that are under way end, for `drain_timeout` at most, and
+/// Serves `listener` until `drain` begins; then lets requests and tunnels that are under way end, for `drain_timeout` at most, and
 /// cuts off the rest.
 ///
 /// Returns whether all of them ended by themselves.
 ///
 /// # Cancel safety
 /// Dropping the future closes the listener and all connections at once.
-pub async fn run(listener: TcpListener, gateways: CurrentGateway, stop: CancellationToken) -> bool {
+pub async fn run(listener: TcpListener, gateways: CurrentGateway, drain: Drain) -> bool {
     let mut connections = JoinSet::new();
-    let drain = CancellationToken::new();
+    let begun = drain.begun();
+    let end = EndOnDrop(drain.clone());
     let slots = Arc::new(Semaphore::new(gateways.load().listener().max_connections.min(Semaphore::MAX_PERMITS)));
     loop {
         tokio::select! {
             accepted = accept(&listener, &slots) => {
                 let Some((stream, peer, slot)) = accepted else { continue };
-                let (gateway, gateways) = (gateways.load(), gateways.clone());
+                let (gateway, gateways, drain) = (gateways.load(), gateways.clone(), drain.clone());
                 let (open, settings) = (Open::new(gateway.connections()), Arc::clone(gateway.listener()));
-                // A token of its own: all connections look at theirs whenever they wake.
-                let drain = drain.child_token();
                 connections.spawn(async move {
                     let _held = (open, slot);
                     connection::serve(stream, peer, gateways, &settings, drain).await;
                 });
             }
             Some(ended) = connections.join_next() => report(ended),
-            () = stop.cancelled() => break,
+            () = begun.cancelled() => break,
         }
     }
     drop(listener);
-    drain.cancel();
     let all = async {
         while let Some(ended) = connections.join_next().await {
             report(ended);
         }
+        // A connection may leave a tunnel behind.
+        drain.tunnels_ended().await;
     };
     let ended = timeout(gateways.load().listener().drain_timeout, all).await.is_ok();
+    drop(end);
     connections.shutdown().await;
+    drain.tunnels_ended().await;
     ended
 }
 

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Version, header};
 
-use crate::gate::identity::ReservedNames;
+use crate::{drain::Drain, gate::identity::ReservedNames};
 
 /// Meant for one connection only, whether `Connection` lists them or not.
 const HOP_BY_HOP: [HeaderName; 7] = [
@@ -82,6 +82,8 @@ pub struct Downstream {
     pub peer: HeaderValue,
     /// Whether what it says of those before it is believed.
     pub trusted: bool,
+    /// The end of the gate: whoever keeps the connection beyond its response runs by it.
+    pub drain: Drain,
 }
 
 impl Downstream {
@@ -89,7 +91,8 @@ impl Downstream {
     #[must_use]
     pub fn new(peer: IpAddr, trusted: bool) -> Self {
         let peer = HeaderValue::try_from(peer.to_canonical().to_string());
-        Self { peer: peer.unwrap_or_else(|_| HeaderValue::from_static("unknown")), trusted }
+        let peer = peer.unwrap_or_else(|_| HeaderValue::from_static("unknown"));
+        Self { peer, trusted, drain: Drain::default() }
     }
 }
 

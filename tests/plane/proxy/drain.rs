@@ -137,3 +137,27 @@ async fn a_gate_that_is_dropped_is_gone() {
     is_closed(address).await;
     is_closed(admin).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_of_a_gate_that_leaves_end_their_connections() {
+    let (mut gate, answer) = waiting("drain_delay = \"2s\"").await;
+    let address = gate.address();
+    let mut kept = Raw::connect(address).await;
+    kept.write("GET /.portcullis/x HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    assert!(!kept.read_until("no_endpoint").await.contains("connection: close"));
+    let mut shared = client(HTTP2, &gate).await;
+    let stopping = tokio::spawn(async move { gate.stop().await });
+    eventually("the gate leaves", async || {
+        let mut other = Raw::connect(address).await;
+        other.write("GET /.portcullis/x HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        other.read_until("no_endpoint").await.contains("connection: close")
+    })
+    .await;
+    kept.write("GET /.portcullis/x HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    let reply = kept.read_to_end().await;
+    assert!(reply.contains("connection: close") && reply.contains("no_endpoint"), "{reply}");
+    answer.notify_one();
+    let reply = shared.fetch(request(HTTP2, Method::GET, "/", "").body(StreamBody::from("")).unwrap()).await;
+    assert_eq!(reply.text(), "done", "HTTP/2 goes on until the listener closes");
+    assert!(stopping.await.unwrap());
+}
