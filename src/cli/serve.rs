@@ -3,10 +3,16 @@
 use std::{io, path::Path};
 
 use anyhow::Context;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::{Outcome, load, runtime};
-use crate::{instance::Instance, telemetry::log};
+use crate::{
+    config::environment,
+    instance::Instance,
+    reload::{Reloads, Trigger, file::ConfigFile},
+    telemetry::log,
+};
 
 pub(super) fn run(path: &Path) -> anyhow::Result<Outcome> {
     let config = load(path)?;
@@ -15,7 +21,10 @@ pub(super) fn run(path: &Path) -> anyhow::Result<Outcome> {
         tracing::warn!("{warning}");
     }
     runtime()?.block_on(async {
-        let instance = Instance::start(config).await?;
+        // From now on: a gate that is told to reload before it is up must not die of it.
+        let hangups = signal(SignalKind::hangup())?;
+        let instance = Instance::start_from(ConfigFile::new(path, environment()), config).await?;
+        let _hangups = AbortOnDropHandle::new(tokio::spawn(reload_on(hangups, instance.reloads().clone())));
         tracing::info!(
             version = env!("CARGO_PKG_VERSION"),
             listener = %instance.address(),
@@ -31,6 +40,15 @@ pub(super) fn run(path: &Path) -> anyhow::Result<Outcome> {
         }
         Ok(Outcome::Done)
     })
+}
+
+/// Reloads the configuration whenever the signal comes. What came of it is in the log.
+async fn reload_on(mut signals: Signal, reloads: Reloads) {
+    while signals.recv().await.is_some() {
+        if let Err(no) = reloads.reload(Trigger::Signal).await {
+            tracing::warn!("configuration not reloaded: {no}");
+        }
+    }
 }
 
 /// The name of the first signal that asks for an end.

@@ -235,12 +235,9 @@ impl TokenRevocationSettings {
         let signed = match self.assertions {
             None => None,
             Some(assertions) => Some(match &assertions.signer {
-                None => Signed {
-                    verifier: verifier.clone(),
-                    signer: self.issuer.clone(),
-                    assertions,
-                    _refreshing: None,
-                },
+                None => {
+                    Signed { verifier: verifier.clone(), signer: self.issuer.clone(), assertions, _refreshing: None }
+                }
                 Some(Signer { identifier, keys, algorithms }) => {
                     let signer = IssuerName::try_from(&*origin.name)?;
                     let audience = assertions.audiences.first().ok_or("no audience")?;

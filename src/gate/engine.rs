@@ -165,8 +165,8 @@ impl Engine {
 
     /// Writes the activity that waits, and closes the store.
     pub async fn stop(self) {
-        self.stop.disarm().cancel();
         let judge = self.judge();
+        self.stop.disarm().cancel();
         for recording in self.recording {
             // A task that panicked has nothing left to wait for.
             let _ = recording.await;

@@ -50,7 +50,8 @@ struct Route {
 }
 
 impl Gateway {
-    /// A gateway with these routes. `layers` are their gates, in the same order.
+    /// A gateway with these routes. `layers` are their gates, in the same order. Upstreams of `former` go on to be used where their
+    /// settings are the same.
     #[must_use]
     pub fn new(
         routes: &[RouteSettings],
@@ -59,9 +60,17 @@ impl Gateway {
         own: OwnEndpoints,
         metrics: Arc<ServerMetrics>,
         options: GatewayOptions,
+        former: Option<&Self>,
     ) -> Self {
+        let mut kept: Vec<&Route> = former.into_iter().flat_map(|former| former.routes.iter()).collect();
+        let mut keep = |settings: &RouteSettings| {
+            let fits = |route: &&Route| route.upstream.is_of(&settings.upstream, reserved);
+            let same = |route: &&Route| fits(route) && route.gate.policy().name == settings.policy.name;
+            let place = kept.iter().position(same).or_else(|| kept.iter().position(fits))?;
+            Some(kept.swap_remove(place).upstream.clone())
+        };
         let route = |(settings, layer): (&RouteSettings, &GateLayer)| {
-            let upstream = Upstream::new(settings.upstream.clone(), reserved.clone());
+            let upstream = keep(settings).unwrap_or_else(|| Upstream::new(settings.upstream.clone(), reserved.clone()));
             let metrics = metrics.route(&settings.policy.name);
             let route = Route { gate: layer.layer(upstream.clone()), upstream, metrics };
             (settings.hosts.clone(), settings.path.clone(), route)

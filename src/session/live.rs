@@ -128,13 +128,7 @@ impl LiveSession {
     }
 
     /// Takes in what the store keeps. What this gateway wrote itself is by its own clock.
-    pub(super) fn settle(
-        &self,
-        stored: &StoredSession,
-        table: Arc<Table>,
-        lag: Lag,
-        opened_here: bool,
-    ) {
+    pub(super) fn settle(&self, stored: &StoredSession, table: Arc<Table>, lag: Lag, opened_here: bool) {
         let active = stored.active.as_millis();
         let is_own = active == self.sent.load(Ordering::Acquire) || (opened_here && stored.active == stored.opened);
         let clock = if is_own { &self.here } else { &self.elsewhere };
@@ -145,16 +139,11 @@ impl LiveSession {
 
     /// Whether what the store has is so old that activity at `now` has to be written before anybody relies on it.
     /// `reckon` says how old it may be, where it was last reckoned before this edition of the limits.
-    pub(super) fn lags(
-        &self,
-        now: Timestamp,
-        edition: u64,
-        reckon: impl FnOnce(&Table) -> Option<Duration>,
-    ) -> bool {
+    pub(super) fn lags(&self, now: Timestamp, edition: u64, reckon: impl FnOnce(&Table) -> Option<Duration>) -> bool {
         let opened = self.opened.load();
-        let may_lag = opened.as_ref().and_then(|opened| {
-            if opened.lag.edition == edition { opened.lag.limit } else { reckon(&opened.table) }
-        });
+        let may_lag = opened
+            .as_ref()
+            .and_then(|opened| if opened.lag.edition == edition { opened.lag.limit } else { reckon(&opened.table) });
         may_lag.is_some_and(|may_lag| time(&self.recorded).is_none_or(|recorded| now >= recorded.plus(may_lag)))
     }
 

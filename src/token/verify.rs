@@ -187,11 +187,7 @@ impl Verifier {
         Self::after(&self.issuers, issuers, options)
     }
 
-    fn after(
-        former: &[Issuer],
-        issuers: Vec<IssuerSettings>,
-        options: VerifierOptions,
-    ) -> Result<Self, VerifierError> {
+    fn after(former: &[Issuer], issuers: Vec<IssuerSettings>, options: VerifierOptions) -> Result<Self, VerifierError> {
         let mut by_identifier = HashMap::default();
         let mut client = None;
         let mut checked: Vec<Issuer> = Vec::with_capacity(issuers.len());
@@ -223,8 +219,7 @@ impl Verifier {
     /// within a tokio runtime.
     #[must_use = "dropping the handle ends the refreshes"]
     pub fn start(&self) -> Refreshing {
-        let mut refreshing =
-            Refreshing { stop: CancellationToken::new(), tasks: JoinSet::new(), kept: Vec::new() };
+        let mut refreshing = Refreshing { stop: CancellationToken::new(), tasks: JoinSet::new(), kept: Vec::new() };
         refreshing.follow(self);
         refreshing
     }
@@ -232,7 +227,8 @@ impl Verifier {
     /// Whether a token means the same to both: what one has verified need not be verified again by the other.
     #[must_use]
     pub fn reads_as(&self, other: &Self) -> bool {
-        let settings = |verifier: &Self| verifier.issuers.iter().map(|issuer| issuer.settings.clone()).collect::<Vec<_>>();
+        let settings =
+            |verifier: &Self| verifier.issuers.iter().map(|issuer| issuer.settings.clone()).collect::<Vec<_>>();
         settings(self) == settings(other)
             && self.max_token_length == other.max_token_length
             && self.forwarded_claims == other.forwarded_claims

@@ -110,6 +110,12 @@ impl Upstream {
         Self(Arc::new(Shared { settings, reserved, connections }))
     }
 
+    /// Whether it is an upstream with these settings, so that its connections can go on to be used.
+    #[must_use]
+    pub fn is_of(&self, settings: &UpstreamSettings, reserved: &ReservedNames) -> bool {
+        self.0.settings == *settings && self.0.reserved == *reserved
+    }
+
     /// Lets go of connections that were unused for too long.
     pub fn maintain(&self) {
         match &self.0.connections {
