@@ -34,7 +34,7 @@ use toml::de::DeTable;
 use self::reader::{Reader, Section};
 pub use self::{
     problem::{ConfigErrors, Place, Problem},
-    written::{Files, Written, is_taken_at_start},
+    written::{Files, Written, fingerprint, is_taken_at_start},
 };
 use crate::{
     activity::{ActivitySettings, UpkeepSettings},

@@ -3,6 +3,7 @@
 //! - [`fields`]: which header fields stop here, and which are added.
 //! - [`body`]: bodies and trailers, streamed with their limits.
 //! - [`pool`]: connections, kept and new.
+//! - [`transport`]: how an endpoint is reached: TCP, TLS, Unix sockets.
 //! - `socket`: a socket that can be read when it cannot be written to.
 //! - [`proxy`]: the service that puts them together.
 
@@ -11,21 +12,25 @@ pub mod fields;
 pub mod pool;
 pub mod proxy;
 mod socket;
+pub mod transport;
 
 use std::time::Duration;
 
 use http::uri::Authority;
 
+use self::transport::Transport;
 pub use self::{body::Body, proxy::Upstream};
 
 /// An upstream and how to talk to it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct UpstreamSettings {
-    /// Host and port. The port is always there.
+    /// Host and port, as a request may be told them. The port is always there; that of a Unix socket is `localhost`.
     pub authority: Authority,
+    /// How it is reached.
+    pub transport: Transport,
     /// The protocol spoken to it.
     pub protocol: Protocol,
-    /// How long connecting may take.
+    /// How long connecting may take, the TLS handshake included.
     pub connect_timeout: Duration,
     /// How long it may take from the end of the request to the header of the response, or not go on reading the request.
     pub response_timeout: Duration,
@@ -45,6 +50,6 @@ pub enum Protocol {
     /// HTTP/1.1.
     #[default]
     Http1,
-    /// HTTP/2 with prior knowledge, cleartext.
+    /// HTTP/2: with prior knowledge in clear text, by ALPN with TLS.
     Http2,
 }

@@ -17,7 +17,7 @@ use toml::{
 use super::{
     problem::{ConfigErrors, Fault, Place, Problem, nearest},
     value::{Raw, Setting},
-    written::{Files, Written},
+    written::{Files, Print, Written, print_of_file},
 };
 
 /// What every variable begins with.
@@ -35,8 +35,8 @@ pub(super) struct Reader<'a> {
     warnings: RefCell<Vec<Problem>>,
     /// Every key that was asked for, whether it was there or not.
     asked: RefCell<BTreeSet<String>>,
-    /// What stands in files of their own, by the key that names the file, and those files.
-    contents: RefCell<Vec<(String, Vec<u8>)>>,
+    /// Digests of what stands in files of their own, by the key that names the file, and those files.
+    contents: RefCell<Vec<(String, Print)>>,
     files: RefCell<Files>,
 }
 
@@ -157,14 +157,10 @@ impl<'a> Reader<'a> {
         if problems.is_empty() { Ok(self.warnings.take()) } else { Err(ConfigErrors(problems)) }
     }
 
-    /// A file is read because a key names it, whether it can be or not: a change of it is a change of the configuration.
-    pub(super) fn note_file(&self, path: &Path) {
+    /// A file is about to be read because a key names it, whether it can be or not: a change of it is a change of the configuration.
+    pub(super) fn note_file(&self, at: &At, path: &Path) {
         self.files.borrow_mut().insert(path.to_owned());
-    }
-
-    /// What stands in it.
-    pub(super) fn note_contents(&self, at: &At, contents: &[u8]) {
-        self.contents.borrow_mut().push((at.key.clone(), contents.to_owned()));
+        self.contents.borrow_mut().push((at.key.clone(), print_of_file(path)));
     }
 
     /// The files that were read, or should have been.

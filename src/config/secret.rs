@@ -25,12 +25,9 @@ pub(super) fn read(section: &Section<'_>, key: &str) -> Option<Secret> {
     }
     let (path, at) = file.placed()?;
     let path = section.reader().resolve(&at, &path);
-    section.reader().note_file(&path);
+    section.reader().note_file(&at, &path);
     match read_file(section.reader(), &at, &path) {
-        Ok(secret) => {
-            section.reader().note_contents(&at, secret.expose_secret());
-            Some((secret, at))
-        }
+        Ok(secret) => Some((secret, at)),
         Err(fault) => {
             section.reader().report(&at, fault);
             None

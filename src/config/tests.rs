@@ -642,11 +642,12 @@ fn the_examples_of_the_manuals_work() {
                 .collect();
             examples += 1;
             if let Err(errors) = parse(&with.join("\n"), secrets) {
-                // Files of secrets, and the users and connections of another store are not here.
+                // Files of secrets, the users and connections of another store, and TLS to the upstream are not here.
                 // Neither is a Management API in full, nor what goes with a schedule.
                 let expected = [
                     "cannot be read",
                     "the embedded store has no",
+                    "the upstream is reached without TLS",
                     "needs the Management API, and no issuer has one",
                     "management.client_secret: is missing",
                     "inactive.reports: is missing",

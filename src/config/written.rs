@@ -3,7 +3,8 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::{self, Write as _},
-    path::PathBuf,
+    fs,
+    path::{Path, PathBuf},
 };
 
 use aws_lc_rs::digest::{Context, SHA256};
@@ -43,7 +44,8 @@ const AT_START: &[&str] = &[
 #[derive(Clone, PartialEq, Eq, Default)]
 pub struct Written(BTreeMap<String, Entry>);
 
-type Print = [u8; 32];
+/// A digest.
+pub(super) type Print = [u8; 32];
 
 /// Where a key stands, and a digest of what it says.
 #[derive(Clone)]
@@ -124,7 +126,7 @@ impl Written {
             DeValue::Array(items) => {
                 // Each item ends before the next begins.
                 let mut text = String::new();
-                for item in items.iter() {
+                for item in items {
                     let item = scalar(item.get_ref());
                     // Writing to a string never fails.
                     let _ = write!(text, "{}:{item}", item.len());
@@ -141,7 +143,7 @@ impl Written {
     }
 
     /// What stands in the file that a key names.
-    pub(super) fn take_file(&mut self, key: &str, contents: &[u8]) {
+    pub(super) fn take_file(&mut self, key: &str, contents: &Print) {
         if let Some(entry) = self.0.get_mut(key) {
             entry.print = print(&[&entry.print, contents]);
         }
@@ -166,6 +168,22 @@ fn print(parts: &[&[u8]]) -> Print {
     let mut print = Print::default();
     print.copy_from_slice(context.finish().as_ref());
     print
+}
+
+/// A digest of what stands in a file; of nothing where it cannot be read, or is longer than any that is meant.
+pub(super) fn print_of_file(path: &Path) -> Print {
+    const LONGEST: u64 = 16 * 1024 * 1024;
+    let is_long = fs::metadata(path).is_ok_and(|metadata| !metadata.is_file() || metadata.len() > LONGEST);
+    let contents = if is_long { None } else { fs::read(path).ok() };
+    // One that is not there is not one that is empty.
+    contents.map_or_else(Print::default, |contents| print(&[&contents]))
+}
+
+/// A digest of what stands in files; the same as long as nothing changes.
+#[must_use]
+pub fn fingerprint(files: &Files) -> [u8; 32] {
+    let prints: Vec<Print> = files.iter().map(|file| print_of_file(file)).collect();
+    print(&[prints.as_flattened()])
 }
 
 /// The kind is part of it: `1` is not `"1"`.
@@ -217,8 +235,8 @@ mod tests {
     fn a_file_is_part_of_what_is_said() {
         let mut one = written("[admin]\ntoken_file = \"t\"\n");
         let mut other = one.clone();
-        one.take_file("admin.token_file", b"one");
-        other.take_file("admin.token_file", b"other");
+        one.take_file("admin.token_file", &print(&[b"one"]));
+        other.take_file("admin.token_file", &print(&[b"other"]));
         assert_eq!(one.changed_since(&other), ["admin.token_file"]);
         assert!(!format!("{one:?}").contains("one\""));
     }

@@ -221,7 +221,7 @@ impl Trust {
 
     /// From now on this judge judges, one of those that [`renew`](Self::renew) made, under these limits; and the keys of its issuers are
     /// kept fresh. Must be called within a tokio runtime.
-    pub fn adopt(&self, judge: Judge, limits: &LimitTable) {
+    pub fn adopt(&self, judge: &Judge, limits: &LimitTable) {
         let Parts { verifier, tokens, sessions, .. } = judge.parts();
         sessions.set_limits(limits);
         self.0.verifier.exchange(Arc::clone(verifier));

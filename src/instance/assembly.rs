@@ -151,7 +151,7 @@ impl Apply for Assembly {
         };
         log::adjust(&config.log).map_err(|error| vec![problem(&config, "log.level", with_causes(&error))])?;
 
-        self.foundation.trust.adopt(judge.clone(), &limits(&config));
+        self.foundation.trust.adopt(&judge, &limits(&config));
         let former = self.gateways.load();
         let gateway = self.foundation.gateway(&config, &judge, &logouts, Some(&former));
         self.gateways.exchange(gateway);

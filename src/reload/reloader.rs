@@ -10,13 +10,12 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Apply, NoReload, Outcome, ReloadMode, Reloads, Reply, Report, State, Trigger, WAITING,
-    file::{ConfigFile, fingerprint},
+    Apply, NoReload, Outcome, ReloadMode, Reloads, Reply, Report, State, Trigger, WAITING, file::ConfigFile,
     watch::Watch,
 };
 use crate::{
     clock::Clock,
-    config::{Config, Files, Place, Problem, Reading, Written},
+    config::{Config, Files, Place, Problem, Reading, Written, fingerprint},
 };
 
 /// How often files are looked at although nobody told of a change: not every file system does.
@@ -217,9 +216,10 @@ fn log(report: &Report, again: bool) {
         }
         let named = report.changed.iter().take(NAMED).map(String::as_str).collect::<Vec<_>>().join(", ");
         let changed = report.changed.len();
-        match report.outcome {
-            Outcome::Applied => tracing::info!(trigger, changed, keys = named, "configuration reloaded"),
-            _ => tracing::info!(trigger, "configuration looked at: it is what runs"),
+        if report.outcome == Outcome::Applied {
+            tracing::info!(trigger, changed, keys = named, "configuration reloaded");
+        } else {
+            tracing::info!(trigger, "configuration looked at: it is what runs");
         }
     } else if again {
         tracing::debug!(trigger, outcome = report.outcome.as_str(), "configuration not reloaded, as before");

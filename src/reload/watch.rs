@@ -101,12 +101,15 @@ fn names(files: &Files) -> HashSet<OsString> {
 /// Whatever comes, goes or is renamed, since it may be a link; and what is written to one of the files. Reading them is no change.
 fn concerns(event: &Event, names: &HashSet<OsString>) -> bool {
     match event.kind {
-        EventKind::Create(_) | EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_)) => true,
+        // Of the latter two: events were lost, or are of no kind that is known.
+        EventKind::Create(_)
+        | EventKind::Remove(_)
+        | EventKind::Modify(ModifyKind::Name(_))
+        | EventKind::Any
+        | EventKind::Other => true,
         EventKind::Access(AccessKind::Close(AccessMode::Write)) | EventKind::Modify(_) => {
             event.paths.iter().filter_map(|path| path.file_name()).any(|name| names.contains(name))
         }
-        // Events were lost, or are of no kind that is known.
-        EventKind::Any | EventKind::Other => true,
         EventKind::Access(_) => event.need_rescan(),
     }
 }

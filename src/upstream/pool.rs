@@ -6,7 +6,6 @@
 
 use std::{
     collections::VecDeque,
-    io,
     pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Instant,
@@ -18,13 +17,9 @@ use hyper::{
     client::conn::{TrySendError, http1, http2},
 };
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::{
-    net::TcpStream,
-    task::JoinHandle,
-    time::{error::Elapsed, timeout},
-};
+use tokio::task::JoinHandle;
 
-use super::{UpstreamSettings, body::RequestBody, socket::Socket};
+use super::{UpstreamSettings, body::RequestBody, socket::Socket, transport::ConnectError};
 
 /// How many unused connections are looked at before a new one is made: the last few may still be finishing.
 const LOOK_AT: usize = 4;
@@ -39,35 +34,6 @@ const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
 
 /// How much of one request is held for an upstream that is slow to read it over HTTP/2.
 const SEND_BUFFER: usize = 64 * 1024;
-
-/// Why there is no connection.
-#[derive(Debug, thiserror::Error)]
-pub enum ConnectError {
-    /// It was refused, reset or could not be resolved.
-    #[error("cannot connect to upstream `{upstream}`")]
-    Io {
-        /// Which one.
-        upstream: String,
-        /// What happened.
-        source: io::Error,
-    },
-    /// It took too long.
-    #[error("connecting to upstream `{upstream}` took too long")]
-    TimedOut {
-        /// Which one.
-        upstream: String,
-        /// What happened.
-        source: Elapsed,
-    },
-    /// The HTTP handshake failed.
-    #[error("upstream `{upstream}` does not speak HTTP as configured")]
-    Handshake {
-        /// Which one.
-        upstream: String,
-        /// What happened.
-        source: hyper::Error,
-    },
-}
 
 /// HTTP/1.1 connections.
 #[derive(Debug)]
@@ -115,12 +81,12 @@ impl Http1Pool {
 
     /// A new connection.
     pub(super) async fn connect(self: &Arc<Self>) -> Result<Lease, ConnectError> {
-        let stream = connect(&self.settings).await?;
+        let stream = self.settings.transport.connect(self.settings.connect_timeout).await?;
         let (sender, connection) = http1::Builder::new()
             .max_header_size(MAX_RESPONSE_HEADER as usize)
             .handshake(TokioIo::new(Socket::new(stream)))
             .await
-            .map_err(|source| ConnectError::Handshake { upstream: self.settings.authority.to_string(), source })?;
+            .map_err(|source| ConnectError::Handshake { upstream: self.settings.transport.to_string(), source })?;
         // It ends with its sender, which a lease or this pool owns.
         let task = tokio::spawn(async move {
             if let Err(error) = connection.await {
@@ -226,7 +192,7 @@ impl Http2Pool {
 
     /// A new connection, which takes the place of the old one. Several may be made at once at first; the last one stays.
     pub(super) async fn connect(&self) -> Result<http2::SendRequest<RequestBody>, ConnectError> {
-        let stream = connect(&self.settings).await?;
+        let stream = self.settings.transport.connect(self.settings.connect_timeout).await?;
         let (sender, connection) = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .keep_alive_interval(self.settings.keep_alive)
@@ -238,7 +204,7 @@ impl Http2Pool {
             .max_local_error_reset_streams(None)
             .handshake(TokioIo::new(stream))
             .await
-            .map_err(|source| ConnectError::Handshake { upstream: self.settings.authority.to_string(), source })?;
+            .map_err(|source| ConnectError::Handshake { upstream: self.settings.transport.to_string(), source })?;
         tokio::spawn(async move {
             if let Err(error) = connection.await {
                 tracing::debug!(error = &error as &dyn std::error::Error, "connection to upstream ended");
@@ -251,14 +217,4 @@ impl Http2Pool {
     fn shared(&self) -> MutexGuard<'_, Option<http2::SendRequest<RequestBody>>> {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-async fn connect(settings: &UpstreamSettings) -> Result<TcpStream, ConnectError> {
-    let upstream = || settings.authority.to_string();
-    let stream = timeout(settings.connect_timeout, TcpStream::connect(settings.authority.as_str()))
-        .await
-        .map_err(|source| ConnectError::TimedOut { upstream: upstream(), source })?
-        .map_err(|source| ConnectError::Io { upstream: upstream(), source })?;
-    stream.set_nodelay(true).map_err(|source| ConnectError::Io { upstream: upstream(), source })?;
-    Ok(stream)
 }

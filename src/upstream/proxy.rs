@@ -18,7 +18,8 @@ use super::{
     Body, Protocol, UpstreamSettings,
     body::{Fault, RequestBody, Upload, UpstreamBody},
     fields::{self, Downstream},
-    pool::{ConnectError, Http1Pool, Http2Pool, Lease},
+    pool::{Http1Pool, Http2Pool, Lease},
+    transport::ConnectError,
 };
 use crate::gate::{identity::ReservedNames, problem};
 
@@ -194,7 +195,8 @@ impl Shared {
                 let shown =
                     host.filter(|_| self.settings.preserve_host).and_then(|host| host.as_bytes().try_into().ok());
                 let mut uri = http::uri::Parts::default();
-                uri.scheme = Some(http::uri::Scheme::HTTP);
+                let is_tls = self.settings.transport.is_tls();
+                uri.scheme = Some(if is_tls { http::uri::Scheme::HTTPS } else { http::uri::Scheme::HTTP });
                 uri.authority = Some(shown.unwrap_or_else(|| self.settings.authority.clone()));
                 uri.path_and_query = Some(path);
                 // Scheme, authority and path are all there, which is all that can be missing.

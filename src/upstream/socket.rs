@@ -6,26 +6,25 @@ use std::{
     task::{Context, Poll},
 };
 
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
-};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::transport::Stream;
 
 /// An upstream may answer and close before it has read a request's body, `413` for one (RFC 9112 §9.5). Writing fails then, and
 /// the answer is there to be read nevertheless; hyper gives up at the first failure. So a write that fails waits instead: what
 /// comes next from reading, the answer or the end, decides.
 #[derive(Debug)]
 pub(super) struct Socket {
-    stream: TcpStream,
+    stream: Stream,
     is_cut: bool,
 }
 
 impl Socket {
-    pub(super) const fn new(stream: TcpStream) -> Self {
+    pub(super) const fn new(stream: Stream) -> Self {
         Self { stream, is_cut: false }
     }
 
-    fn write(&mut self, write: impl FnOnce(Pin<&mut TcpStream>) -> Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+    fn write(&mut self, write: impl FnOnce(Pin<&mut Stream>) -> Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         if !self.is_cut {
             let result = write(Pin::new(&mut self.stream));
             self.is_cut = matches!(&result, Poll::Ready(Err(error)) if is_cut(error));
@@ -69,8 +68,14 @@ impl AsyncWrite for Socket {
         self.stream.is_write_vectored()
     }
 
+    /// Under TLS this writes too.
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
+        if self.is_cut {
+            return Poll::Ready(Ok(()));
+        }
+        let result = Pin::new(&mut self.stream).poll_flush(context);
+        self.is_cut = matches!(&result, Poll::Ready(Err(error)) if is_cut(error));
+        if self.is_cut { Poll::Ready(Ok(())) } else { result }
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {

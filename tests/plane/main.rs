@@ -9,5 +9,7 @@ mod it {
 }
 
 mod proxy;
+mod reload;
+mod upstreams;
 
 use it::support;
