@@ -3,6 +3,7 @@
 //! - [`listener`]: sockets, the limit of connections, drain.
 //! - [`connection`]: one connection and its protocol.
 //! - [`patience`]: clients that take too long.
+//! - `framing`: where a request ends.
 //! - `form`: the one form of a request.
 //! - [`gateway`]: what happens to a request; [`current`]: which of them, while configurations come and go.
 //! - [`access`]: the access log.
@@ -12,6 +13,7 @@ pub mod access;
 pub mod connection;
 pub mod current;
 mod form;
+mod framing;
 pub mod gateway;
 pub mod listener;
 pub mod own;

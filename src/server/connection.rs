@@ -14,6 +14,7 @@ use tokio::{net::TcpStream, time::timeout};
 use super::{
     ListenerSettings,
     current::{CurrentGateway, Peer},
+    framing::Strict,
     patience::{Limits, Patient, Progress, Served},
 };
 use crate::drain::Drain;
@@ -59,14 +60,16 @@ pub async fn serve(
     let progress = Progress::new(gateway.in_flight());
     drop(gateway);
     let limits = Limits { header: settings.header_timeout, idle: settings.idle_timeout, shared: speaks_http2 };
-    let io = TokioIo::new(Patient::new(stream, Arc::clone(&progress), limits));
+    let stream = Patient::new(stream, Arc::clone(&progress), limits);
     let serving = Arc::clone(&progress);
     let service = service_fn(move |request: Request<Incoming>| {
         let (gateway, serving) = (current.load(), serving.serve());
         let (downstream, drain) = (peer.seen_by(&gateway), drain.clone());
         async move {
             let mut response = gateway.serve(request, downstream).await;
-            if !speaks_http2 && drain.is_leaving() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+                serving.switch();
+            } else if !speaks_http2 && drain.is_leaving() {
                 response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
             Ok::<_, Infallible>(response.map(|body| Served::new(body, serving)))
@@ -74,7 +77,7 @@ pub async fn serve(
     });
     let ends = either(begun.cancelled(), progress.idle(settings.idle_timeout));
     let result = if speaks_http2 {
-        let mut connection = pin!(http2(settings).serve_connection(io, service));
+        let mut connection = pin!(http2(settings).serve_connection(TokioIo::new(stream), service));
         tokio::select! {
             biased;
             result = connection.as_mut() => result,
@@ -84,7 +87,8 @@ pub async fn serve(
             }
         }
     } else {
-        let mut connection = pin!(http1(settings).serve_connection(io, service));
+        let strict = Strict::new(stream, Arc::clone(&progress));
+        let mut connection = pin!(http1(settings).serve_connection(TokioIo::new(strict), service));
         tokio::select! {
             biased;
             result = connection.as_mut() => result,

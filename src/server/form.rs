@@ -1,9 +1,12 @@
 //! The one form of a request that everything after goes by: one authority, one spelling of the path, one framing.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, net::Ipv6Addr};
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header, uri::PathAndQuery};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header,
+    uri::{PathAndQuery, Scheme},
+};
 
 use crate::{
     gate::problem,
@@ -14,7 +17,7 @@ use crate::{
 /// Why a request is not served, whoever sent it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Unserved {
-    /// `CONNECT`, and `TRACE`, which would tell secrets back.
+    /// `CONNECT`, `TRACE`, which would tell secrets back, and what some servers would take for another method.
     Method,
     /// More header fields than are taken.
     TooManyFields,
@@ -24,9 +27,11 @@ pub(super) enum Unserved {
     TransferCoding,
     /// No host, several, or something that is none.
     Host,
+    /// A field that some servers would take for another, or read otherwise.
+    Field,
     /// A path that can be read in more than one way.
     Path(PathFault),
-    /// A path that is none.
+    /// A path that is none, or a scheme that is not HTTP's.
     Target,
     /// It has been forwarded as often as it may be.
     LastForward,
@@ -47,6 +52,9 @@ impl Unserved {
                 (StatusCode::NOT_IMPLEMENTED, "transfer_coding", "No transfer coding but chunked is served.")
             }
             Self::Host => (StatusCode::BAD_REQUEST, "invalid_host", "The request names no host, or several."),
+            Self::Field => {
+                (StatusCode::BAD_REQUEST, "invalid_field", "A header field can be read in more than one way.")
+            }
             Self::Path(fault) => {
                 tracing::debug!(fault = %fault, "path refused");
                 (StatusCode::BAD_REQUEST, "invalid_path", "The path can be read in more than one way.")
@@ -64,15 +72,23 @@ impl Unserved {
 
 /// Brings a request into its form. `max_headers`: the most header fields, where crumbs of a cookie count as one.
 pub(super) fn normalise<B>(request: &mut Request<B>, max_headers: usize) -> Result<(), Unserved> {
-    if matches!(*request.method(), Method::CONNECT | Method::TRACE) {
-        return Err(Unserved::Method);
-    }
+    check_method(request.method())?;
     check_size(request, max_headers)?;
+    check_fields(request)?;
     check_expectation(request)?;
     check_coding(request)?;
     one_authority(request)?;
     one_path(request)?;
     count_forwards(request)
+}
+
+/// Methods are told apart by case (RFC 9110 §9.1), but not by every server: `trace` is served as nothing, and never as `TRACE`.
+fn check_method(method: &Method) -> Result<(), Unserved> {
+    const KNOWN: [Method; 7] =
+        [Method::GET, Method::POST, Method::HEAD, Method::OPTIONS, Method::PUT, Method::DELETE, Method::PATCH];
+    const REFUSED: [Method; 2] = [Method::CONNECT, Method::TRACE];
+    let alike = |known: &Method| method.as_str().eq_ignore_ascii_case(known.as_str());
+    if KNOWN.contains(method) || !KNOWN.iter().chain(&REFUSED).any(alike) { Ok(()) } else { Err(Unserved::Method) }
 }
 
 /// HTTP/2 limits the size of a header by itself, and HTTP/1.1 the number of fields too.
@@ -85,12 +101,56 @@ fn check_size<B>(request: &Request<B>, max_headers: usize) -> Result<(), Unserve
     if fields.len() - crumbs.saturating_sub(1) <= max_headers { Ok(()) } else { Err(Unserved::TooManyFields) }
 }
 
+/// Servers that hand fields on as variables see `Content-Length` and `content_length` as one; where the body ends must not depend on it.
+/// White space around a value is none of it, but in HTTP/2 nobody takes it off on the way (RFC 9113 §8.2.1).
+fn check_fields<B>(request: &Request<B>) -> Result<(), Unserved> {
+    const FRAMING: [HeaderName; 2] = [header::CONTENT_LENGTH, header::TRANSFER_ENCODING];
+    let fields = request.headers();
+    let is_twin = |name: &HeaderName| {
+        let folded = |byte: u8| if byte.is_ascii_alphanumeric() { byte } else { b'-' };
+        FRAMING.iter().any(|framing| {
+            name.as_str().len() == framing.as_str().len()
+                && name != framing
+                && name.as_str().bytes().map(folded).eq(framing.as_str().bytes())
+        })
+    };
+    let is_trimmed = |value: &HeaderValue| value.as_bytes().trim_ascii().len() == value.len();
+    let is_http2 = request.version() == Version::HTTP_2;
+    if fields.keys().any(is_twin)
+        || is_http2 && !(fields.values().all(is_trimmed) && has_one_length(fields))
+        || fields.get_all(header::CONNECTION).iter().any(is_end_to_end)
+    {
+        return Err(Unserved::Field);
+    }
+    Ok(())
+}
+
+/// Whether there is one `Content-Length` at most, and written in the one way that nobody misreads.
+fn has_one_length(fields: &HeaderMap) -> bool {
+    let mut lengths = fields.get_all(header::CONTENT_LENGTH).iter().map(HeaderValue::as_bytes);
+    let is_plain =
+        |digits: &[u8]| digits.iter().all(u8::is_ascii_digit) && (digits == b"0" || !digits.starts_with(b"0"));
+    lengths.next().is_none_or(is_plain) && lengths.next().is_none()
+}
+
+/// Whether `Connection` lists a field that says where the request goes or ends (RFC 9110 §7.6.1).
+fn is_end_to_end(connection: &HeaderValue) -> bool {
+    const NEEDED: [HeaderName; 2] = [header::HOST, header::CONTENT_LENGTH];
+    // Nearly every request says just this.
+    if connection == "keep-alive" || connection == "close" {
+        return false;
+    }
+    let is_needed = |listed: &[u8]| NEEDED.iter().any(|name| name.as_str().as_bytes().eq_ignore_ascii_case(listed));
+    connection.as_bytes().split(|&byte| byte == b',').any(|listed| is_needed(listed.trim_ascii()))
+}
+
 fn check_expectation<B>(request: &Request<B>) -> Result<(), Unserved> {
-    match request.headers().get(header::EXPECT) {
-        Some(expectation) if !expectation.as_bytes().eq_ignore_ascii_case(b"100-continue") => {
-            Err(Unserved::Expectation)
-        }
-        _ => Ok(()),
+    let mut expectations = request.headers().get_all(header::EXPECT).iter();
+    let known = |expectation: &HeaderValue| expectation.as_bytes().eq_ignore_ascii_case(b"100-continue");
+    if expectations.next().is_none_or(known) && expectations.next().is_none() {
+        Ok(())
+    } else {
+        Err(Unserved::Expectation)
     }
 }
 
@@ -98,7 +158,11 @@ fn check_expectation<B>(request: &Request<B>) -> Result<(), Unserved> {
 fn check_coding<B>(request: &Request<B>) -> Result<(), Unserved> {
     let mut codings = request.headers().get_all(header::TRANSFER_ENCODING).iter();
     let is_chunked = |coding: &HeaderValue| coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked");
-    if codings.all(is_chunked) { Ok(()) } else { Err(Unserved::TransferCoding) }
+    if codings.next().is_none_or(is_chunked) && codings.next().is_none() {
+        Ok(())
+    } else {
+        Err(Unserved::TransferCoding)
+    }
 }
 
 /// HTTP/1.1: exactly one `Host`, the same as in an absolute target (RFC 9112 §3.2). HTTP/2: `:authority`, or `Host`, not two
@@ -113,7 +177,9 @@ fn one_authority<B>(request: &mut Request<B>) -> Result<(), Unserved> {
         {
             Ok(())
         }
-        (None, None, Some(authority)) if is_authority(authority.as_str().as_bytes()) => {
+        (None, None, Some(authority))
+            if request.version() != Version::HTTP_11 && is_authority(authority.as_str().as_bytes()) =>
+        {
             let host = HeaderValue::try_from(authority.as_str()).map_err(|_| Unserved::Host)?;
             request.headers_mut().insert(header::HOST, host);
             Ok(())
@@ -123,14 +189,38 @@ fn one_authority<B>(request: &mut Request<B>) -> Result<(), Unserved> {
     }
 }
 
-/// Whether it looks like a host with an optional port: no user information, no path, no list.
+/// Whether it is a host with an optional port (RFC 3986 §3.2): no user information, no list, and nothing but a name of letters, digits,
+/// `-`, `.`, `_` and `~`, or an address.
 fn is_authority(text: &[u8]) -> bool {
-    !text.is_empty() && text.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-._~:[]".contains(byte))
+    let Ok(text) = str::from_utf8(text) else { return false };
+    let (is_host, rest) = if let Some(rest) = text.strip_prefix('[') {
+        let Some((address, rest)) = rest.split_once(']') else { return false };
+        (address.parse::<Ipv6Addr>().is_ok(), rest)
+    } else {
+        let (name, rest) = text.split_at(text.find(':').unwrap_or(text.len()));
+        (is_name(name), rest)
+    };
+    is_host && (rest.is_empty() || rest.strip_prefix(':').is_some_and(is_port))
+}
+
+/// Labels that are not empty, and perhaps a dot at the end.
+fn is_name(name: &str) -> bool {
+    let name = name.as_bytes();
+    name.first().is_some_and(|&first| first != b'.')
+        && name.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-._~".contains(byte))
+        && !name.windows(2).any(|pair| pair == b"..")
+}
+
+fn is_port(port: &str) -> bool {
+    port.bytes().all(|byte| byte.is_ascii_digit()) && !port.starts_with('0') && port.parse::<u16>().is_ok()
 }
 
 /// The path in canonical form; the query as it is.
 fn one_path<B>(request: &mut Request<B>) -> Result<(), Unserved> {
     let uri = request.uri();
+    if uri.scheme().is_some_and(|scheme| *scheme != Scheme::HTTP && *scheme != Scheme::HTTPS) {
+        return Err(Unserved::Target);
+    }
     if uri.path() == "*" && request.method() == Method::OPTIONS {
         return Ok(());
     }

@@ -8,7 +8,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::{Context, Poll, ready},
     time::Duration,
@@ -50,6 +50,8 @@ pub struct Progress {
     idle_since: AtomicU64,
     /// Requests that are being served on all connections.
     in_flight: Gauge,
+    /// Whether another protocol is spoken now.
+    switched: AtomicBool,
 }
 
 /// One request that ever was, in [`Progress::requests`].
@@ -63,7 +65,23 @@ impl Progress {
     /// A connection that was just accepted.
     #[must_use]
     pub fn new(in_flight: Gauge) -> Arc<Self> {
-        Arc::new(Self { origin: Instant::now(), requests: AtomicU64::new(0), idle_since: AtomicU64::new(0), in_flight })
+        Arc::new(Self {
+            origin: Instant::now(),
+            requests: AtomicU64::new(0),
+            idle_since: AtomicU64::new(0),
+            in_flight,
+            switched: AtomicBool::new(false),
+        })
+    }
+
+    /// How many requests ever were.
+    pub(super) fn begun(&self) -> u64 {
+        self.count().begun()
+    }
+
+    /// Whether another protocol is spoken now.
+    pub(super) fn has_switched(&self) -> bool {
+        self.switched.load(Ordering::Relaxed)
     }
 
     /// A request begins to be served.
@@ -113,6 +131,13 @@ impl Count {
 
     const fn begun(self) -> u64 {
         self.0 / BEGUN
+    }
+}
+
+impl Serving {
+    /// The answer is 101: what comes now is no HTTP.
+    pub(super) fn switch(&self) {
+        self.0.switched.store(true, Ordering::Relaxed);
     }
 }
 

@@ -7,8 +7,9 @@ use http::{HeaderMap, HeaderName, HeaderValue, Version, header};
 use crate::{drain::Drain, gate::identity::ReservedNames};
 
 /// Meant for one connection only, whether `Connection` lists them or not.
-const HOP_BY_HOP: [HeaderName; 7] = [
+const HOP_BY_HOP: [HeaderName; 8] = [
     header::CONNECTION,
+    HeaderName::from_static("http2-settings"),
     HeaderName::from_static("keep-alive"),
     HeaderName::from_static("proxy-connection"),
     header::PROXY_AUTHENTICATE,
@@ -129,19 +130,35 @@ pub fn add_forwarded(fields: &mut HeaderMap, downstream: &Downstream, version: V
     fields.append(header::VIA, HeaderValue::from_static(via));
 }
 
-/// Removes trailers that only the gate may set, and those that no trailer may be, as some servers merge them into the header
-/// (RFC 9110 §6.5.1).
+/// Removes trailers that only the gate may set, and those that frame, route, authenticate or describe a message: no trailer may be one of
+/// them, and some servers merge trailers into the header (RFC 9110 §6.5.1). Whatever may be taken for one goes as well.
 pub fn strip_trailers(trailers: &mut HeaderMap, reserved: &ReservedNames) {
-    const HEADER_ONLY: [HeaderName; 6] = [
+    const HEADER_ONLY: [HeaderName; 18] = [
         header::AUTHORIZATION,
+        header::CACHE_CONTROL,
+        header::CONTENT_ENCODING,
         header::CONTENT_LENGTH,
+        header::CONTENT_RANGE,
+        header::CONTENT_TYPE,
         header::COOKIE,
+        header::EXPECT,
+        header::FORWARDED,
         header::HOST,
+        header::MAX_FORWARDS,
+        header::RANGE,
+        header::SET_COOKIE,
         header::TE,
+        header::TRAILER,
         header::TRANSFER_ENCODING,
+        header::VIA,
+        header::WWW_AUTHENTICATE,
     ];
+    let folded = |byte: u8| if byte.is_ascii_alphanumeric() { byte } else { b'-' };
+    let alike = |name: &HeaderName, other: &HeaderName| name.as_str().bytes().map(folded).eq(other.as_str().bytes());
     remove(trailers, |name| {
-        reserved.contains(name) || is_forwarded(name) || HEADER_ONLY.contains(name) || HOP_BY_HOP.contains(name)
+        reserved.contains(name)
+            || is_forwarded(name)
+            || HEADER_ONLY.iter().chain(&HOP_BY_HOP).any(|other| alike(name, other))
     });
 }
 

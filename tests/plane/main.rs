@@ -8,6 +8,7 @@ mod it {
     pub(crate) mod support;
 }
 
+mod hygiene;
 mod proxy;
 mod reload;
 mod upstreams;

@@ -186,6 +186,10 @@ impl RawUpstream {
         Self { address, _tasks: tasks }
     }
 
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// A route to it, with further settings.
     pub(crate) fn route(&self, settings: &str) -> String {
         format!("[[routes]]\nupstream = \"http://{}\"\n{settings}\n", self.address)

@@ -74,14 +74,14 @@ async fn a_secret_beside_it() {
     let guarded = auto("").replace("[store]", "token_file = \"secrets/token\"\n[store]");
     let mut live = Live::start_at(&guarded, |directory| {
         fs::create_dir(directory.join("secrets")).unwrap();
-        fs::write(directory.join("secrets/token"), "the first secret of all").unwrap();
+        fs::write(directory.join("secrets/token"), "the-first-secret-of-all").unwrap();
         directory.join("gate.toml")
     })
     .await;
-    live.admin_token = Some("the first secret of all".to_owned());
+    live.admin_token = Some("the-first-secret-of-all".to_owned());
     live.admin().get("/v1/reload").await.is(200, None);
-    fs::write(live.directory.path().join("secrets/token"), "another secret than that").unwrap();
-    live.admin_token = Some("another secret than that".to_owned());
+    fs::write(live.directory.path().join("secrets/token"), "another-secret-than-that").unwrap();
+    live.admin_token = Some("another-secret-than-that".to_owned());
     eventually("the new secret is noticed", async || live.admin().get("/v1/reload").await.status == 200).await;
 }
 

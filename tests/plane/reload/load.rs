@@ -48,7 +48,7 @@ async fn no_request_fails_and_none_is_served_by_two() {
     {
         let (live, over, served) = (Arc::clone(&live), Arc::clone(&over), Arc::clone(&served));
         clients.spawn(async move {
-            let token = live.token(json!({ "jti": number }));
+            let token = live.token(json!({ "jti": number.to_string() }));
             let mut client = Client::connect(version, live.address()).await;
             let mut seen = [0; 2];
             while !over.load(Ordering::Relaxed) {

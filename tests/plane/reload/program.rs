@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use http::Method;
 use serde_json::{Value, json};
 
 use crate::support::{
@@ -86,7 +87,7 @@ async fn what_is_logged_changes() {
     assert!(logged(&gate, "request").is_empty());
     write(&gate, |text| text.replace("level = \"info\"", "level = \"debug\"\naccess = true"));
     assert_eq!(reload(&gate, &[]).0, 0);
-    gate.call("").await.is(401, "missing_token");
+    gate.request(Method::GET, "/hello", &[]).await.is(401, "missing_token");
     eventually("the request is logged", async || logged(&gate, "request").len() == 1).await;
     assert!(gate.log().contains("\"level\":\"DEBUG\""));
     write(&gate, |text| {
@@ -94,6 +95,6 @@ async fn what_is_logged_changes() {
     });
     assert_eq!(reload(&gate, &[]).0, 0);
     let before = gate.log().lines().count();
-    gate.call("").await.is(401, "missing_token");
+    gate.request(Method::GET, "/hello", &[]).await.is(401, "missing_token");
     assert_eq!(gate.log().lines().count(), before);
 }

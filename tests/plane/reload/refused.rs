@@ -15,10 +15,13 @@ async fn a_bad_file_changes_nothing_and_all_its_mistakes_are_told() {
     assert_eq!(report["outcome"], "invalid");
     let told: Vec<_> =
         report["problems"].as_array().unwrap().iter().map(|problem| (&problem["key"], &problem["line"])).collect();
-    let line = |part: &str| json!(bad.lines().position(|line| line.starts_with(part)).unwrap() + 1);
+    let number = |part: &str| json!(bad.lines().position(|line| line.starts_with(part)).unwrap() + 1);
     assert_eq!(
         told,
-        [(&json!("listener.header_timeout"), &line("header_timeout")), (&json!("routes[0].realms"), &line("realms"))]
+        [
+            (&json!("listener.header_timeout"), &number("header_timeout")),
+            (&json!("routes[0].realms"), &number("realms"))
+        ]
     );
     assert_eq!(report["problems"][1]["hint"], "did you mean `realm`?");
     assert_eq!(live.outcome().await, "200");
@@ -134,7 +137,7 @@ fn the_last_right_file_runs() {
                         File::Good(number) => live.write(&plain(&scopes(number))),
                         File::Malformed => live.write("[[routes"),
                         File::Contradictory => {
-                            live.write(&plain("scopes = [\"other\"]\nauth = \"none\"\nissuers = [\"x\"]"))
+                            live.write(&plain("scopes = [\"other\"]\nauth = \"none\"\nissuers = [\"x\"]"));
                         }
                         File::OtherStore => live.write(&plain("scopes = [\"other\"]").replace(":data", ":other")),
                         File::Gone => std::fs::remove_file(&live.file).unwrap_or_default(),

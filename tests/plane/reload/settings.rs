@@ -139,18 +139,18 @@ async fn origins_change() {
 async fn a_secret_in_a_file_of_its_own_is_read_again() {
     let mut live = Live::start(&plain("")).await;
     let token_file = live.directory.path().join("admin.token");
-    std::fs::write(&token_file, "the first secret of all\n").unwrap();
+    std::fs::write(&token_file, "the-first-secret-of-all\n").unwrap();
     let guarded = plain("").replace("[store]", "token_file = \"admin.token\"\n[store]");
     live.reload(&guarded).await;
     live.ask().await.is(401, "unauthorized");
-    live.admin_token = Some("the first secret of all".to_owned());
+    live.admin_token = Some("the-first-secret-of-all".to_owned());
     live.ask().await.is(200, None);
 
-    std::fs::write(&token_file, "another secret than that\n").unwrap();
+    std::fs::write(&token_file, "another-secret-than-that\n").unwrap();
     let answer = live.ask().await;
     assert_eq!(answer.json()["changed"], json!(["admin.token_file"]));
     live.ask().await.is(401, "unauthorized");
-    live.admin_token = Some("another secret than that".to_owned());
+    live.admin_token = Some("another-secret-than-that".to_owned());
     assert_eq!(live.ask().await.json()["outcome"], "unchanged");
 }
 
