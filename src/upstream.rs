@@ -3,15 +3,15 @@
 //! - [`fields`]: which header fields stop here, and which are added.
 //! - [`body`]: bodies and trailers, streamed with their limits.
 //! - [`pool`]: connections, kept and new.
+//! - [`http1`]: HTTP/1.1 over one connection.
 //! - [`transport`]: how an endpoint is reached: TCP, TLS, Unix sockets.
-//! - `socket`: a socket that can be read when it cannot be written to.
 //! - [`proxy`]: the service that puts them together.
 
 pub mod body;
 pub mod fields;
+pub mod http1;
 pub mod pool;
 pub mod proxy;
-mod socket;
 pub mod transport;
 
 use std::time::Duration;

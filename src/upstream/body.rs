@@ -16,7 +16,12 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 
-use super::{fields, pool::Lease};
+use super::{
+    fields,
+    http1::{Connection, ResponseBody, body::hint},
+    pool::Http1Pool,
+    transport::Stream,
+};
 use crate::gate::identity::ReservedNames;
 
 /// What went wrong with a body.
@@ -110,6 +115,8 @@ impl Upload {
 /// The body of a request on its way to the upstream.
 #[derive(Debug)]
 pub struct RequestBody {
+    /// What was taken off it, and put back.
+    first: Option<Bytes>,
     streamed: Option<Streamed>,
 }
 
@@ -131,12 +138,22 @@ impl RequestBody {
             patience: Patience::new(idle_timeout),
             upload: Upload::new(),
         });
-        Self { streamed }
+        Self { first: None, streamed }
+    }
+
+    /// No body.
+    pub(super) const fn empty() -> Self {
+        Self { first: None, streamed: None }
+    }
+
+    /// Puts back what was taken off it.
+    pub(super) fn put_back(&mut self, first: Option<Bytes>) {
+        self.first = first;
     }
 
     /// The body once more, if it is empty.
     pub(super) fn again(&self) -> Option<Self> {
-        self.streamed.is_none().then_some(Self { streamed: None })
+        self.streamed.is_none().then(Self::empty)
     }
 
     /// How it gets on; `None`: it is empty.
@@ -183,6 +200,9 @@ impl HttpBody for RequestBody {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if let Some(first) = self.first.take() {
+            return Poll::Ready(Some(Ok(Frame::data(first))));
+        }
         match &mut self.streamed {
             Some(streamed) => streamed.poll_frame(context),
             None => Poll::Ready(None),
@@ -190,11 +210,17 @@ impl HttpBody for RequestBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.streamed.as_ref().is_none_or(|streamed| streamed.incoming.is_end_stream())
+        self.first.is_none() && self.streamed.as_ref().is_none_or(|streamed| streamed.incoming.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.streamed.as_ref().map_or_else(|| SizeHint::with_exact(0), |streamed| streamed.incoming.size_hint())
+        let first = self.first.as_ref().map_or(0, |first| first.len() as u64);
+        let rest =
+            self.streamed.as_ref().map_or_else(|| SizeHint::with_exact(0), |streamed| streamed.incoming.size_hint());
+        match rest.exact() {
+            Some(rest) => SizeHint::with_exact(first + rest),
+            None => SizeHint::default(),
+        }
     }
 }
 
@@ -210,41 +236,76 @@ pub enum Body {
 /// The body of an upstream's response. Its connection goes back to the pool when the body has ended, and not before.
 #[derive(Debug)]
 pub struct UpstreamBody {
-    incoming: Incoming,
-    lease: Option<Lease>,
+    incoming: Inbound,
     patience: Patience,
 }
 
+#[derive(Debug)]
+enum Inbound {
+    Http1(Box<(ResponseBody<Stream>, Arc<Http1Pool>)>),
+    Http2(Incoming),
+}
+
+impl Body {
+    /// The body of a response over HTTP/1.1. Its connection goes back to `pool` when it can serve another request.
+    pub(super) fn http1(mut body: ResponseBody<Stream>, pool: &Arc<Http1Pool>, idle_timeout: Duration) -> Self {
+        // Most bodies came with their header.
+        if let Some(whole) = body.take_whole() {
+            give_back(pool, body.take_connection());
+            return whole.into();
+        }
+        let incoming = Inbound::Http1(Box::new((body, Arc::clone(pool))));
+        Self::Upstream(UpstreamBody { incoming, patience: Patience::new(idle_timeout) })
+    }
+
+    /// The body of a response over HTTP/2.
+    pub(super) const fn http2(incoming: Incoming, idle_timeout: Duration) -> Self {
+        Self::Upstream(UpstreamBody { incoming: Inbound::Http2(incoming), patience: Patience::new(idle_timeout) })
+    }
+}
+
+fn give_back(pool: &Http1Pool, connection: Option<Connection<Stream>>) {
+    if let Some(connection) = connection {
+        pool.keep(connection);
+    }
+}
+
 impl UpstreamBody {
-    pub(super) fn new(incoming: Incoming, lease: Option<Lease>, idle_timeout: Duration) -> Self {
-        let mut body = Self { incoming, lease, patience: Patience::new(idle_timeout) };
-        if body.incoming.is_end_stream() {
-            body.give_back();
-        }
-        body
-    }
-
-    fn give_back(&mut self) {
-        if let Some(lease) = self.lease.take() {
-            lease.give_back();
-        }
-    }
-
     fn poll_frame(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let progress = Pin::new(&mut self.incoming).poll_frame(context);
-        match ready!(self.patience.watch(context, progress)) {
-            Ok(Some(Ok(frame))) => {
-                if self.incoming.is_end_stream() {
-                    self.give_back();
+        match &mut self.incoming {
+            Inbound::Http1(inbound) => {
+                let (body, pool) = &mut **inbound;
+                let progress = body.poll_frame(context);
+                let frame = ready!(self.patience.watch(context, progress));
+                if body.is_end_stream() {
+                    give_back(pool, body.take_connection());
                 }
-                Poll::Ready(Some(Ok(frame)))
+                Poll::Ready(match frame {
+                    Ok(frame) => frame.map(|frame| frame.map_err(Into::into)),
+                    Err(stalled) => Some(Err(stalled.into())),
+                })
             }
-            Ok(None) => {
-                self.give_back();
-                Poll::Ready(None)
+            Inbound::Http2(incoming) => {
+                let progress = Pin::new(incoming).poll_frame(context);
+                Poll::Ready(match ready!(self.patience.watch(context, progress)) {
+                    Ok(frame) => frame.map(|frame| frame.map_err(Into::into)),
+                    Err(stalled) => Some(Err(stalled.into())),
+                })
             }
-            Ok(Some(Err(error))) => Poll::Ready(Some(Err(error.into()))),
-            Err(stalled) => Poll::Ready(Some(Err(stalled.into()))),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.incoming {
+            Inbound::Http1(inbound) => inbound.0.is_end_stream(),
+            Inbound::Http2(incoming) => incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.incoming {
+            Inbound::Http1(inbound) => hint(inbound.0.size_hint()),
+            Inbound::Http2(incoming) => incoming.size_hint(),
         }
     }
 }
@@ -269,14 +330,14 @@ impl HttpBody for Body {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Own(bytes) => bytes.is_none(),
-            Self::Upstream(body) => body.incoming.is_end_stream(),
+            Self::Upstream(body) => body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Own(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
-            Self::Upstream(body) => body.incoming.size_hint(),
+            Self::Upstream(body) => body.size_hint(),
         }
     }
 }

@@ -1,28 +1,23 @@
 //! Connections to one upstream.
 //!
-//! HTTP/1.1: the connection used last is used next, so that as few as possible are kept. One that the upstream closed while
-//! it was unused is never used; if it closes just as a request goes out, the request comes back unsent and takes another.
+//! HTTP/1.1: the connection used last is used next, so that as few as possible are kept.
 //! HTTP/2: one connection that all requests share, replaced when it closes.
 
 use std::{
     collections::VecDeque,
-    pin::pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::Instant,
 };
 
-use http::{Request, Response};
-use hyper::{
-    body::Incoming,
-    client::conn::{TrySendError, http1, http2},
-};
+use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::task::JoinHandle;
 
-use super::{UpstreamSettings, body::RequestBody, socket::Socket, transport::ConnectError};
-
-/// How many unused connections are looked at before a new one is made: the last few may still be finishing.
-const LOOK_AT: usize = 4;
+use super::{
+    UpstreamSettings,
+    body::RequestBody,
+    http1::{Connection, Link as _},
+    transport::{ConnectError, Stream},
+};
 
 /// The largest response header, in bytes.
 const MAX_RESPONSE_HEADER: u32 = 64 * 1024;
@@ -35,7 +30,7 @@ const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
 /// How much of one request is held for an upstream that is slow to read it over HTTP/2.
 const SEND_BUFFER: usize = 64 * 1024;
 
-/// HTTP/1.1 connections.
+/// HTTP/1.1 connections that are not in use.
 #[derive(Debug)]
 pub struct Http1Pool {
     settings: UpstreamSettings,
@@ -44,24 +39,8 @@ pub struct Http1Pool {
 
 #[derive(Debug)]
 struct Unused {
-    connection: Connection,
+    connection: Connection<Stream>,
     since: Instant,
-}
-
-#[derive(Debug)]
-struct Connection {
-    sender: http1::SendRequest<RequestBody>,
-    /// Ends with the connection.
-    task: JoinHandle<()>,
-}
-
-/// A connection in use. Dropping it closes it; giving it back keeps it.
-#[derive(Debug)]
-pub struct Lease {
-    connection: Connection,
-    pool: Arc<Http1Pool>,
-    /// Whether it served a request before.
-    pub(super) reused: bool,
 }
 
 impl Http1Pool {
@@ -71,54 +50,37 @@ impl Http1Pool {
         Self { settings, unused: Mutex::new(VecDeque::new()) }
     }
 
-    /// An unused connection, or a new one.
-    pub(super) async fn lease(self: &Arc<Self>) -> Result<Lease, ConnectError> {
-        if let Some(connection) = self.take_unused() {
-            return Ok(Lease { connection, pool: Arc::clone(self), reused: true });
+    /// The connection that was used last. The upstream may have closed it.
+    pub(super) fn take(&self) -> Option<Connection<Stream>> {
+        let mut unused = self.unused();
+        let last = unused.pop_back()?;
+        if self.is_too_old(&last) {
+            // So are all others.
+            unused.clear();
+            return None;
         }
-        self.connect().await
+        Some(last.connection)
     }
 
     /// A new connection.
-    pub(super) async fn connect(self: &Arc<Self>) -> Result<Lease, ConnectError> {
-        let stream = self.settings.transport.connect(self.settings.connect_timeout).await?;
-        let (sender, connection) = http1::Builder::new()
-            .max_header_size(MAX_RESPONSE_HEADER as usize)
-            .handshake(TokioIo::new(Socket::new(stream)))
-            .await
-            .map_err(|source| ConnectError::Handshake { upstream: self.settings.transport.to_string(), source })?;
-        // It ends with its sender, which a lease or this pool owns.
-        let task = tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(error = &error as &dyn std::error::Error, "connection to upstream ended");
-            }
-        });
-        Ok(Lease { connection: Connection { sender, task }, pool: Arc::clone(self), reused: false })
+    pub(super) async fn connect(&self) -> Result<Connection<Stream>, ConnectError> {
+        self.settings.transport.connect(self.settings.connect_timeout).await.map(Connection::new)
     }
 
-    /// Lets go of connections that were unused for too long.
+    /// Keeps a connection for another request.
+    pub(super) fn keep(&self, connection: Connection<Stream>) {
+        let mut unused = self.unused();
+        if unused.len() < self.settings.max_idle {
+            unused.push_back(Unused { connection, since: Instant::now() });
+        }
+    }
+
+    /// Lets go of connections that were unused for too long, or that the upstream has closed.
     pub fn reap(&self) {
         let mut unused = self.unused();
-        while unused.front().is_some_and(|oldest| self.is_too_old(oldest) || oldest.connection.sender.is_closed()) {
+        while unused.front().is_some_and(|oldest| self.is_too_old(oldest) || oldest.connection.link().is_disturbed()) {
             unused.pop_front();
         }
-    }
-
-    fn take_unused(&self) -> Option<Connection> {
-        let mut unused = self.unused();
-        let mut looked_at = 0;
-        let mut index = unused.len();
-        while index > 0 && looked_at < LOOK_AT {
-            index -= 1;
-            looked_at += 1;
-            let candidate = &unused[index];
-            if candidate.connection.sender.is_closed() || self.is_too_old(candidate) {
-                unused.remove(index);
-            } else if candidate.connection.sender.is_ready() {
-                return unused.remove(index).map(|found| found.connection);
-            }
-        }
-        None
     }
 
     fn is_too_old(&self, unused: &Unused) -> bool {
@@ -127,38 +89,6 @@ impl Http1Pool {
 
     fn unused(&self) -> MutexGuard<'_, VecDeque<Unused>> {
         self.unused.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// What came back instead of a response.
-pub(super) type Unanswered = TrySendError<Request<RequestBody>>;
-
-impl Lease {
-    /// Sends a request: the header of the response, and the lease while its connection lasts.
-    pub(super) async fn send(
-        mut self,
-        request: Request<RequestBody>,
-    ) -> Result<(Response<Incoming>, Option<Self>), Unanswered> {
-        let mut response = pin!(self.connection.sender.try_send_request(request));
-        tokio::select! {
-            biased;
-            response = response.as_mut() => return response.map(|response| (response, Some(self))),
-            _ = &mut self.connection.task => {}
-        }
-        // The connection ended. A request that it no longer took is given back when its sender goes.
-        drop(self);
-        response.await.map(|response| (response, None))
-    }
-
-    /// The connection may serve another request. It may yet be finishing this one.
-    pub(super) fn give_back(self) {
-        if self.connection.sender.is_closed() {
-            return;
-        }
-        let mut unused = self.pool.unused();
-        if unused.len() < self.pool.settings.max_idle {
-            unused.push_back(Unused { connection: self.connection, since: Instant::now() });
-        }
     }
 }
 

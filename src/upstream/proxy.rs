@@ -3,7 +3,6 @@
 use std::{
     convert::Infallible,
     error::Error,
-    io,
     pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll},
@@ -16,10 +15,11 @@ use tower::Service;
 
 use super::{
     Body, Protocol, UpstreamSettings,
-    body::{Fault, RequestBody, Upload, UpstreamBody},
+    body::{BodyError, Fault, RequestBody, Upload},
     fields::{self, Downstream},
-    pool::{Http1Pool, Http2Pool, Lease},
-    transport::ConnectError,
+    http1::{self, Answer, Connection, Failure, Unanswered},
+    pool::{Http1Pool, Http2Pool},
+    transport::{ConnectError, Stream},
 };
 use crate::gate::{identity::ReservedNames, problem};
 
@@ -37,10 +37,10 @@ pub enum UpstreamError {
     RequestTimeout,
     /// The client broke off, or its body broke HTTP.
     #[error("request body broke off")]
-    RequestBody(#[source] hyper::Error),
+    RequestBody(#[source] BodyError),
     /// The upstream broke HTTP, or off.
     #[error("upstream broke off or does not speak HTTP")]
-    Exchange(#[source] hyper::Error),
+    Exchange(#[source] BodyError),
     /// The upstream answered 101, and nobody had asked for another protocol.
     #[error("upstream switched protocols unasked")]
     Switched,
@@ -149,9 +149,7 @@ impl Service<Request<Incoming>> for Upstream {
 impl Shared {
     async fn exchange(&self, request: Request<Incoming>) -> Result<Response<Body>, UpstreamError> {
         let request = self.outbound(request);
-        let upload = request.body().upload();
-        let sending = pin!(self.send(request, upload.as_deref()));
-        let mut response = self.in_time(upload.as_deref(), sending).await.ok_or(UpstreamError::ResponseTimeout)??;
+        let mut response = self.send(request).await?;
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             return Err(UpstreamError::Switched);
         }
@@ -214,46 +212,67 @@ impl Shared {
             .unwrap_or_else(|_| http::HeaderValue::from_static("upstream"))
     }
 
-    async fn send(
-        &self,
-        request: Request<RequestBody>,
-        upload: Option<&Upload>,
-    ) -> Result<Response<Body>, UpstreamError> {
+    async fn send(&self, request: Request<RequestBody>) -> Result<Response<Body>, UpstreamError> {
         let idle_timeout = self.settings.body_idle_timeout;
         match &self.connections {
-            Connections::Http1(pool) => {
-                let (response, lease) = send_http1(pool, request, upload).await?;
-                Ok(response.map(|body| Body::Upstream(UpstreamBody::new(body, lease, idle_timeout))))
-            }
+            Connections::Http1(pool) => match self.send_http1(pool, request).await? {
+                Answer::Response(response) => Ok(response.map(|body| Body::http1(body, pool, idle_timeout))),
+                Answer::Switched(..) => Err(UpstreamError::Switched),
+            },
             Connections::Http2(pool) => {
-                let response = send_http2(pool, request, upload).await?;
-                Ok(response.map(|body| Body::Upstream(UpstreamBody::new(body, None, idle_timeout))))
+                let upload = request.body().upload();
+                let sending = pin!(send_http2(pool, request, upload.as_deref()));
+                let response =
+                    self.in_time(upload.as_deref(), sending).await.ok_or(UpstreamError::ResponseTimeout)??;
+                Ok(response.map(|body| Body::http2(body, idle_timeout)))
             }
         }
     }
+
+    /// Sends over a kept connection if there is one. If the upstream closes that just now, a request that never went out, or
+    /// that is idempotent and has no body, takes another (RFC 9110 §9.2.2, RFC 9112 §9.3.1).
+    async fn send_http1(
+        &self,
+        pool: &Http1Pool,
+        mut request: Request<RequestBody>,
+    ) -> Result<Answer<Stream>, UpstreamError> {
+        let upload = request.body().upload();
+        let upload = upload.as_deref();
+        let mut may_repeat = true;
+        while let Some(connection) = may_repeat.then(|| pool.take()).flatten() {
+            let unanswered = match self.try_http1(connection, request).await {
+                Ok(answer) => return Ok(answer),
+                Err(unanswered) => unanswered,
+            };
+            // What was sent is sent once more, over a new connection.
+            may_repeat = !unanswered.sent;
+            request = again_http1(unanswered).map_err(|failure| whose_fault(failure, upload))?;
+        }
+        let connection = pool.connect().await?;
+        self.try_http1(connection, request).await.map_err(|unanswered| whose_fault(unanswered.failure, upload))
+    }
+
+    async fn try_http1(
+        &self,
+        connection: Connection<Stream>,
+        request: Request<RequestBody>,
+    ) -> Result<Answer<Stream>, Unanswered<RequestBody>> {
+        http1::exchange(connection, request, self.settings.response_timeout).await
+    }
 }
 
-/// Sends over a kept connection if there is one. If the upstream closes that just now, a request that never went out, or
-/// that is idempotent and has no body, takes a new connection (RFC 9110 §9.2.2, RFC 9112 §9.3.1); once.
-async fn send_http1(
-    pool: &Arc<Http1Pool>,
-    request: Request<RequestBody>,
-    upload: Option<&Upload>,
-) -> Result<(Response<Incoming>, Option<Lease>), UpstreamError> {
-    let lease = pool.lease().await?;
-    let reused = lease.reused;
-    let spare = if reused { again(&request) } else { None };
-    let mut failed = match lease.send(request).await {
-        Ok(answered) => return Ok(answered),
-        Err(failed) => failed,
-    };
-    let unsent = failed.take_message().filter(|_| reused);
-    let error = failed.into_error();
-    let Some(request) = unsent.or_else(|| spare.filter(|_| broke_off(&error))) else {
-        return Err(whose_fault(error, upload));
-    };
-    let lease = pool.connect().await?;
-    lease.send(request).await.map_err(|failed| whose_fault(failed.into_error(), upload))
+/// A request that a kept connection did not answer, if sending it again does no harm.
+fn again_http1(unanswered: Unanswered<RequestBody>) -> Result<Request<RequestBody>, Failure> {
+    let Unanswered { failure, sent, answered, parts, body } = unanswered;
+    let broke_off = matches!(failure, Failure::BrokeOff(_)) && !answered;
+    match body {
+        Some((body, first)) if broke_off && (!sent || body.is_none() && parts.method.is_idempotent()) => {
+            let mut body = body.unwrap_or_else(RequestBody::empty);
+            body.put_back(first);
+            Ok(Request::from_parts(parts, body))
+        }
+        _ => Err(failure),
+    }
 }
 
 /// Likewise over HTTP/2, where any failure may be one of the connection that all requests share.
@@ -280,12 +299,6 @@ async fn send_http2(
     response.await.map_err(|error| whose_fault(error, upload))
 }
 
-/// Whether the connection ended, rather than that something wrong came over it.
-fn broke_off(error: &hyper::Error) -> bool {
-    let io = error.source().and_then(|source| source.downcast_ref::<io::Error>());
-    error.is_incomplete_message() || io.is_some()
-}
-
 /// The request once more, if its repetition does no harm.
 fn again(request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
     let body = request.body().again().filter(|_| request.method().is_idempotent())?;
@@ -297,10 +310,35 @@ fn again(request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
 }
 
 /// A request's body that fails makes the exchange with the upstream fail.
-fn whose_fault(error: hyper::Error, upload: Option<&Upload>) -> UpstreamError {
-    match upload.and_then(Upload::fault) {
-        Some(Fault::Stalled) => UpstreamError::RequestTimeout,
-        Some(Fault::Broken) => UpstreamError::RequestBody(error),
-        None => UpstreamError::Exchange(error),
+fn whose_fault(error: impl Into<WhyNot>, upload: Option<&Upload>) -> UpstreamError {
+    let error = error.into();
+    match (upload.and_then(Upload::fault), error) {
+        (_, WhyNot::TimedOut) => UpstreamError::ResponseTimeout,
+        (Some(Fault::Stalled), _) => UpstreamError::RequestTimeout,
+        (Some(Fault::Broken), WhyNot::Other(error)) | (_, WhyNot::Request(error)) => UpstreamError::RequestBody(error),
+        (None, WhyNot::Other(error)) => UpstreamError::Exchange(error),
+    }
+}
+
+/// Why an exchange failed, as far as its connection knows.
+enum WhyNot {
+    TimedOut,
+    Request(BodyError),
+    Other(BodyError),
+}
+
+impl From<hyper::Error> for WhyNot {
+    fn from(error: hyper::Error) -> Self {
+        Self::Other(error.into())
+    }
+}
+
+impl From<Failure> for WhyNot {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::TimedOut => Self::TimedOut,
+            Failure::Request(_) | Failure::RequestLength => Self::Request(failure.into()),
+            Failure::BrokeOff(_) | Failure::Malformed(_) => Self::Other(failure.into()),
+        }
     }
 }

@@ -12,6 +12,8 @@ use tokio::{
 };
 use tokio_rustls::client::TlsStream;
 
+use crate::upstream::http1::{Link, connection::is_readable};
+
 /// A connection to an endpoint.
 #[derive(Debug)]
 pub enum Stream {
@@ -40,6 +42,17 @@ macro_rules! each {
             }
         }
     };
+}
+
+impl Link for Stream {
+    /// What TLS itself may say between two responses, as tickets, has been read by then.
+    fn is_disturbed(&self) -> bool {
+        match self {
+            Self::Tcp(stream) => is_readable(stream),
+            Self::Tls(stream) => is_readable(stream.get_ref().0),
+            Self::Unix(stream) => is_readable(stream),
+        }
+    }
 }
 
 impl AsyncRead for Stream {

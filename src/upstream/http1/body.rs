@@ -1,0 +1,263 @@
+//! The body of a response, read as it is asked for.
+
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body::{Frame, SizeHint};
+use tokio::{
+    io::{AsyncRead, ReadBuf, ReadHalf},
+    task::JoinHandle,
+};
+
+use super::{Connection, Link, Malformed, chunked::Chunked, connection::poll_fill, exchange::Failure, head::Framing};
+
+/// What came next.
+#[derive(Debug)]
+pub(super) enum Step {
+    Data(Bytes),
+    /// The body has ended with these.
+    Trailers(HeaderMap),
+    /// More has to be read.
+    More,
+    /// The body has ended.
+    End,
+}
+
+/// Takes a body's framing off.
+#[derive(Debug)]
+pub(super) enum Decoder {
+    /// So many bytes are left.
+    Length(u64),
+    Chunked(Box<Chunked>),
+    /// Everything up to the end of the connection.
+    Close,
+}
+
+impl Decoder {
+    pub(super) fn new(framing: Framing) -> Self {
+        match framing {
+            Framing::Empty => Self::Length(0),
+            Framing::Length(length) => Self::Length(length),
+            Framing::Chunked => Self::Chunked(Box::new(Chunked::new())),
+            Framing::Close => Self::Close,
+        }
+    }
+
+    /// Takes the next part off `buffer`.
+    pub(super) fn step(&mut self, buffer: &mut Bytes) -> Result<Step, Malformed> {
+        match self {
+            Self::Length(0) => Ok(Step::End),
+            Self::Chunked(chunked) => chunked.step(buffer),
+            _ if buffer.is_empty() => Ok(Step::More),
+            Self::Length(left) => {
+                let size = usize::try_from(*left).map_or(buffer.len(), |left| left.min(buffer.len()));
+                *left -= size as u64;
+                Ok(Step::Data(buffer.split_to(size)))
+            }
+            Self::Close => Ok(Step::Data(std::mem::take(buffer))),
+        }
+    }
+
+    /// Whether the end of the connection is the end of the body.
+    pub(super) const fn ends_with_connection(&self) -> bool {
+        matches!(self, Self::Close)
+    }
+}
+
+/// The body of a response, and the connection that it comes over. Dropped, it closes the connection.
+#[derive(Debug)]
+pub struct ResponseBody<S> {
+    source: Source<S>,
+    buffer: Bytes,
+    decoder: Decoder,
+    /// Whether the connection can serve another request when the body has ended.
+    persistent: bool,
+    /// What was found while looking whether the body has ended.
+    next: Option<Step>,
+    ended: bool,
+}
+
+#[derive(Debug)]
+enum Source<S> {
+    Whole(Connection<S>),
+    /// The request is still being sent over the other half.
+    Half(ReadHalf<S>, Sending),
+    Closed,
+}
+
+/// The task that sends the rest of a request.
+#[derive(Debug)]
+struct Sending(Option<JoinHandle<Result<(), Failure>>>);
+
+impl Drop for Sending {
+    fn drop(&mut self) {
+        if let Some(task) = &self.0 {
+            task.abort();
+        }
+    }
+}
+
+impl Sending {
+    /// Fails when the rest of the request could not be sent, through no fault of the upstream's.
+    fn check(&mut self, context: &mut Context<'_>) -> Result<(), Failure> {
+        let Some(task) = &mut self.0 else { return Ok(()) };
+        let Poll::Ready(result) = Pin::new(task).poll(context) else { return Ok(()) };
+        self.0 = None;
+        // Nobody else aborts the task, and it does not panic: then it is as if the connection had broken off.
+        result.unwrap_or_else(|error| Err(Failure::BrokeOff(io::Error::other(error))))
+    }
+}
+
+impl<S: Link> ResponseBody<S> {
+    pub(super) fn new(mut connection: Connection<S>, framing: Framing, persistent: bool) -> Self {
+        let buffer = std::mem::take(&mut connection.buffer);
+        Self::over(Source::Whole(connection), buffer, framing, persistent)
+    }
+
+    /// A response whose request is still being sent: its connection ends with it.
+    pub(super) fn early(
+        read: ReadHalf<S>,
+        buffer: Bytes,
+        framing: Framing,
+        sending: JoinHandle<Result<(), Failure>>,
+    ) -> Self {
+        Self::over(Source::Half(read, Sending(Some(sending))), buffer, framing, false)
+    }
+
+    fn over(source: Source<S>, buffer: Bytes, framing: Framing, persistent: bool) -> Self {
+        let persistent = persistent && framing != Framing::Close;
+        let ended = framing == Framing::Empty;
+        Self { source, buffer, decoder: Decoder::new(framing), persistent, next: None, ended }
+    }
+
+    /// The next part of the body.
+    ///
+    /// # Errors
+    /// [`Failure`]: the body ended before it should have, or is malformed. It has ended then.
+    pub fn poll_frame(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
+        let frame = ready!(self.poll_step(context));
+        Poll::Ready(match frame {
+            Ok(Step::Data(data)) => {
+                self.look_ahead();
+                Some(Ok(Frame::data(data)))
+            }
+            Ok(Step::Trailers(trailers)) => {
+                self.ended = true;
+                Some(Ok(Frame::trailers(trailers)))
+            }
+            Ok(Step::End | Step::More) => {
+                self.ended = true;
+                None
+            }
+            Err(failure) => {
+                self.ended = true;
+                self.persistent = false;
+                self.source = Source::Closed;
+                Some(Err(failure))
+            }
+        })
+    }
+
+    fn poll_step(&mut self, context: &mut Context<'_>) -> Poll<Result<Step, Failure>> {
+        if let Some(next) = self.next.take() {
+            return Poll::Ready(Ok(next));
+        }
+        if self.ended {
+            return Poll::Ready(Ok(Step::End));
+        }
+        loop {
+            match self.decoder.step(&mut self.buffer) {
+                Ok(Step::More) => {}
+                step => return Poll::Ready(step.map_err(Failure::Malformed)),
+            }
+            if let Source::Half(_, sending) = &mut self.source {
+                sending.check(context)?;
+            }
+            match ready!(poll_fill(&mut self.source, &mut self.buffer, context)).map_err(Failure::BrokeOff)? {
+                0 if self.decoder.ends_with_connection() => return Poll::Ready(Ok(Step::End)),
+                0 => return Poll::Ready(Err(Failure::BrokeOff(io::ErrorKind::UnexpectedEof.into()))),
+                _ => {}
+            }
+        }
+    }
+
+    /// Whether the body has ended shows in what is there already, as a rule.
+    fn look_ahead(&mut self) {
+        match &mut self.decoder {
+            Decoder::Length(0) => self.ended = true,
+            Decoder::Chunked(chunked) if !self.buffer.is_empty() => match chunked.step(&mut self.buffer) {
+                Ok(Step::End) => self.ended = true,
+                Ok(Step::More) => {}
+                Ok(step) => self.next = Some(step),
+                // It is found again when it is asked for.
+                Err(_) => self.persistent = false,
+            },
+            _ => {}
+        }
+    }
+
+    /// Whether nothing more comes.
+    #[must_use]
+    pub const fn is_end_stream(&self) -> bool {
+        self.ended
+    }
+
+    /// How much is still to come, as far as it is known.
+    #[must_use]
+    pub const fn size_hint(&self) -> Option<u64> {
+        match self.decoder {
+            Decoder::Length(left) => Some(left),
+            _ if self.ended => Some(0),
+            _ => None,
+        }
+    }
+
+    /// The connection, once the body has ended and if it can serve another request. More bytes than the response has make it
+    /// useless: nobody asked for them.
+    pub fn take_connection(&mut self) -> Option<Connection<S>> {
+        if !self.ended {
+            return None;
+        }
+        match std::mem::replace(&mut self.source, Source::Closed) {
+            Source::Whole(mut connection) if self.persistent && self.buffer.is_empty() => {
+                connection.reused = true;
+                Some(connection)
+            }
+            _ => None,
+        }
+    }
+
+    /// The body at once, if all of it is there already and nothing has been read of it.
+    pub fn take_whole(&mut self) -> Option<Bytes> {
+        let Decoder::Length(left) = &mut self.decoder else { return None };
+        let size = usize::try_from(*left).ok().filter(|size| *size <= self.buffer.len())?;
+        *left = 0;
+        self.ended = true;
+        Some(self.buffer.split_to(size))
+    }
+}
+
+impl<S: Link> AsyncRead for Source<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match &mut *self {
+            Self::Whole(connection) => Pin::new(&mut connection.stream).poll_read(context, buffer),
+            Self::Half(read, _) => Pin::new(read).poll_read(context, buffer),
+            Self::Closed => Poll::Ready(Ok(())),
+        }
+    }
+}
+
+/// As bodies say it.
+#[must_use]
+pub(in crate::upstream) fn hint(exact: Option<u64>) -> SizeHint {
+    exact.map_or_else(SizeHint::default, SizeHint::with_exact)
+}

@@ -1,0 +1,136 @@
+//! A connection: a stream, what was read ahead of it, and its timer.
+
+use std::{
+    cell::Cell,
+    io,
+    mem::{self, MaybeUninit},
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::{Bytes, BytesMut};
+use socket2::SockRef;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    time::{Instant, Sleep},
+};
+use tokio_util::io::poll_read_buf;
+
+/// What connections of a thread read into, in bytes. It is cut into what each read brought, and begun anew when all of that is
+/// gone; what is still held then keeps the block, and another takes its place.
+const BLOCK: usize = 64 * 1024;
+
+/// The least room for a read, in bytes.
+const LEAST: usize = 17 * 1024;
+
+thread_local! {
+    static READ: Cell<BytesMut> = Cell::new(BytesMut::new());
+}
+
+/// What an HTTP/1.1 connection can run over.
+pub trait Link: AsyncRead + AsyncWrite + Unpin + Send + 'static {
+    /// Whether the other side has closed it, or sent something, as far as the system knows at this very moment. Reading, which is
+    /// told by the runtime, may learn of it a little later. Asked before a request is sent that must not be sent twice.
+    fn is_disturbed(&self) -> bool {
+        false
+    }
+}
+
+/// Whether anything can be read of a socket, its end included.
+pub fn is_readable<'a>(socket: impl Into<SockRef<'a>>) -> bool {
+    let seen = socket.into().peek(&mut [MaybeUninit::uninit(); 1]);
+    !matches!(seen, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+}
+
+/// A connection to an upstream. Dropped, it closes.
+#[derive(Debug)]
+pub struct Connection<S> {
+    pub(super) stream: S,
+    /// What was read and not yet used. Empty between two exchanges.
+    pub(super) buffer: Bytes,
+    pub(super) timer: Timer,
+    pub(super) reused: bool,
+}
+
+impl<S> Connection<S> {
+    /// A connection over a stream that was just opened.
+    #[must_use]
+    pub const fn new(stream: S) -> Self {
+        Self { stream, buffer: Bytes::new(), timer: Timer(None), reused: false }
+    }
+
+    /// Whether it served a request before.
+    #[must_use]
+    pub const fn is_reused(&self) -> bool {
+        self.reused
+    }
+
+    /// What it runs over.
+    #[must_use]
+    pub const fn link(&self) -> &S {
+        &self.stream
+    }
+}
+
+/// What is left of a connection that speaks another protocol from now on: `101 Switching Protocols` (RFC 9110 §15.2.2).
+#[derive(Debug)]
+pub struct Upgraded<S> {
+    /// The stream.
+    pub stream: S,
+    /// What came over it already. It comes before everything that is still to be read.
+    pub leftover: Bytes,
+}
+
+/// Reads some more behind `buffer`; 0: the other side has closed its half.
+pub(super) fn poll_fill<S: AsyncRead + Unpin>(
+    stream: &mut S,
+    buffer: &mut Bytes,
+    context: &mut Context<'_>,
+) -> Poll<io::Result<usize>> {
+    let mut block = READ.take();
+    if block.capacity() < LEAST {
+        block.reserve(BLOCK);
+    }
+    let result = poll_read_buf(Pin::new(stream), context, &mut block);
+    if let Poll::Ready(Ok(1..)) = &result {
+        append(buffer, block.split().freeze());
+    }
+    READ.set(block);
+    result
+}
+
+/// Puts `more` behind `buffer`.
+pub(super) fn append(buffer: &mut Bytes, more: Bytes) {
+    if buffer.is_empty() {
+        *buffer = more;
+    } else {
+        // Copied the first time only: after that the buffer is its own.
+        let mut joined = BytesMut::from(mem::take(buffer));
+        joined.extend_from_slice(&more);
+        *buffer = joined.freeze();
+    }
+}
+
+/// One timer for all that a connection waits for. It is only moved when it would go off too late, or goes off: so a request that
+/// is answered in time moves none.
+#[derive(Debug)]
+pub(super) struct Timer(Option<Pin<Box<Sleep>>>);
+
+impl Timer {
+    /// Ready once `since` is `limit` ago.
+    pub(super) fn poll_elapsed(&mut self, context: &mut Context<'_>, since: Instant, limit: Duration) -> Poll<()> {
+        let Some(deadline) = since.checked_add(limit) else { return Poll::Pending };
+        let sleep = self.0.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
+        if sleep.deadline() > deadline {
+            sleep.as_mut().reset(deadline);
+        }
+        loop {
+            ready!(sleep.as_mut().poll(context));
+            if Instant::now() >= deadline {
+                return Poll::Ready(());
+            }
+            sleep.as_mut().reset(deadline);
+        }
+    }
+}

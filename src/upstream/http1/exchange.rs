@@ -1,0 +1,291 @@
+//! One request and its response.
+
+use std::{
+    fmt,
+    future::poll_fn,
+    io,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request, Response, StatusCode, header, request::Parts};
+use http_body::Body;
+use tokio::time::Instant;
+
+use super::{
+    Connection, Link, Malformed, ResponseBody, Upgraded,
+    connection::poll_fill,
+    head::{Framing, Head, Unread},
+    upload::{Sending, Upload, UploadFault},
+};
+use crate::upstream::body::BodyError;
+
+/// How many interim responses may come before the final one.
+const MAX_INTERIM: usize = 64;
+
+/// How long a body waits for `100 Continue`: some upstreams do not know of it (RFC 9110 §10.1.1).
+const CONTINUE: Duration = Duration::from_secs(1);
+
+/// Is told of interim responses (RFC 9110 §15.2) but `101`, as they come: an extension of requests.
+#[derive(Clone)]
+pub struct Informational(Arc<dyn Fn(StatusCode, HeaderMap) + Send + Sync>);
+
+impl Informational {
+    /// Calls `tell` with each. It must not block.
+    #[must_use]
+    pub fn new(tell: impl Fn(StatusCode, HeaderMap) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(tell))
+    }
+}
+
+impl fmt::Debug for Informational {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Informational").finish_non_exhaustive()
+    }
+}
+
+/// What came back.
+#[derive(Debug)]
+pub enum Answer<S> {
+    /// A response.
+    Response(Response<ResponseBody<S>>),
+    /// `101 Switching Protocols` to a request with `Upgrade`.
+    Switched(Response<()>, Upgraded<S>),
+}
+
+/// Why there is no response, or no more of it.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// The connection ended or failed.
+    #[error("upstream broke off")]
+    BrokeOff(#[source] io::Error),
+    /// What came is no HTTP/1.1.
+    #[error("upstream does not speak HTTP/1.1 as it should")]
+    Malformed(#[source] Malformed),
+    /// The header of the response did not come in time.
+    #[error("upstream did not answer in time")]
+    TimedOut,
+    /// The request's body failed.
+    #[error("request body failed")]
+    Request(#[source] BodyError),
+    /// The request's body was longer or shorter than it said.
+    #[error("request body is not as long as it was said to be")]
+    RequestLength,
+}
+
+/// A request that was not answered.
+#[derive(Debug)]
+pub struct Unanswered<B> {
+    /// Why.
+    pub failure: Failure,
+    /// Whether any of it was sent.
+    pub sent: bool,
+    /// Whether anything came back.
+    pub answered: bool,
+    /// Its header.
+    pub parts: Parts,
+    /// Its body, as long as nothing of it is lost: what was taken off it already comes first. `None` in its place: it is empty.
+    pub body: Option<(Option<B>, Option<Bytes>)>,
+}
+
+/// Sends a request over a connection, and resolves with the header of its response. `limit`: how long that may take while the
+/// client is not waited for. The request's fields that tell of its framing are replaced; all others are sent as they are, in any
+/// case, so those of one connection only must be gone. With `Expect: 100-continue` the body waits until it is wanted.
+///
+/// # Errors
+/// [`Unanswered`]. The connection is gone then.
+///
+/// # Cancel safety
+/// Dropping the future closes the connection; the upstream may have acted on the request.
+pub async fn exchange<S, B>(
+    connection: Connection<S>,
+    request: Request<B>,
+    limit: Duration,
+) -> Result<Answer<S>, Unanswered<B>>
+where
+    S: Link,
+    B: Body<Data = Bytes, Error = BodyError> + Unpin + Send + 'static,
+{
+    let (parts, body) = request.into_parts();
+    let is_repeatable = body.is_end_stream() && parts.method.is_idempotent();
+    let expects = parts.headers.contains_key(header::EXPECT);
+    let mut exchange = Exchange {
+        upload: Upload::new(&parts, body, expects),
+        connection,
+        unread: Unread::default(),
+        interim: 0,
+        since: None,
+        held_since: None,
+        is_begun: false,
+        is_repeatable,
+        answered: false,
+    };
+    let result = poll_fn(|context| exchange.poll_head(context, &parts, limit)).await;
+    let Exchange { upload, connection, answered, .. } = exchange;
+    match result {
+        Ok(head) => Ok(answer(head, connection, upload)),
+        Err(failure) => {
+            let sent = upload.sent() > 0;
+            Err(Unanswered { failure, sent, answered, parts, body: upload.into_body() })
+        }
+    }
+}
+
+fn answer<S, B>(head: Head, mut connection: Connection<S>, mut upload: Upload<B>) -> Answer<S>
+where
+    S: Link,
+    B: Body<Data = Bytes, Error = BodyError> + Unpin + Send + 'static,
+{
+    let Head { version, status, reason, headers, framing, persistent } = head;
+    let mut response = Response::new(());
+    *response.version_mut() = version;
+    *response.status_mut() = status;
+    *response.headers_mut() = headers;
+    if let Some(reason) = reason {
+        response.extensions_mut().insert(reason);
+    }
+    if status == StatusCode::SWITCHING_PROTOCOLS {
+        let leftover = std::mem::take(&mut connection.buffer);
+        return Answer::Switched(response, Upgraded { stream: connection.stream, leftover });
+    }
+    let body = if upload.is_done() {
+        ResponseBody::new(connection, framing, persistent)
+    } else if framing == Framing::Empty || upload.is_held() {
+        // The rest of the request is not wanted.
+        ResponseBody::new(connection, framing, false)
+    } else {
+        // Rare enough for a task: both sides may go on for as long as they like, and neither may hold up the other.
+        let Connection { stream, buffer, .. } = connection;
+        let (read, mut write) = tokio::io::split(stream);
+        let sending = tokio::spawn(poll_fn(move |context| match upload.poll(&mut write, context) {
+            Ok(Sending::Done) => Poll::Ready(Ok(())),
+            Ok(_) => Poll::Pending,
+            Err(fault) => Poll::Ready(Err(fault.into())),
+        }));
+        ResponseBody::early(read, buffer, framing, sending)
+    };
+    Answer::Response(response.map(|()| body))
+}
+
+struct Exchange<S, B> {
+    upload: Upload<B>,
+    connection: Connection<S>,
+    unread: Unread,
+    interim: usize,
+    /// Since when the upstream is waited for, and nothing else.
+    since: Option<Instant>,
+    /// Since when the body waits.
+    held_since: Option<Instant>,
+    is_begun: bool,
+    is_repeatable: bool,
+    /// Whether anything came back.
+    answered: bool,
+}
+
+impl<S, B> Exchange<S, B>
+where
+    S: Link,
+    B: Body<Data = Bytes, Error = BodyError> + Unpin,
+{
+    fn poll_head(&mut self, context: &mut Context<'_>, parts: &Parts, limit: Duration) -> Poll<Result<Head, Failure>> {
+        if !self.is_begun {
+            self.is_begun = true;
+            if self.connection.reused {
+                self.check(context)?;
+            }
+        }
+        loop {
+            let had_sent = self.upload.sent();
+            let sending = match self.upload.poll(&mut self.connection.stream, context) {
+                Ok(sending) => sending,
+                Err(fault) => return Poll::Ready(Err(fault.into())),
+            };
+            if self.upload.sent() != had_sent {
+                self.since = None;
+            }
+            if let Poll::Ready(head) = self.poll_read(context, parts) {
+                return Poll::Ready(head);
+            }
+            match sending {
+                Sending::Client => {
+                    self.since = None;
+                    return Poll::Pending;
+                }
+                Sending::Word => {
+                    let since = *self.held_since.get_or_insert_with(Instant::now);
+                    if self.connection.timer.poll_elapsed(context, since, CONTINUE).is_pending() {
+                        return Poll::Pending;
+                    }
+                    self.upload.release();
+                }
+                Sending::Upstream | Sending::Done => {
+                    let since = *self.since.get_or_insert_with(Instant::now);
+                    if self.connection.timer.poll_elapsed(context, since, limit).is_ready() {
+                        return Poll::Ready(Err(Failure::TimedOut));
+                    }
+                    return Poll::Pending;
+                }
+            }
+        }
+    }
+
+    /// A kept connection has to be silent before it is used again. Whatever comes over it then is no answer.
+    fn check(&mut self, context: &mut Context<'_>) -> Result<(), Failure> {
+        let Connection { stream, buffer, .. } = &mut self.connection;
+        match poll_fill(stream, buffer, context) {
+            Poll::Pending if self.is_repeatable || !stream.is_disturbed() => Ok(()),
+            Poll::Ready(Err(error)) => Err(Failure::BrokeOff(error)),
+            Poll::Pending | Poll::Ready(Ok(_)) => Err(Failure::BrokeOff(io::ErrorKind::UnexpectedEof.into())),
+        }
+    }
+
+    fn poll_read(&mut self, context: &mut Context<'_>, parts: &Parts) -> Poll<Result<Head, Failure>> {
+        let Connection { stream, buffer, .. } = &mut self.connection;
+        loop {
+            match std::task::ready!(poll_fill(stream, buffer, context)).map_err(Failure::BrokeOff)? {
+                0 => return Poll::Ready(Err(Failure::BrokeOff(io::ErrorKind::UnexpectedEof.into()))),
+                _ => self.answered = true,
+            }
+            while let Some(head) = self.unread.parse(buffer, &parts.method).map_err(Failure::Malformed)? {
+                match head.status {
+                    StatusCode::SWITCHING_PROTOCOLS if is_upgrade(parts) && self.upload.is_done() => {
+                        return Poll::Ready(Ok(head));
+                    }
+                    StatusCode::SWITCHING_PROTOCOLS => {
+                        return Poll::Ready(Err(Failure::Malformed(Malformed::Switched)));
+                    }
+                    status if status.is_informational() => {
+                        self.interim += 1;
+                        if self.interim > MAX_INTERIM {
+                            return Poll::Ready(Err(Failure::Malformed(Malformed::Interim)));
+                        }
+                        if status == StatusCode::CONTINUE && self.upload.release() {
+                            // Somebody has to send the body now.
+                            context.waker().wake_by_ref();
+                        }
+                        if let Some(Informational(tell)) = parts.extensions.get() {
+                            tell(status, head.headers);
+                        }
+                    }
+                    _ => return Poll::Ready(Ok(head)),
+                }
+            }
+        }
+    }
+}
+
+fn is_upgrade(parts: &Parts) -> bool {
+    parts.method != Method::CONNECT && parts.headers.contains_key(header::UPGRADE)
+}
+
+impl From<UploadFault> for Failure {
+    fn from(fault: UploadFault) -> Self {
+        match fault {
+            UploadFault::Io(error) => Self::BrokeOff(error),
+            UploadFault::Body(error) => Self::Request(error),
+            UploadFault::Length => Self::RequestLength,
+        }
+    }
+}
