@@ -1,7 +1,7 @@
 //! The command line.
 //!
 //! Data goes to standard output, everything else to standard error. Exit codes: 0 done, 1 failed, 2 the command line or the
-//! configuration is wrong, 3 the answer is no (`check` found a problem, `reload` one that keeps it from taking over, `explain` a refusal, `status` a gate that is not
+//! configuration is wrong, 3 the answer is no (`check` found a problem, `reload` too, `explain` a refusal, `status` a gate that is not
 //! ready, `sources` one that needs somebody to look at it, `inactive` a user with whom it failed).
 
 mod admin;
@@ -34,8 +34,8 @@ const EXIT_CODES: &str = "Exit codes:
   0  done
   1  failed
   2  the command line or the configuration is wrong
-  3  the answer is no: `check` found a problem, `reload` was refused, `explain` found a refusal, `status` a gate that is not ready,
-     `sources` a source that somebody should look at, `inactive` a user with whom it failed";
+  3  the answer is no: `check` found a problem, `reload` too, `explain` a refusal, `status` a gate that is not
+     ready, `sources` a source that somebody should look at, `inactive` a user with whom it failed";
 
 /// A gate in front of APIs: a JWT is good until its session ends, not until it expires.
 #[derive(Parser, Debug)]

@@ -16,7 +16,7 @@ use toml::{
 use super::problem::{Place, Problem};
 
 /// The keys whose settings are taken once, when a gate starts: `*` stands for a name. A key stands for all that is under it.
-const AT_START: &[&str] = &[
+pub(super) const AT_START: &[&str] = &[
     "activity",
     "admin.address",
     "inactive",
@@ -63,10 +63,9 @@ impl PartialEq for Entry {
 
 impl Eq for Entry {}
 
-/// Shows the keys.
 impl fmt::Debug for Written {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_set().entries(self.0.keys()).finish()
+        f.debug_struct("Written").finish_non_exhaustive()
     }
 }
 
