@@ -28,6 +28,9 @@ pub mod verdict;
 pub mod gate;
 
 #[cfg(feature = "gate")]
+pub mod stream;
+
+#[cfg(feature = "gate")]
 pub mod activity;
 
 #[cfg(feature = "server")]

@@ -11,6 +11,7 @@ mod it {
 mod hygiene;
 mod proxy;
 mod reload;
+mod streams;
 mod upstreams;
 
 use it::support;
