@@ -61,6 +61,9 @@ pub mod http_client;
 pub mod drain;
 
 #[cfg(feature = "server")]
+pub mod file_watch;
+
+#[cfg(feature = "server")]
 pub mod admin;
 
 #[cfg(feature = "server")]

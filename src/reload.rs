@@ -6,12 +6,11 @@
 //!    one is refused, so that what runs is always what one file says.
 //! 3. Reloads come one after another. Of several that are asked for at once, each is done and answered.
 //!
-//! - [`file`]: where it comes from; `watch`: who tells that it has changed.
+//! - [`file`]: where it comes from.
 //! - [`reloader`]: the task that does it.
 
 pub mod file;
 pub mod reloader;
-mod watch;
 
 use std::sync::{Arc, Mutex, PoisonError};
 

@@ -24,6 +24,8 @@ pub(super) const AT_START: &[&str] = &[
     "issuers.*.management",
     "listener.address",
     "listener.max_connections",
+    "listener.reuse_port",
+    "listener.unix_mode",
     "log.format",
     "markers.cache_size",
     "markers.clock_skew",

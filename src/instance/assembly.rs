@@ -27,6 +27,7 @@ use crate::{
             OwnEndpoints, cross_origin::TrustedOrigins, last_logout::LastLogoutEndpoint, logout::LogoutEndpoint,
             session::SessionEndpoint,
         },
+        tls::Tls,
     },
     session::{LimitTable, SessionLimits},
     telemetry::{log, metrics::ServerMetrics, with_causes},
@@ -95,6 +96,7 @@ pub(super) struct Assembly {
     gateways: CurrentGateway,
     admin: CurrentAdmin,
     whose: Whose,
+    tls: Option<Arc<Tls>>,
 }
 
 impl Assembly {
@@ -106,8 +108,9 @@ impl Assembly {
         gateways: CurrentGateway,
         admin: CurrentAdmin,
         whose: Whose,
+        tls: Option<Arc<Tls>>,
     ) -> Self {
-        Self { foundation, logout_settings: config.logouts.clone(), logouts, gateways, admin, whose }
+        Self { foundation, logout_settings: config.logouts.clone(), logouts, gateways, admin, whose, tls }
     }
 
     /// A judge by this configuration, with keys for all of its issuers.
@@ -134,13 +137,32 @@ impl Assembly {
     }
 }
 
+impl Assembly {
+    /// New connections get these certificates; or those before, if one of the files cannot be used.
+    fn serve_certificates(&self, config: &Config) -> Result<(), Vec<Problem>> {
+        const KEY: &str = "listener.tls";
+        match (&self.tls, &config.listener.tls) {
+            (None, None) => Ok(()),
+            (Some(tls), Some(settings)) => {
+                tls.replace(settings.clone()).map_err(|fault| vec![problem(config, KEY, fault.to_string())])
+            }
+            (None, Some(_)) | (Some(_), None) => {
+                let message = "needs a restart: whether TLS is spoken is settled when the gate starts".to_owned();
+                let hint = Some("restart the gate, or take this change back".to_owned());
+                Err(vec![Problem { hint, ..problem(config, KEY, message) }])
+            }
+        }
+    }
+}
+
 #[async_trait]
 impl Apply for Assembly {
     /// Everything that can fail comes first, and everything that takes time; then all parts are exchanged one after another, in
     /// microseconds. A request is served by the gateway that it loaded, and that one has all of its parts.
     async fn apply(&mut self, config: Config, changed: &[String]) -> Result<(), Vec<Problem>> {
+        // Whoever asks although nothing has changed may mean the certificates.
         if changed.is_empty() {
-            return Ok(());
+            return self.serve_certificates(&config);
         }
         let judge = self.judge(&config).await?;
         let logouts = if config.logouts == self.logout_settings {
@@ -149,6 +171,7 @@ impl Apply for Assembly {
             let failed = |error| vec![problem(&config, "issuers", with_causes(&error))];
             self.foundation.logouts(&config).map_err(failed)?
         };
+        self.serve_certificates(&config)?;
         log::adjust(&config.log).map_err(|error| vec![problem(&config, "log.level", with_causes(&error))])?;
 
         self.foundation.trust.adopt(&judge, &limits(&config));

@@ -2,20 +2,14 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::{
-    sync::mpsc,
-    task::spawn_blocking,
-    time::{Instant, MissedTickBehavior, interval_at},
-};
+use tokio::{sync::mpsc, task::spawn_blocking};
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    Apply, NoReload, Outcome, ReloadMode, Reloads, Reply, Report, State, Trigger, WAITING, file::ConfigFile,
-    watch::Watch,
-};
+use super::{Apply, NoReload, Outcome, ReloadMode, Reloads, Reply, Report, State, Trigger, WAITING, file::ConfigFile};
 use crate::{
     clock::Clock,
     config::{Config, Files, Place, Problem, Reading, Written, fingerprint},
+    file_watch::FileWatch,
 };
 
 /// How often files are looked at although nobody told of a change: not every file system does.
@@ -29,16 +23,15 @@ const NAMED: usize = 20;
 pub struct Reloader {
     file: ConfigFile,
     clock: Clock,
-    poll: Duration,
     mode: ReloadMode,
     /// What runs.
     written: Written,
     files: Files,
     /// What stood in the files when they were last read; `None`: they are to be read again.
     seen: Option<[u8; 32]>,
-    watch: Option<Watch>,
-    /// Whether it was told that it cannot be watched.
-    is_told: bool,
+    watch: Option<FileWatch>,
+    /// What is watched.
+    watched: Files,
     requests: mpsc::Receiver<(Trigger, Reply)>,
     state: Arc<State>,
 }
@@ -54,13 +47,12 @@ impl Reloader {
         let reloader = Self {
             file,
             clock,
-            poll: POLL,
             mode: config.reload,
             written: config.written.clone(),
             files,
             seen: None,
             watch: None,
-            is_told: false,
+            watched: Files::new(),
             requests,
             state,
         };
@@ -70,8 +62,6 @@ impl Reloader {
     /// Does so until `stop`. What changed since the configuration was read is found at once.
     pub async fn run(mut self, mut apply: Box<dyn Apply>, stop: CancellationToken) {
         self.begin(&mut *apply).await;
-        let mut ticks = interval_at(Instant::now() + self.poll, self.poll);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
@@ -85,7 +75,6 @@ impl Reloader {
                     let _ = reply.send(report);
                 }
                 () = changed(&mut self.watch) => self.look(&mut *apply).await,
-                _ = ticks.tick() => self.look(&mut *apply).await,
             }
         }
     }
@@ -181,28 +170,25 @@ impl Reloader {
         read.await.ok()
     }
 
-    /// Watches what is to be watched now.
+    /// Watches what is to be watched now: the files, and where links to them lead.
     fn watch(&mut self) {
         if self.mode != ReloadMode::Auto {
             self.watch = None;
-        } else if self.watch.as_ref().is_none_or(|watch| !watch.is_of(&self.files)) {
-            let watch = Watch::new(&self.files);
-            if let Err(error) = &watch
-                && !self.is_told
-            {
-                let error = error as &dyn std::error::Error;
-                tracing::warn!(error, "the configuration cannot be watched; it is looked at every 10 s");
-                self.is_told = true;
-            }
-            self.watch = watch.ok();
+            return;
+        }
+        let led = self.files.iter().filter_map(|file| file.canonicalize().ok());
+        let files: Files = self.files.iter().cloned().chain(led).collect();
+        if self.watch.is_none() || self.watched != files {
+            self.watch = Some(FileWatch::new(files.clone()));
+            self.watched = files;
         }
     }
 }
 
 /// Resolves when what is watched may have changed.
-async fn changed(watch: &mut Option<Watch>) {
+async fn changed(watch: &mut Option<FileWatch>) {
     match watch {
-        Some(watch) => watch.changed().await,
+        Some(watch) => watch.changed(POLL).await,
         None => std::future::pending().await,
     }
 }

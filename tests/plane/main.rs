@@ -8,7 +8,9 @@ mod it {
     pub(crate) mod support;
 }
 
+mod authority;
 mod hygiene;
+mod listener;
 mod proxy;
 mod reload;
 mod streams;
