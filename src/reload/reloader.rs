@@ -61,8 +61,12 @@ impl Reloader {
 
     /// Does so until `stop`. What changed since the configuration was read is found at once.
     pub async fn run(mut self, mut apply: Box<dyn Apply>, stop: CancellationToken) {
-        self.begin(&mut *apply).await;
+        self.begin().await;
         loop {
+            // What changed before it was watched is told by nobody.
+            if self.watch() {
+                self.look(&mut *apply).await;
+            }
             tokio::select! {
                 () = stop.cancelled() => return,
                 request = self.requests.recv() => {
@@ -79,18 +83,14 @@ impl Reloader {
         }
     }
 
-    /// Finds out which files there are, and begins to watch them.
-    async fn begin(&mut self, apply: &mut dyn Apply) {
+    /// Finds out which files there are.
+    async fn begin(&mut self) {
         if self.mode == ReloadMode::Auto
             && let Some((Reading { files, result }, seen)) = self.read().await
         {
             self.files = files;
             // Another one, or none: it is to be read again.
             self.seen = result.is_ok_and(|config| config.written == self.written).then_some(seen);
-        }
-        self.watch();
-        if self.mode == ReloadMode::Auto && self.seen.is_none() {
-            self.look(apply).await;
         }
     }
 
@@ -99,7 +99,6 @@ impl Reloader {
         if self.mode != ReloadMode::Auto {
             return;
         }
-        self.watch();
         let files = self.files.clone();
         let found = spawn_blocking(move || fingerprint(&files)).await.ok();
         if found != self.seen || found.is_none() {
@@ -109,7 +108,6 @@ impl Reloader {
 
     async fn reload(&mut self, apply: &mut dyn Apply, trigger: Trigger) -> Report {
         let report = self.try_reload(apply, trigger).await;
-        self.watch();
         let known = self.state.last.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
         let again = trigger == Trigger::Change
             && known.is_some_and(|known| (known.outcome, &known.problems) == (report.outcome, &report.problems));
@@ -170,18 +168,20 @@ impl Reloader {
         read.await.ok()
     }
 
-    /// Watches what is to be watched now: the files, and where links to them lead.
-    fn watch(&mut self) {
+    /// Watches what is to be watched now: the files, and where links to them lead. Whether that is anything new.
+    fn watch(&mut self) -> bool {
         if self.mode != ReloadMode::Auto {
             self.watch = None;
-            return;
+            return false;
         }
         let led = self.files.iter().filter_map(|file| file.canonicalize().ok());
         let files: Files = self.files.iter().cloned().chain(led).collect();
-        if self.watch.is_none() || self.watched != files {
+        let is_new = self.watch.is_none() || self.watched != files;
+        if is_new {
             self.watch = Some(FileWatch::new(files.clone()));
             self.watched = files;
         }
+        is_new
     }
 }
 
