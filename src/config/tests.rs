@@ -1,5 +1,6 @@
 use std::{fs, path::PathBuf, time::Duration};
 
+use http::StatusCode;
 use jsonwebtoken::Algorithm;
 use proptest::prelude::*;
 use secrecy::{ExposeSecret as _, SecretString};
@@ -14,7 +15,7 @@ use crate::{
     store::redis::Login,
     telemetry::log::LogFormat,
     token::issuer::{KeySource, TokenProfile},
-    upstream::Protocol,
+    upstream::{Balance, Protocol, RetrySettings},
     verdict::OutagePolicy,
 };
 
@@ -186,12 +187,19 @@ response_timeout = "19s"
 body_idle_timeout = "20s"
 keep_alive = "21s"
 max_idle = 22
+balance = "round_robin"
+total_timeout = "23s"
+resolve_interval = "24s"
+retries = { attempts = 3, budget = 25, min_per_second = 26 }
+ejection = { failures = 27, time = "28s", max_time = "29s", statuses = [502, 599] }
+health = { path = "/health?a=b", interval = "30s", timeout = "31s", healthy = 32, unhealthy = 33, statuses = [204] }
 activity = false
 preflights = "pass"
 session = { absolute_limit = "8h" }
 identity = { "X-User" = "sub", "X-Email" = "email" }
 [[routes]]
-upstream = "http://upstream.test"
+upstreams = ["http://upstream.test", { url = "https://[2001:db8::1]", weight = 5 }]
+tls = { server_name = "tls.test" }
 [[routes]]
 path = "/open"
 auth = "none"
@@ -343,17 +351,30 @@ upstream = "http://[::1]:82/"
     let identity: Vec<_> = policy.identity.iter().map(|(name, index)| (name.as_str(), named(*index))).collect();
     assert_eq!(identity, [("x-user", "sub"), ("x-email", "email")]);
     let upstream = &one.upstream;
-    assert_eq!((upstream.authority.as_str(), upstream.protocol), ("upstream.test:81", Protocol::Http2));
+    assert_eq!((upstream.origins[0].authority.as_str(), upstream.protocol), ("upstream.test:81", Protocol::Http2));
     assert_eq!([upstream.connect_timeout, upstream.response_timeout], [seconds(18), seconds(19)]);
     assert_eq!([upstream.body_idle_timeout, upstream.keep_alive], [seconds(20), seconds(21)]);
     assert_eq!((upstream.max_idle, upstream.preserve_host), (22, false));
+    assert_eq!((upstream.balance, every.upstream.balance), (Balance::RoundRobin, Balance::LeastLoaded));
+    assert_eq!((upstream.total_timeout, upstream.resolve_interval), (Some(seconds(23)), seconds(24)));
+    assert_eq!(upstream.retries, RetrySettings { attempts: 3, budget: 25, floor: 26 });
+    let ejection = &upstream.ejection;
+    assert_eq!((ejection.failures, ejection.time, ejection.max_time), (27, seconds(28), seconds(29)));
+    assert_eq!(ejection.statuses.iter().map(StatusCode::as_u16).collect::<Vec<_>>(), [502, 599]);
+    let health = upstream.health.as_ref().unwrap();
+    assert_eq!((health.path.as_str(), health.interval, health.timeout), ("/health?a=b", seconds(30), seconds(31)));
+    assert_eq!((health.healthy, health.unhealthy, health.statuses[0].as_u16()), (32, 33, 204));
+    assert_eq!((&every.upstream.health, every.upstream.total_timeout), (&None, None));
+    let origins: Vec<_> =
+        every.upstream.origins.iter().map(|origin| (origin.transport.to_string(), origin.weight)).collect();
+    assert_eq!(origins, [("http://upstream.test:80".to_owned(), 1), ("https://[2001:db8::1]:443".to_owned(), 5)]);
 
-    assert_eq!((&*every.policy.name, every.upstream.authority.as_str()), ("*/", "upstream.test:80"));
+    assert_eq!((&*every.policy.name, every.upstream.origins[0].authority.as_str()), ("*/", "upstream.test:80"));
     assert_eq!((every.policy.mode, every.policy.settings.outage), (Mode::Observe, OutagePolicy::Allow));
     assert_eq!(every.policy.issuers, None);
     let identity: Vec<_> = every.policy.identity.iter().map(|(name, index)| (name.as_str(), named(*index))).collect();
     assert_eq!(identity, [("x-forwarded-user", "sub")]);
-    assert_eq!((&*open.policy.name, open.upstream.authority.as_str()), ("*/open", "[::1]:82"));
+    assert_eq!((&*open.policy.name, open.upstream.origins[0].authority.as_str()), ("*/open", "[::1]:82"));
     assert_eq!(texts(&config.forwarded_claims), ["sub", "email"]);
     assert!(config.identity_fields.iter().map(HeaderName::as_str).eq(["x-user", "x-email", "x-forwarded-user"]));
     assert_eq!(config.warnings, []);
@@ -660,12 +681,13 @@ fn the_examples_of_the_manuals_work() {
                 .collect();
             examples += 1;
             if let Err(errors) = parse(&with.join("\n"), secrets) {
-                // Files of secrets, the users and connections of another store, and TLS to the upstream are not here.
+                // Files of secrets, the users and connections of another store, TLS to the upstream, and one beside several are not here.
                 // Neither is a Management API in full, nor what goes with a schedule.
                 let expected = [
                     "cannot be read",
                     "the embedded store has no",
                     "the upstream is reached without TLS",
+                    "stands beside `upstreams`",
                     "needs the Management API, and no issuer has one",
                     "management.client_secret: is missing",
                     "inactive.reports: is missing",

@@ -50,8 +50,8 @@ struct Route {
 }
 
 impl Gateway {
-    /// A gateway with these routes. `layers` are their gates, in the same order. Upstreams of `former` go on to be used where their
-    /// settings are the same.
+    /// A gateway with these routes. `layers` are their gates, in the same order. The upstream of a route of `former` goes
+    /// on to be used by the route of the same name, if its settings are the same.
     #[must_use]
     pub fn new(
         routes: &[RouteSettings],
@@ -62,16 +62,18 @@ impl Gateway {
         options: GatewayOptions,
         former: Option<&Self>,
     ) -> Self {
-        let mut kept: Vec<&Route> = former.into_iter().flat_map(|former| former.routes.iter()).collect();
-        let mut keep = |settings: &RouteSettings| {
-            let fits = |route: &&Route| route.upstream.is_of(&settings.upstream, reserved);
-            let same = |route: &&Route| fits(route) && route.gate.policy().name == settings.policy.name;
-            let place = kept.iter().position(same).or_else(|| kept.iter().position(fits))?;
-            Some(kept.swap_remove(place).upstream.clone())
+        let keep = |settings: &RouteSettings| {
+            let stays = |route: &&Route| {
+                route.gate.policy().name == settings.policy.name && route.upstream.is_of(&settings.upstream, reserved)
+            };
+            Some(former?.routes.iter().find(stays)?.upstream.clone())
         };
         let route = |(settings, layer): (&RouteSettings, &GateLayer)| {
-            let upstream = keep(settings).unwrap_or_else(|| Upstream::new(settings.upstream.clone(), reserved.clone()));
-            let metrics = metrics.route(&settings.policy.name);
+            let name = &settings.policy.name;
+            let upstream = keep(settings).unwrap_or_else(|| {
+                Upstream::new(settings.upstream.clone(), reserved.clone(), metrics.upstreams.route(name))
+            });
+            let metrics = metrics.route(name);
             let route = Route { gate: layer.layer(upstream.clone()), upstream, metrics };
             (settings.hosts.clone(), settings.path.clone(), route)
         };
