@@ -192,7 +192,7 @@ async fn connections_to_an_upstream_that_stays_are_kept() {
         &format!("{}[[routes]]\npath = \"/b\"\nupstream = \"http://127.0.0.1:1\"\n", route(OPEN)),
     ))
     .await;
-    live.reload(&plain("auth = \"none\"\nhosts = [\"api.example\"]\nscopes = []")).await;
+    live.reload(&plain("auth = \"none\"\nhosts = [\"api.example\"]")).await;
     live.get("/", "").await;
     assert_eq!(live.upstream.connections(), 1, "the same upstream of the same route");
     live.reload(&plain("auth = \"none\"\nkeep_alive = \"7s\"")).await;
