@@ -35,6 +35,7 @@ use crate::{
         records::{Direct, Records},
         schedule::{Running, Scheduled},
     },
+    limit::Limits,
     logout::NoEndpoint,
     reload::{Reloads, file::ConfigFile, reloader::Reloader},
     revocation::{Revocations, Revoking},
@@ -49,7 +50,7 @@ use crate::{
         embedded::{EmbeddedOpenError, EmbeddedStore},
         redis::{InvalidRedisSettings, RedisStore},
     },
-    telemetry::metrics::ServerMetrics,
+    telemetry::{log, metrics::ServerMetrics},
     token::verify::{Verifier, VerifierError},
 };
 
@@ -204,11 +205,12 @@ impl Instance {
         let pipeline = Pipeline::new(judge.parts().ledger.clone(), Arc::clone(&notes), clock.clone());
         let owner = gateway_id(&config.sessions.gateway);
         let sources = Sources::start(config.sources.clone(), &pipeline, engine.trust().verifier(), &owner)?;
-        let metrics = ServerMetrics::new();
+        let (metrics, limits) = (ServerMetrics::new(), Limits::default());
         let foundation = Foundation {
             trust: engine.trust().clone(),
             http: http.clone(),
             metrics: Arc::clone(&metrics),
+            limits: limits.clone(),
             revocations: revocations.clone(),
             receivers: Arc::clone(sources.receivers()),
             clock: clock.clone(),
@@ -226,6 +228,8 @@ impl Instance {
         let mut registry = Registry::with_prefix("portcullis");
         judge.register(&mut registry);
         metrics.register(&mut registry);
+        limits.register(&mut registry);
+        log::register(&mut registry);
         tls_metrics.register(&mut registry);
         sources.register(&mut registry);
         revocations.register(&mut registry);

@@ -17,6 +17,7 @@ use crate::{
         policy::{ActivityRule, Authentication, Mode},
     },
     http_client::HttpClient,
+    limit::Limits,
     logout::{IssuerLogouts, LogoutSettings, NoEndpoint},
     reload::Apply,
     revocation::Revocations,
@@ -41,6 +42,7 @@ pub(super) struct Foundation {
     pub(super) trust: Trust,
     pub(super) http: HttpClient,
     pub(super) metrics: Arc<ServerMetrics>,
+    pub(super) limits: Limits,
     pub(super) revocations: Revocations,
     pub(super) receivers: Arc<Receivers>,
     pub(super) clock: Clock,
@@ -81,8 +83,9 @@ impl Foundation {
                 .map(|settings| LastLogoutEndpoint::new(settings, issuers(config), judge.clone(), self.clock.clone())),
             receivers: Arc::clone(&self.receivers),
         };
-        let options = GatewayOptions { listener: Arc::new(config.listener.clone()), access_log: config.log.access };
-        Gateway::new(&config.routes, &gates, &reserved, own, Arc::clone(&self.metrics), options, former)
+        let options = GatewayOptions { listener: Arc::new(config.listener.clone()), access: config.log.access };
+        let metrics = Arc::clone(&self.metrics);
+        Gateway::new(&config.routes, &gates, &reserved, own, metrics, &self.limits, options, former)
     }
 }
 
@@ -171,9 +174,11 @@ impl Apply for Assembly {
             let failed = |error| vec![problem(&config, "issuers", with_causes(&error))];
             self.foundation.logouts(&config).map_err(failed)?
         };
+        let adjust_log =
+            log::prepare(&config.log).map_err(|error| vec![problem(&config, "log", with_causes(&error))])?;
         self.serve_certificates(&config)?;
-        log::adjust(&config.log).map_err(|error| vec![problem(&config, "log.level", with_causes(&error))])?;
 
+        adjust_log();
         self.foundation.trust.adopt(&judge, &limits(&config));
         let former = self.gateways.load();
         let gateway = self.foundation.gateway(&config, &judge, &logouts, Some(&former));

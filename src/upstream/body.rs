@@ -24,6 +24,7 @@ use super::{
 };
 use crate::{
     gate::identity::ReservedNames,
+    limit::intake::Intake,
     stream::{Boundaries, Kind, Tether},
     verdict::Reason,
 };
@@ -173,6 +174,7 @@ struct Streamed {
     reserved: ReservedNames,
     patience: Patience,
     upload: Arc<Upload>,
+    intake: Option<Arc<Intake>>,
 }
 
 impl RequestBody {
@@ -184,6 +186,7 @@ impl RequestBody {
             reserved: reserved.clone(),
             patience: Patience::new(idle_timeout),
             upload: Upload::new(),
+            intake: None,
         });
         Self { first: None, streamed }
     }
@@ -196,6 +199,15 @@ impl RequestBody {
     /// Puts back what was taken off it.
     pub(super) fn put_back(&mut self, first: Option<Bytes>) {
         self.first = first;
+    }
+
+    /// Counted by `intake`, and broken off when it says that there is too much.
+    #[must_use]
+    pub(super) fn counted(mut self, intake: Option<Arc<Intake>>) -> Self {
+        if let Some(streamed) = &mut self.streamed {
+            streamed.intake = intake;
+        }
+        self
     }
 
     /// The body once more, if it is empty.
@@ -228,6 +240,12 @@ impl Streamed {
             }
             Ok(frame) => frame,
         };
+        if let (Some(intake), Some(Ok(frame))) = (&self.intake, &frame)
+            && !intake.take(frame.data_ref().map_or(0, Bytes::len))
+        {
+            self.upload.set(BROKEN);
+            return Poll::Ready(Some(Err(io::Error::new(io::ErrorKind::FileTooLarge, "body is too long").into())));
+        }
         self.upload.progress();
         Poll::Ready(frame.map(|frame| {
             let mut frame = frame?;

@@ -31,6 +31,7 @@ use super::{
 };
 use crate::{
     gate::{grpc, identity::ReservedNames, problem},
+    limit::intake::Intake,
     stream::{Kind, Tether},
 };
 
@@ -333,8 +334,9 @@ impl Shared {
                 parts.version = Version::HTTP_2;
             }
         }
+        let intake = parts.extensions.remove::<Arc<Intake>>();
         parts.extensions.clear();
-        let body = RequestBody::new(body, &self.reserved, self.settings().body_idle_timeout);
+        let body = RequestBody::new(body, &self.reserved, self.settings().body_idle_timeout).counted(intake);
         Request::from_parts(parts, body)
     }
 

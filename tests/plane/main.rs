@@ -8,8 +8,11 @@ mod it {
     pub(crate) mod support;
 }
 
+mod access;
 mod authority;
+mod cors;
 mod hygiene;
+mod limits;
 mod listener;
 mod proxy;
 mod reload;
