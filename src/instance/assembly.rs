@@ -23,7 +23,7 @@ use crate::{
     revocation::Revocations,
     server::{
         current::CurrentGateway,
-        gateway::{Gateway, GatewayOptions},
+        gateway::{Gateway, GatewayOptions, Lasting},
         own::{
             OwnEndpoints, cross_origin::TrustedOrigins, last_logout::LastLogoutEndpoint, logout::LogoutEndpoint,
             session::SessionEndpoint,
@@ -84,8 +84,8 @@ impl Foundation {
             receivers: Arc::clone(&self.receivers),
         };
         let options = GatewayOptions { listener: Arc::new(config.listener.clone()), access: config.log.access };
-        let metrics = Arc::clone(&self.metrics);
-        Gateway::new(&config.routes, &gates, &reserved, own, metrics, &self.limits, options, former)
+        let lasting = Lasting { metrics: Arc::clone(&self.metrics), limits: &self.limits, former };
+        Gateway::new(&config.routes, &gates, &reserved, own, options, lasting)
     }
 }
 

@@ -50,6 +50,17 @@ pub struct GatewayOptions {
     pub access: Option<AccessSettings>,
 }
 
+/// What a gateway has in common with the one before it.
+#[derive(Debug)]
+pub struct Lasting<'a> {
+    /// What is counted.
+    pub metrics: Arc<ServerMetrics>,
+    /// What was used of limits.
+    pub limits: &'a Limits,
+    /// The one before it.
+    pub former: Option<&'a Gateway>,
+}
+
 /// One route: its gate, and the upstream behind it.
 #[derive(Debug)]
 struct Route {
@@ -69,10 +80,8 @@ impl Gateway {
         layers: &[GateLayer],
         reserved: &ReservedNames,
         own: OwnEndpoints,
-        metrics: Arc<ServerMetrics>,
-        limits: &Limits,
         options: GatewayOptions,
-        former: Option<&Self>,
+        Lasting { metrics, limits, former }: Lasting<'_>,
     ) -> Self {
         let keep = |settings: &RouteSettings| {
             let stays = |route: &&Route| {
