@@ -58,6 +58,9 @@ pub mod http_client;
 pub mod drain;
 
 #[cfg(feature = "server")]
+pub mod seldom;
+
+#[cfg(feature = "server")]
 pub mod admin;
 
 #[cfg(feature = "server")]

@@ -38,4 +38,5 @@ targets!(
     return_url,
     user,
     export,
+    response,
 );

@@ -17,7 +17,7 @@ use super::{
     framing::Strict,
     patience::{Limits, Patient, Progress, Served},
 };
-use crate::drain::Drain;
+use crate::{drain::Drain, seldom::Seldom};
 
 /// How an HTTP/2 connection with prior knowledge begins (RFC 9113 §3.4).
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -75,7 +75,8 @@ pub async fn serve(
             Ok::<_, Infallible>(response.map(|body| Served::new(body, serving)))
         }
     });
-    let ends = either(begun.cancelled(), progress.idle(settings.idle_timeout));
+    let ends = pin!(either(begun.cancelled(), progress.idle(settings.idle_timeout)));
+    let ends = Seldom::new(ends);
     let result = if speaks_http2 {
         let mut connection = pin!(http2(settings).serve_connection(TokioIo::new(stream), service));
         tokio::select! {

@@ -8,6 +8,7 @@ mod it {
     pub(crate) mod support;
 }
 
+mod http1;
 mod hygiene;
 mod proxy;
 mod upstreams;
