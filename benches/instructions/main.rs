@@ -206,6 +206,7 @@ impl Bench<'_> {
             tokens: Arc::clone(&self.tokens),
             first: 0,
             expected: self.case.expected,
+            manner: crate::client::Manner::Kept,
         }));
         for number in 0..requests {
             client.exchange(number).await.with_context(|| format!("request {number}"))?;
