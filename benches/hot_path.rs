@@ -52,6 +52,7 @@ use portcullis::{
         register::{Place, RegisterSettings, SessionRegister, TokenSession},
     },
     store::{Store, Watcher, embedded::EmbeddedStore},
+    stream::Streams,
     token::{
         claims::{Claims, Subject, SubjectId},
         verify::{VerifiedToken, Verifier, VerifierOptions},
@@ -382,6 +383,7 @@ impl Bench {
                 Clock::System,
             )),
             clock: Clock::System,
+            streams: Streams::new(Duration::from_secs(2)),
             verdicts: VerdictMetrics::default(),
             observer: None,
         })

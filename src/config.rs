@@ -11,6 +11,7 @@
 mod gateway;
 pub(crate) mod inactive;
 mod issuer;
+mod listener;
 mod logout;
 mod problem;
 mod reader;
@@ -184,8 +185,8 @@ fn read_sections(root: &Section<'_>) -> Config {
         "MODE",
     ];
     let mode = root.get("mode").or(Mode::Enforce);
-    let (listener, _) = gateway::listener(&root.section("listener"));
-    let admin = gateway::admin(&root.section("admin"), listener.address);
+    let listener = listener::read(&root.section("listener"));
+    let admin = gateway::admin(&root.section("admin"), &listener.addresses);
     let markers = gateway::markers(&root.section("markers"));
     let store = store::read(&root.section("store"), &markers);
     let tokens = gateway::tokens(&root.section("tokens"), listener.max_header_size);
@@ -199,7 +200,7 @@ fn read_sections(root: &Section<'_>) -> Config {
     let issuer_names = root.keys("issuers");
     let basis = route::Basis {
         mode,
-        listener: listener.address,
+        listener: &listener.addresses,
         admin: admin.address,
         markers: &markers,
         limits,

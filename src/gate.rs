@@ -11,7 +11,7 @@
 
 pub mod engine;
 mod future;
-mod grpc;
+pub(crate) mod grpc;
 pub mod identity;
 pub mod judge;
 mod layer;

@@ -5,6 +5,7 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use prometheus_client::registry::Registry;
 use tokio::{
     net::TcpListener,
+    sync::oneshot,
     time::{MissedTickBehavior, interval, sleep},
 };
 use tokio_util::{
@@ -36,11 +37,13 @@ use crate::{
     server::{
         current::CurrentGateway,
         gateway::{Gateway, GatewayOptions},
-        listener,
+        listener::{self, Service, Sockets},
         own::{
             OwnEndpoints, cross_origin::TrustedOrigins, last_logout::LastLogoutEndpoint, logout::LogoutEndpoint,
             session::SessionEndpoint,
         },
+        socket::{self, ListenAddress},
+        tls::{Tls, TlsFault, TlsMetrics},
     },
     session::SessionLimits,
     store::{
@@ -81,11 +84,14 @@ pub enum StartError {
     /// TLS cannot be set up.
     #[error("TLS cannot be set up")]
     Tls(#[from] rustls::Error),
+    /// TLS towards clients cannot be set up.
+    #[error("TLS of the listener cannot be set up")]
+    ListenerTls(#[from] TlsFault),
     /// An address cannot be listened on.
     #[error("cannot listen on {address}")]
     Listen {
         /// Which one.
-        address: SocketAddr,
+        address: ListenAddress,
         /// What happened.
         source: io::Error,
     },
@@ -94,8 +100,9 @@ pub enum StartError {
 /// A running gate. Dropped, it stops without waiting; [`Instance::stop`] lets requests end and writes what waits.
 #[derive(Debug)]
 pub struct Instance {
-    address: SocketAddr,
+    addresses: Vec<ListenAddress>,
     admin_address: SocketAddr,
+    tls: Option<Arc<Tls>>,
     engine: Engine,
     revoking: Revoking,
     scheduled: Running,
@@ -105,8 +112,9 @@ pub struct Instance {
     indexing: Option<AbortOnDropHandle<()>>,
     upkeep: AbortOnDropHandle<()>,
     drain: Drain,
+    listening: oneshot::Receiver<()>,
     stop_rest: DropGuard,
-    listening: AbortOnDropHandle<bool>,
+    serving: AbortOnDropHandle<bool>,
     administrating: AbortOnDropHandle<()>,
 }
 
@@ -156,10 +164,19 @@ impl Instance {
     #[expect(clippy::unused_async, reason = "it needs a runtime, which a future has")]
     pub async fn start(config: Config) -> Result<Self, StartError> {
         let clock = Clock::System;
-        let listener = listen(config.listener.address)?;
-        let admin_listener = listen(config.admin.address)?;
-        let address = local_address(&listener, config.listener.address)?;
-        let admin_address = local_address(&admin_listener, config.admin.address)?;
+        let mut bound = Vec::new();
+        for address in &config.listener.addresses {
+            let cannot = |source| StartError::Listen { address: address.clone(), source };
+            bound.extend(socket::bind(address, config.listener.sockets).map_err(cannot)?);
+        }
+        if socket::left_over() > 0 {
+            tracing::warn!("systemd passed sockets on that `listener.address` does not name");
+        }
+        let addresses: Vec<_> = bound.iter().map(|bound| bound.address().clone()).collect();
+        let (admin_listener, admin_address) = listen_for_admin(config.admin.address)?;
+        let tls_metrics = TlsMetrics::new();
+        let tls = config.listener.tls.clone().map(|settings| Tls::new(settings, Arc::clone(&tls_metrics)));
+        let tls = tls.transpose()?;
 
         let contacts = |issuer: &IssuerSettings| issuer.claims.email.is_some() || issuer.claims.phone.is_some();
         let index = config.issuers.iter().any(contacts).then(|| Arc::new(IdentifierIndex::default()));
@@ -216,6 +233,7 @@ impl Instance {
         let mut registry = Registry::with_prefix("portcullis");
         judge.register(&mut registry);
         metrics.register(&mut registry);
+        tls_metrics.register(&mut registry);
         sources.register(&mut registry);
         revocations.register(&mut registry);
         let Parts { verifier, ledger, recorder, .. } = judge.parts();
@@ -240,8 +258,15 @@ impl Instance {
         let admin = Admin::new(&config.admin, issuers, policies, judge, Arc::clone(&readiness), records, registry);
 
         let (drain, stop_rest) = (Drain::default(), CancellationToken::new());
-        let serving = listener::run(listener, gateways.clone(), drain.clone());
-        let listening = AbortOnDropHandle::new(tokio::spawn(serving));
+        let ready = Arc::clone(&readiness);
+        let (sockets, listening) = Sockets::open(bound, async move { ready.or_late().await })
+            .map_err(|(address, source)| StartError::Listen { address, source })?;
+        if let Some(tls) = &tls {
+            readiness.mind_tls(Arc::clone(tls));
+            tokio::spawn(Arc::clone(tls).watch(stop_rest.clone()));
+        }
+        let service = Service { gateways: gateways.clone(), tls: tls.clone(), drain: drain.clone() };
+        let serving = AbortOnDropHandle::new(tokio::spawn(listener::run(sockets, service)));
         tokio::spawn(maintain(gateways.clone(), stop_rest.clone()));
         let indexing = index.map(|index| {
             let run = index.run(notes, config.retention.session, stop_rest.clone());
@@ -252,8 +277,9 @@ impl Instance {
         let administrating = tokio::spawn(admin::serve(admin_listener, admin, stop_rest.clone()));
         let administrating = AbortOnDropHandle::new(administrating);
         Ok(Self {
-            address,
+            addresses,
             admin_address,
+            tls,
             engine,
             revoking: revocations.start(&owner),
             scheduled: scheduled.start(&owner),
@@ -263,16 +289,45 @@ impl Instance {
             indexing,
             upkeep,
             drain,
-            stop_rest: stop_rest.drop_guard(),
             listening,
+            stop_rest: stop_rest.drop_guard(),
+            serving,
             administrating,
         })
     }
 
     /// Where the public listener listens.
     #[must_use]
-    pub const fn address(&self) -> SocketAddr {
-        self.address
+    pub fn addresses(&self) -> &[ListenAddress] {
+        &self.addresses
+    }
+
+    /// The first of them that is by TCP; port 0: none is.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        let tcp = |address: &ListenAddress| match address {
+            ListenAddress::Tcp(address) => Some(*address),
+            ListenAddress::Unix(_) | ListenAddress::Systemd(_) => None,
+        };
+        self.addresses.iter().find_map(tcp).unwrap_or_else(|| ([0, 0, 0, 0], 0).into())
+    }
+
+    /// Resolves when all of them are listened on: at once, unless another process may listen there, too, or systemd keeps the socket;
+    /// then when the gate is ready, or ten seconds after its start.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost.
+    pub async fn listening(&mut self) {
+        if !self.listening.is_terminated() {
+            // It is dropped with the listener only.
+            let _ = (&mut self.listening).await;
+        }
+    }
+
+    /// TLS of the public listener, whose certificates [`Tls::replace`] changes; `None`: it listens in the clear.
+    #[must_use]
+    pub const fn tls(&self) -> Option<&Arc<Tls>> {
+        self.tls.as_ref()
     }
 
     /// Where the admin listener listens.
@@ -300,7 +355,7 @@ impl Instance {
         self.drain.leave();
         sleep(self.gateways.load().listener().drain_delay).await;
         self.drain.begin();
-        let ended = self.listening.await.unwrap_or(false);
+        let ended = self.serving.await.unwrap_or(false);
         self.stop_rest.disarm().cancel();
         // A task that panicked has nothing left to wait for.
         let _ = self.administrating.await;
@@ -325,12 +380,15 @@ fn gateway_id(name: &str) -> Arc<str> {
     format!("{name}:{}:{random}", std::process::id()).into()
 }
 
-fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
-    listener::bind(address).map_err(|source| StartError::Listen { address, source })
-}
-
-fn local_address(listener: &TcpListener, address: SocketAddr) -> Result<SocketAddr, StartError> {
-    listener.local_addr().map_err(|source| StartError::Listen { address, source })
+fn listen_for_admin(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
+    let listen = || {
+        // An address is taken over from a socket that is closing.
+        let listener = std::net::TcpListener::bind(address)?;
+        listener.set_nonblocking(true)?;
+        let address = listener.local_addr()?;
+        Ok((TcpListener::from_std(listener)?, address))
+    };
+    listen().map_err(|source| StartError::Listen { address: ListenAddress::Tcp(address), source })
 }
 
 /// The gate's own endpoints take the tokens of every issuer, from wherever any route takes them. While the store is silent they try

@@ -28,6 +28,9 @@ pub mod verdict;
 pub mod gate;
 
 #[cfg(feature = "gate")]
+pub mod stream;
+
+#[cfg(feature = "gate")]
 pub mod activity;
 
 #[cfg(feature = "server")]
@@ -56,6 +59,9 @@ pub mod http_client;
 
 #[cfg(feature = "server")]
 pub mod drain;
+
+#[cfg(feature = "server")]
+pub mod file_watch;
 
 #[cfg(feature = "server")]
 pub mod seldom;

@@ -1,7 +1,8 @@
 //! A request arrives: accept, HTTP/1.1 and HTTP/2, limits, drain.
 //!
-//! - [`listener`]: sockets, the limit of connections, drain.
-//! - [`connection`]: one connection and its protocol.
+//! - [`socket`]: where it listens; `hand_over`: leaving to another process.
+//! - [`listener`]: accepting, the limit of connections, drain.
+//! - [`connection`]: one connection and its protocol; [`transport`]: what its bytes travel by; [`tls`].
 //! - [`patience`]: clients that take too long.
 //! - `framing`: where a request ends.
 //! - `form`: the one form of a request.
@@ -15,19 +16,32 @@ pub mod current;
 mod form;
 mod framing;
 pub mod gateway;
+mod hand_over;
 pub mod listener;
 pub mod own;
 pub mod patience;
+pub mod socket;
+pub mod tls;
+pub mod transport;
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::IpAddr, time::Duration};
 
 use ipnet::IpNet;
+
+use self::{
+    socket::{ListenAddress, SocketOptions},
+    tls::TlsSettings,
+};
 
 /// The public listener.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ListenerSettings {
-    /// Where it listens.
-    pub address: SocketAddr,
+    /// Where it listens. Never empty.
+    pub addresses: Vec<ListenAddress>,
+    /// How it does.
+    pub sockets: SocketOptions,
+    /// TLS for connections by TCP; `None`: they are in the clear.
+    pub tls: Option<TlsSettings>,
     /// How long a client may take to send the header of a request, its first bytes included.
     pub header_timeout: Duration,
     /// How long a connection may be idle between requests, or a client may take to read what it is sent.
@@ -44,4 +58,14 @@ pub struct ListenerSettings {
     pub drain_timeout: Duration,
     /// Peers whose `Forwarded` and `X-Forwarded-*` fields are believed.
     pub trusted_proxies: Vec<IpNet>,
+    /// Whether those of peers at Unix sockets are.
+    pub trusts_unix: bool,
+}
+
+impl ListenerSettings {
+    /// Whether a peer is a proxy whose word counts. `None`: it is at a Unix socket.
+    #[must_use]
+    pub fn trusts(&self, peer: Option<IpAddr>) -> bool {
+        peer.map_or(self.trusts_unix, |peer| self.trusted_proxies.iter().any(|network| network.contains(&peer)))
+    }
 }

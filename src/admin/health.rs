@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -18,12 +18,17 @@ use super::{
     answer::{ok, say},
 };
 use crate::{
-    event::sources::SourceWatcher, marker::cache::MarkerCache, store::Store, telemetry::with_causes,
-    token::verify::Verifier,
+    clock::Clock, event::sources::SourceWatcher, marker::cache::MarkerCache, server::tls::Tls, store::Store,
+    telemetry::with_causes, token::verify::Verifier,
 };
 
 /// How often the store is asked whether it can keep its promises.
 const REPORT_INTERVAL: Duration = Duration::from_secs(5);
+
+/// How long clients are kept waiting for a gate that is not ready yet.
+const LATE: Duration = Duration::from_secs(10);
+
+const READINESS_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Whether the gate can do its work.
 #[derive(Debug)]
@@ -35,6 +40,7 @@ pub struct Readiness {
     started: AtomicBool,
     findings: Mutex<Findings>,
     troubles: Gauge,
+    tls: OnceLock<Arc<Tls>>,
     pub(super) sources: SourceWatcher,
 }
 
@@ -63,6 +69,7 @@ impl Readiness {
             started: AtomicBool::new(false),
             findings: Mutex::default(),
             troubles: Gauge::default(),
+            tls: OnceLock::new(),
             sources,
         }
     }
@@ -84,6 +91,23 @@ impl Readiness {
             self.started.store(true, Ordering::Relaxed);
         }
         ready && !self.draining.load(Ordering::Relaxed)
+    }
+
+    /// Resolves when it is ready, or has taken too long for anybody to wait.
+    pub async fn or_late(&self) {
+        let ready = async {
+            while !self.is_ready() {
+                tokio::time::sleep(READINESS_INTERVAL).await;
+            }
+        };
+        // Late: answers that say what is amiss are better than none.
+        let _ = tokio::time::timeout(LATE, ready).await;
+    }
+
+    /// Warns of the certificates, too.
+    pub fn mind_tls(&self, tls: Arc<Tls>) {
+        // There is one listener.
+        let _ = self.tls.set(tls);
     }
 
     /// From now on it is not ready.
@@ -151,7 +175,8 @@ pub(super) async fn ready(State(Admin(admin)): State<Admin>) -> Response {
         });
         (name.as_str().to_owned(), keys)
     });
-    let Findings { warnings, error } = readiness.findings();
+    let Findings { mut warnings, error } = readiness.findings();
+    warnings.extend(readiness.tls.get().into_iter().flat_map(|tls| tls.troubles(Clock::System.now())));
     let body = json!({
         "status": if ready { "ready" } else { "not_ready" },
         "draining": readiness.draining.load(Ordering::Relaxed),

@@ -3,10 +3,11 @@
 use std::{io, path::Path};
 
 use anyhow::Context;
-use tokio::signal::unix::{SignalKind, signal};
+use sd_notify::NotifyState;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{Outcome, load, runtime};
-use crate::{instance::Instance, telemetry::log};
+use crate::{instance::Instance, server::socket::ListenAddress, telemetry::log};
 
 pub(super) fn run(path: &Path) -> anyhow::Result<Outcome> {
     let config = load(path)?;
@@ -15,30 +16,70 @@ pub(super) fn run(path: &Path) -> anyhow::Result<Outcome> {
         tracing::warn!("{warning}");
     }
     runtime()?.block_on(async {
-        let instance = Instance::start(config).await?;
-        tracing::info!(
-            version = env!("CARGO_PKG_VERSION"),
-            listener = %instance.address(),
-            admin = %instance.admin_address(),
-            "portcullis is up"
-        );
-        let signal = wait_for_signal().await?;
-        tracing::info!(signal, "draining");
-        if instance.stop().await {
-            tracing::info!("stopped");
+        let mut ends = EndSignals::new()?;
+        let mut instance = Instance::start(config).await?;
+        let early = tokio::select! {
+            () = instance.listening() => None,
+            signal = ends.next() => Some(signal),
+        };
+        let signal = if let Some(signal) = early {
+            signal
         } else {
-            tracing::warn!("stopped; some requests had to be cut off");
+            tracing::info!(
+                version = env!("CARGO_PKG_VERSION"),
+                listener = %shown(instance.addresses()),
+                admin = %instance.admin_address(),
+                "portcullis is up"
+            );
+            tell_systemd(&[NotifyState::Ready]);
+            ends.next().await
+        };
+        tracing::info!(signal, "draining");
+        tell_systemd(&[NotifyState::Stopping]);
+        tokio::select! {
+            ended = instance.stop() => if ended {
+                tracing::info!("stopped");
+            } else {
+                tracing::warn!("stopped; some requests had to be cut off");
+            },
+            signal = ends.next() => tracing::warn!(signal, "stopped at once; what was under way was cut off"),
         }
         Ok(Outcome::Done)
     })
 }
 
+fn shown(addresses: &[ListenAddress]) -> String {
+    addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// Tells the service manager how things are (sd_notify(3)), if there is one.
+fn tell_systemd(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::warn!(error = &error as &dyn std::error::Error, "systemd could not be told");
+    }
+}
+
+/// The signals that ask for an end.
+struct EndSignals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl EndSignals {
+    fn new() -> io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    /// The name of the next one.
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}
+
 /// The name of the first signal that asks for an end.
 pub(super) async fn wait_for_signal() -> io::Result<&'static str> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    Ok(tokio::select! {
-        _ = terminate.recv() => "SIGTERM",
-        _ = interrupt.recv() => "SIGINT",
-    })
+    Ok(EndSignals::new()?.next().await)
 }

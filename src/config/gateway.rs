@@ -5,7 +5,6 @@ use std::{
     time::Duration,
 };
 
-use ipnet::IpNet;
 use tracing_subscriber::EnvFilter;
 
 use super::{
@@ -19,53 +18,21 @@ use crate::{
     activity::{ActivitySettings, UpkeepSettings},
     admin::AdminSettings,
     marker::{Retention, cache::MarkerSettings},
-    server::ListenerSettings,
+    server::socket::ListenAddress,
     telemetry::log::{LogFormat, LogSettings},
     verdict::OutagePolicy,
 };
 
-/// `[listener]`, and where its address stands.
-pub(super) fn listener(section: &Section<'_>) -> (ListenerSettings, At) {
-    let address = section.get::<SocketAddr>("address");
-    let at = address.at().clone();
-    let settings = ListenerSettings {
-        address: address.or(SocketAddr::from(([127, 0, 0, 1], 8080))),
-        header_timeout: section.get("header_timeout").between(MILLISECOND, HOUR).or(10 * SECOND),
-        idle_timeout: section.get("idle_timeout").between(MILLISECOND, DAY).or(MINUTE),
-        max_header_size: section
-            .get("max_header_size")
-            .between(ByteSize::kib(8), ByteSize::mib(1))
-            .or(ByteSize::kib(32))
-            .as_usize(),
-        max_headers: section.get("max_headers").between(16, 1000).or(100),
-        max_connections: section.get("max_connections").between(1, 1_000_000).or(10_000),
-        drain_delay: section.get("drain_delay").between(Duration::ZERO, HOUR).or(Duration::ZERO),
-        drain_timeout: section.get("drain_timeout").between(Duration::ZERO, DAY).or(30 * SECOND),
-        trusted_proxies: trusted_proxies(section),
-    };
-    section.finish();
-    (settings, at)
-}
-
-fn trusted_proxies(section: &Section<'_>) -> Vec<IpNet> {
-    let proxies = section.list::<IpNet>("trusted_proxies").or(Vec::new());
-    for (proxy, at) in &proxies {
-        if proxy.prefix_len() == 0 {
-            let fault = Fault::new("every client can say who it is: the whole internet is trusted as a proxy");
-            section.reader().warn(at, fault.hint("name the addresses of the proxies in front of this gateway"));
-        }
-    }
-    proxies.into_iter().map(|(proxy, _)| proxy).collect()
-}
-
 /// `[admin]`. It must not share the address of the listener.
-pub(super) fn admin(section: &Section<'_>, listener: SocketAddr) -> AdminSettings {
+pub(super) fn admin(section: &Section<'_>, listener: &[ListenAddress]) -> AdminSettings {
     let address = section.get::<SocketAddr>("address");
     let at = address.at().clone();
     let address = address.or(SocketAddr::from(([127, 0, 0, 1], 9090)));
-    if overlap(address, listener) {
-        let message = format!("{address} is taken by [listener], {listener}");
-        section.reader().report(&at, Fault::new(message).hint("give [admin] a port of its own"));
+    for listener in listener {
+        if matches!(listener, ListenAddress::Tcp(listener) if overlap(address, *listener)) {
+            let message = format!("{address} is taken by [listener], {listener}");
+            section.reader().report(&at, Fault::new(message).hint("give [admin] a port of its own"));
+        }
     }
     let has_token = section.has("token") || section.has("token_file");
     let token = secret::read_bearer(section, "token");

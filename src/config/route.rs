@@ -18,6 +18,7 @@ use crate::{
     credential::{CredentialSources, Source},
     gate::policy::{ActivityRule, Authentication, Mode, Policy},
     route::{RouteSettings, path::CanonicalPath, table::HostPattern},
+    server::socket::ListenAddress,
     session::SessionLimits,
     token::claims::IssuerName,
     verdict::Settings,
@@ -35,7 +36,7 @@ const USER_FIELD: HeaderName = HeaderName::from_static("x-forwarded-user");
 /// What routes rest on.
 pub(super) struct Basis<'a> {
     pub(super) mode: Mode,
-    pub(super) listener: SocketAddr,
+    pub(super) listener: &'a [ListenAddress],
     pub(super) admin: SocketAddr,
     pub(super) markers: &'a Markers,
     pub(super) limits: session::Basis<'a>,

@@ -69,6 +69,14 @@ pub(super) fn required_text(section: &Section<'_>, key: &str) -> Option<SecretSt
     Some(read_text(section, key)?.0)
 }
 
+/// Warns of a file that others may read than whom it is for.
+pub(super) fn warn_if_world_readable(reader: &Reader<'_>, at: &At, path: &Path) {
+    if fs::File::open(path).is_ok_and(|file| is_world_readable(&file)) {
+        let fault = Fault::new(format!("secret file {} can be read by every user of this machine", path.display()));
+        reader.warn(at, fault.hint("chmod 600"));
+    }
+}
+
 fn read_file(reader: &Reader<'_>, at: &At, path: &Path) -> Result<SecretSlice<u8>, Fault> {
     let unreadable =
         |error: &std::io::Error| Fault::new(format!("secret file {} cannot be read: {error}", path.display()));

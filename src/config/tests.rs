@@ -43,6 +43,10 @@ fn parse(text: &str, variables: &[(&str, &str)]) -> Result<Config, ConfigErrors>
     Config::parse(text, "portcullis.toml", variables)
 }
 
+fn addresses(config: &Config) -> String {
+    config.listener.addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
 fn texts(texts: &[Box<str>]) -> Vec<&str> {
     texts.iter().map(|text| &**text).collect()
 }
@@ -204,7 +208,7 @@ upstream = "http://[::1]:82/"
     .unwrap();
     let seconds = Duration::from_secs;
 
-    assert_eq!(config.listener.address.to_string(), "[::]:80");
+    assert_eq!(addresses(&config), "[::]:80");
     assert_eq!([config.listener.header_timeout, config.listener.idle_timeout], [seconds(1), seconds(2)]);
     assert_eq!(
         [config.listener.max_header_size, config.listener.max_headers, config.listener.max_connections],
@@ -399,7 +403,7 @@ fn variables_go_over_the_file() {
         ],
     )
     .unwrap();
-    assert_eq!(config.listener.address.to_string(), "127.0.0.1:2");
+    assert_eq!(addresses(&config), "127.0.0.1:2");
     assert_eq!((config.listener.max_headers, config.listener.trusted_proxies.len()), (77, 2));
     assert!(config.log.access);
     assert_eq!(config.routes[0].policy.mode, Mode::Enforce);
@@ -651,6 +655,9 @@ fn the_examples_of_the_manuals_work() {
                     "needs the Management API, and no issuer has one",
                     "management.client_secret: is missing",
                     "inactive.reports: is missing",
+                    // One part of TLS without the others.
+                    "listener.tls.certificate_file: is missing",
+                    "listener.tls.key_file: is missing",
                 ];
                 assert!(expected.iter().any(|expected| errors.to_string().contains(expected)), "{line}\n{errors}");
             }

@@ -12,9 +12,12 @@ use super::{
     value::{DAY, MILLISECOND, MINUTE, Raw, SECOND, Setting, choose},
     web,
 };
-use crate::upstream::{
-    Protocol, UpstreamSettings,
-    transport::{self, Role, Target, TlsClient, TlsFault, Transport},
+use crate::{
+    server::socket::ListenAddress,
+    upstream::{
+        Protocol, UpstreamSettings,
+        transport::{self, Role, Target, TlsClient, TlsFault, Transport},
+    },
 };
 
 /// Where requests of a route go, and how.
@@ -24,7 +27,7 @@ pub(super) fn read(section: &Section<'_>, basis: &Basis<'_>) -> Option<UpstreamS
     let at = slot.at().clone();
     let origin = slot
         .and_then(|text| Origin::parse(&text, |path| reader.resolve(&at, path)))
-        .check(|origin| check_loop(&origin.authority, basis))
+        .check(|origin| check_loop(origin, basis))
         .option();
     let protocol = section.get("protocol").or(Protocol::Http1);
     let tls = Tls::read(&section.section("tls"), origin.as_ref(), &at, protocol);
@@ -181,15 +184,21 @@ fn server_name(host: &str) -> Result<ServerName<'static>, Fault> {
 }
 
 /// A request must not come back to the gate, nor reach the admin listener by it.
-fn check_loop(authority: &Authority, basis: &Basis<'_>) -> Result<(), Fault> {
+fn check_loop(origin: &Origin, basis: &Basis<'_>) -> Result<(), Fault> {
+    let circle = || Fault::new("is the address of [listener]: requests would go round in a circle");
+    if let Target::Unix(path) = &origin.target {
+        let is_own = |own: &ListenAddress| matches!(own, ListenAddress::Unix(own) if **own == **path);
+        return if basis.listener.iter().any(is_own) { Err(circle()) } else { Ok(()) };
+    }
+    let authority = &origin.authority;
     let (Some(address), Some(port)) = (web::address(authority.host()), authority.port_u16()) else { return Ok(()) };
     let target = SocketAddr::new(address, port);
     let reaches = |own: SocketAddr| {
         let here = own.ip() == address || (own.ip().is_unspecified() || address.is_unspecified()) && is_local(address);
         own.port() == target.port() && own.port() != 0 && here
     };
-    if reaches(basis.listener) {
-        return Err(Fault::new("is the address of [listener]: requests would go round in a circle"));
+    if basis.listener.iter().any(|own| matches!(own, ListenAddress::Tcp(own) if reaches(*own))) {
+        return Err(circle());
     }
     if reaches(basis.admin) {
         return Err(Fault::new("is the address of [admin]: every client could reach it"));

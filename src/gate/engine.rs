@@ -27,6 +27,7 @@ use crate::{
     },
     session::register::{RegisterSettings, SessionRegister, SessionSettings},
     store::{Store, Watcher},
+    stream::{self, Streams, Watching},
     token::{
         issuer::IssuerSettings,
         verify::{Refreshing, Verifier, VerifierError, VerifierOptions},
@@ -100,7 +101,9 @@ impl Engine {
         let limits = settings.issuers.iter().map(|issuer| (issuer.name.clone(), issuer.limits)).collect();
         let verifier = Arc::new(Verifier::new(settings.issuers, settings.tokens)?);
         let cache = Arc::new(MarkerCache::with_clock(settings.markers, clock.clone()));
-        let store = open(Arc::clone(&cache) as Arc<dyn Watcher>, clock.clone())?;
+        let streams = Streams::new(settings.markers.max_staleness);
+        let watching = Watching { cache: Arc::clone(&cache), streams: Arc::clone(&streams) };
+        let store = open(Arc::new(watching), clock.clone())?;
         let refreshing = verifier.start();
         let recorder = Arc::new(Recorder::new(settings.activity, clock.clone()));
         let register = RegisterSettings {
@@ -120,6 +123,7 @@ impl Engine {
             ledger: Ledger::new(Arc::clone(&store), cache, settings.retention, write_timeout, clock.clone()),
             recorder: Arc::clone(&recorder),
             sessions: Arc::clone(&sessions),
+            streams,
             clock,
             verdicts: VerdictMetrics::default(),
             observer: settings.observer,
@@ -127,6 +131,7 @@ impl Engine {
         let stop = CancellationToken::new();
         let recording = [tokio::spawn(recorder.run(store, stop.clone())), tokio::spawn(sessions.run(stop.clone()))];
         tokio::spawn(maintain(judge.clone(), stop.clone()));
+        tokio::spawn(stream::watch_over(judge.clone(), stop.clone()));
         Ok(Self { judge, refreshing, recording, stop: stop.drop_guard() })
     }
 

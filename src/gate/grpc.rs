@@ -4,7 +4,7 @@ use base64::{Engine, engine::general_purpose::STANDARD_NO_PAD};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 
 /// Whether the request is a gRPC call (`application/grpc`, `application/grpc+proto`, …).
-pub(super) fn is_call(fields: &HeaderMap) -> bool {
+pub(crate) fn is_call(fields: &HeaderMap) -> bool {
     let Some(content_type) = fields.get(header::CONTENT_TYPE) else { return false };
     content_type
         .as_bytes()

@@ -4,6 +4,7 @@ use std::{pin::Pin, sync::Arc};
 
 use http::HeaderMap;
 use prometheus_client::registry::Registry;
+use tokio::time::{Instant, timeout_at};
 
 use super::{
     policy::{Authentication, Mode, Policy},
@@ -16,9 +17,10 @@ use crate::{
     credential::Credential,
     marker::{Known, Marker, MarkerKey, MarkerRecord, Source, ledger::Ledger},
     session::{
-        Lifetime, SessionKey,
+        Deadlines, Lifetime, SessionKey,
         register::{Place, SessionRegister},
     },
+    stream::Streams,
     telemetry::audit::{self, Actor},
     token::{
         TokenFault,
@@ -53,6 +55,8 @@ pub struct Parts {
     pub sessions: Arc<SessionRegister>,
     /// Tells the time.
     pub clock: Clock,
+    /// Knows the streams that are open.
+    pub streams: Arc<Streams>,
     /// Counts verdicts.
     pub verdicts: VerdictMetrics,
     /// Wants to know of verified tokens.
@@ -76,6 +80,17 @@ pub struct Decision {
     pub stale: bool,
     /// Whether the request goes on.
     pub passes: bool,
+}
+
+/// What an open stream came to.
+#[derive(Clone, Copy, Debug)]
+pub struct Again {
+    /// The verdict.
+    pub verdict: Verdict,
+    /// Whether markers may have been missed, or the session's activity elsewhere.
+    pub stale: bool,
+    /// When its time is up as far as is known: before that, only a marker changes the verdict.
+    pub look_at: Option<Timestamp>,
 }
 
 /// A decision, now or later.
@@ -108,6 +123,7 @@ impl Judge {
         self.0.ledger.store().register(registry);
         self.0.recorder.register(registry);
         self.0.sessions.register(registry);
+        self.0.streams.register(registry);
     }
 
     /// Lets caches tidy up and brings gauges up to date. Called before metrics are read, and now and then.
@@ -162,6 +178,37 @@ impl Judge {
                 let decision = Decision::new(policy, &case, unverified.is_signed());
                 (Decision { fault: unverified.fault(), ..decision }, verdict::explain(&case))
             }
+        }
+    }
+
+    /// Judges an open stream by the token that opened it. It counts as no activity. The store is asked where it has to be, until `deadline`.
+    pub async fn judge_again(&self, policy: &Policy, known: &KnownToken, deadline: Instant) -> Again {
+        let claims = &known.token.claims;
+        let markers = match self.0.ledger.recall(&known.marks) {
+            Some(markers) => Some(markers),
+            None => timeout_at(deadline, self.0.ledger.learn(&known.marks)).await.ok().flatten(),
+        };
+        let (markers, stale) = match markers {
+            Some(markers) => (markers, false),
+            None => (self.0.ledger.cache().cached(&known.marks).await, true),
+        };
+        let knowledge = if stale { Knowledge::Stale(&markers) } else { Knowledge::Current(&markers) };
+        let case = self.case(policy, Presented::Verified(claims), knowledge);
+        let lifetime = match self.recall_lifetime(policy, known, &case) {
+            Some(lifetime) => lifetime,
+            None => self.0.sessions.learn(&known.session, claims, &place(policy)).await,
+        };
+        let case = Case { lifetime, ..self.case(policy, Presented::Verified(claims), knowledge) };
+        let verdict = verdict::decide(&case);
+        if verdict == Verdict::Refuse(Reason::IdleTimeout) && policy.mode == Mode::Enforce {
+            self.end(claims, case.now).await;
+        }
+        let skew = policy.settings.clock_skew;
+        let Deadlines { idle, absolute } = lifetime.deadlines(claims, skew);
+        Again {
+            verdict,
+            stale: stale || matches!(lifetime, Lifetime::Unknown { .. }),
+            look_at: idle.into_iter().chain(absolute).chain([claims.expires_at.plus(skew)]).min(),
         }
     }
 

@@ -42,9 +42,13 @@ impl Refusals {
     /// The response that refuses a request with this header, for this reason, which is an extension of it.
     #[must_use]
     pub fn answer<B: From<Bytes>>(&self, reason: Reason, request: &HeaderMap) -> Response<B> {
-        let index = Reason::ALL.iter().position(|each| each.code() == reason.code()).unwrap_or_default();
-        let prepared = &self.prepared[index];
-        if grpc::is_call(request) {
+        self.refuse(reason, grpc::is_call(request))
+    }
+
+    /// Likewise, to a gRPC call or not.
+    pub(super) fn refuse<B: From<Bytes>>(&self, reason: Reason, is_grpc: bool) -> Response<B> {
+        let prepared = self.prepared(reason);
+        if is_grpc {
             let mut response = Response::new(Bytes::new().into());
             response.headers_mut().clone_from(&prepared.grpc);
             response.extensions_mut().insert(reason);
@@ -60,6 +64,18 @@ impl Refusals {
         }
         response.extensions_mut().insert(reason);
         response
+    }
+
+    /// The trailers that end a gRPC call for this reason.
+    pub(super) fn trailers(&self, reason: Reason) -> HeaderMap {
+        let mut trailers = self.prepared(reason).grpc.clone();
+        trailers.remove(header::CONTENT_TYPE);
+        trailers
+    }
+
+    fn prepared(&self, reason: Reason) -> &Prepared {
+        let index = Reason::ALL.iter().position(|each| each.code() == reason.code()).unwrap_or_default();
+        &self.prepared[index]
     }
 }
 

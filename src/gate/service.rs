@@ -1,11 +1,12 @@
 use std::{
+    future::poll_fn,
     mem,
     sync::Arc,
     task::{Context, Poll},
 };
 
 use bytes::Bytes;
-use http::{Method, Request, Response, header};
+use http::{HeaderMap, Method, Request, Response, header};
 use tower::Service;
 
 use super::{
@@ -17,7 +18,13 @@ use super::{
     tokens::KnownToken,
     verdicts::Verdicts,
 };
-use crate::{credential::Credential, token::claims::Claims, verdict::Reason};
+use crate::{
+    credential::Credential,
+    marker::cache::Marks,
+    stream::{Kind, Streams},
+    token::claims::Claims,
+    verdict::Reason,
+};
 
 /// Lets requests through to `inner`, or refuses them.
 #[derive(Clone, Debug)]
@@ -28,13 +35,67 @@ pub struct Gate<S> {
 
 /// Who was admitted: an extension of requests that passed with a token.
 #[derive(Clone, Debug)]
-pub struct Admission(Arc<KnownToken>);
+pub struct Admission {
+    known: Arc<KnownToken>,
+    shared: Arc<Shared>,
+}
 
 impl Admission {
     /// What the token says.
     #[must_use]
     pub fn claims(&self) -> &Claims {
-        &self.0.token.claims
+        &self.known.token.claims
+    }
+
+    /// Resolves when the session is over that the request was admitted for, and with the reason: within `max_staleness` after a marker
+    /// covers the token, or when its time is up. In `observe` mode it never does.
+    ///
+    /// For services that answer for longer than a moment, such as with a stream of events: they end it then, as the gateway ends those of
+    /// its upstreams.
+    ///
+    /// ```
+    /// # async fn example(admission: portcullis::gate::Admission, mut news: tokio::sync::mpsc::Receiver<String>) {
+    /// let mut ended = std::pin::pin!(admission.ended());
+    /// loop {
+    ///     tokio::select! {
+    ///         Some(line) = news.recv() => println!("{line}"),
+    ///         reason = &mut ended => return println!("over: {}", reason.code()),
+    ///     }
+    /// }
+    /// # }
+    /// ```
+    ///
+    /// # Cancel safety
+    /// Dropping the future closes nothing but itself; another call begins anew.
+    pub async fn ended(&self) -> Reason {
+        let stream = self.streams().open(self, Kind::Service);
+        poll_fn(|context| stream.poll_ended(context)).await
+    }
+
+    pub(crate) fn known(&self) -> &KnownToken {
+        &self.known
+    }
+
+    pub(crate) fn marks(&self) -> &Marks {
+        &self.known.marks
+    }
+
+    pub(crate) fn policy(&self) -> &Policy {
+        &self.shared.policy
+    }
+
+    pub(crate) fn streams(&self) -> &Arc<Streams> {
+        &self.shared.judge.parts().streams
+    }
+
+    /// The response that refuses the request after all.
+    pub(crate) fn refusal<R: From<Bytes>>(&self, reason: Reason, is_grpc: bool) -> Response<R> {
+        self.shared.refusals.refuse(reason, is_grpc)
+    }
+
+    /// The trailers that end a gRPC call.
+    pub(crate) fn trailers(&self, reason: Reason) -> HeaderMap {
+        self.shared.refusals.trailers(reason)
     }
 }
 
@@ -69,7 +130,7 @@ impl Shared {
 
     /// What a decision comes to: the request as it goes on, and what its response tells of the session; or the response that refuses it.
     pub(super) fn apply<B, R: From<Bytes>>(
-        &self,
+        self: &Arc<Self>,
         decision: Decision,
         mut request: Request<B>,
     ) -> Result<(Request<B>, Option<TimeLeft>), Response<R>> {
@@ -91,12 +152,13 @@ impl Shared {
         }
         if let Some(known) = decision.token {
             identity::add(&self.policy.identity, &known.token, fields);
-            request.extensions_mut().insert(Admission(known));
+            let shared = Arc::clone(self);
+            request.extensions_mut().insert(Admission { known, shared });
         }
         Ok((request, time_left))
     }
 
-    fn withhold_token(&self, fields: &mut http::HeaderMap) {
+    fn withhold_token(&self, fields: &mut HeaderMap) {
         let sources = &self.policy.sources;
         fields.remove(header::AUTHORIZATION);
         for source in &sources.headers {

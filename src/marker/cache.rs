@@ -361,6 +361,11 @@ impl MarkerCache {
         heard.is_some_and(|heard| age(self.origin, heard) <= self.settings.max_staleness)
     }
 
+    /// The hash of a key, as in [`Marks::hashes`].
+    pub(crate) fn short_hash(&self, key: &str) -> u64 {
+        short(self.hash(key))
+    }
+
     fn hash(&self, key: &str) -> u128 {
         SipHasher13::new_with_key(&self.hash_key).hash(key.as_bytes()).as_u128()
     }
@@ -371,7 +376,18 @@ fn age(origin: Instant, heard: u64) -> Duration {
     origin.elapsed().saturating_sub(Duration::from_millis(heard))
 }
 
+/// Enough to look something up by that a collision does no harm to.
+const fn short(hash: u128) -> u64 {
+    // The lower half picks the slot.
+    (hash >> 64) as u64
+}
+
 impl Marks {
+    /// The hashes of its keys.
+    pub(crate) fn hashes(&self) -> impl Iterator<Item = u64> {
+        self.marks.iter().map(|mark| short(mark.hash))
+    }
+
     fn slots(&self) -> impl Iterator<Item = usize> {
         self.marks.iter().map(|mark| mark.slot)
     }

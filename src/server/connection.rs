@@ -1,6 +1,6 @@
 //! One connection: which protocol it speaks, and serving it until it ends or the gate drains.
 
-use std::{convert::Infallible, io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+use std::{convert::Infallible, pin::pin, sync::Arc, time::Duration};
 
 use http::{HeaderValue, Request, StatusCode, header};
 use hyper::{
@@ -9,18 +9,22 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::{net::TcpStream, time::timeout};
+use tokio::time::timeout;
 
 use super::{
     ListenerSettings,
-    current::{CurrentGateway, Peer},
+    current::Peer,
     framing::Strict,
+    listener::{Held, Service},
     patience::{Limits, Patient, Progress, Served},
+    socket::Accepted,
+    tls::{self, Tls},
+    transport::{Begun, Transport},
 };
-use crate::{drain::Drain, seldom::Seldom};
-
-/// How an HTTP/2 connection with prior knowledge begins (RFC 9113 §3.4).
-const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+use crate::{
+    seldom::Seldom,
+    upstream::fields::{Downstream, Scheme},
+};
 
 /// How many requests an HTTP/2 connection may have under way.
 const MAX_STREAMS: u32 = 200;
@@ -30,33 +34,33 @@ const MAX_STREAMS: u32 = 200;
 const STREAM_WINDOW: u32 = 256 * 1024;
 const CONNECTION_WINDOW: u32 = 16 * STREAM_WINDOW;
 
-/// How much of one response is held for a client that is slow to read it.
+/// How much of one response is held for a client that is slow to read it; over HTTP/1.1 a header has to fit in as well.
 const SEND_BUFFER: usize = 64 * 1024;
 
-/// Serves a connection. Ends with it, or, once `drain` begins, with the requests that are under way.
+/// How long a connection that was taken just before the gate drains may take to begin: its client was answered by the system, and knows
+/// of nothing.
+const LAST_REQUEST: Duration = Duration::from_secs(1);
+
+/// Serves a connection. Ends with it, or, once the gate drains, with the requests that are under way.
 ///
 /// An HTTP/1.1 connection ends with its next response from when the gate was told to stop: whoever has more to ask goes to another gate, or
 /// comes back over a new connection while there is one to be had. HTTP/2 can end without losing a request, so it is told when it is time.
-pub async fn serve(
-    stream: TcpStream,
-    peer: SocketAddr,
-    current: CurrentGateway,
-    settings: &ListenerSettings,
-    drain: Drain,
-) {
+pub async fn serve(accepted: Accepted, held: Held, service: Service) {
+    let Service { gateways: current, tls, drain } = service;
+    let settings = Arc::clone(current.load().listener());
     let begun = drain.begun();
-    // Answers go out at once; a client that does not care has lost nothing when this fails.
-    let _ = stream.set_nodelay(true);
-    let speaks_http2 = tokio::select! {
-        biased;
-        speaks = timeout(settings.header_timeout, speaks_http2(&stream)) => match speaks {
-            Ok(Ok(speaks)) => speaks,
-            Ok(Err(_)) | Err(_) => return,
-        },
-        () = begun.cancelled() => return,
+    let too_late = async {
+        begun.cancelled().await;
+        tokio::time::sleep(LAST_REQUEST).await;
     };
+    let started = tokio::select! {
+        biased;
+        started = start(accepted, held, tls.as_deref(), settings.header_timeout) => started,
+        () = too_late => None,
+    };
+    let Some(Started { stream, speaks_http2, downstream }) = started else { return };
     let gateway = current.load();
-    let peer = Peer::new(peer.ip().to_canonical(), drain.clone(), &gateway);
+    let peer = Peer::new(Downstream { drain: drain.clone(), ..downstream }, &gateway);
     let progress = Progress::new(gateway.in_flight());
     drop(gateway);
     let limits = Limits { header: settings.header_timeout, idle: settings.idle_timeout, shared: speaks_http2 };
@@ -72,13 +76,14 @@ pub async fn serve(
             } else if !speaks_http2 && drain.is_leaving() {
                 response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
-            Ok::<_, Infallible>(response.map(|body| Served::new(body, serving)))
+            let served = |body| if speaks_http2 { Served::shared(body, serving) } else { Served::new(body, serving) };
+            Ok::<_, Infallible>(response.map(served))
         }
     });
     let ends = pin!(either(begun.cancelled(), progress.idle(settings.idle_timeout)));
     let ends = Seldom::new(ends);
     let result = if speaks_http2 {
-        let mut connection = pin!(http2(settings).serve_connection(TokioIo::new(stream), service));
+        let mut connection = pin!(http2(&settings).serve_connection(TokioIo::new(stream), service));
         tokio::select! {
             biased;
             result = connection.as_mut() => result,
@@ -89,7 +94,7 @@ pub async fn serve(
         }
     } else {
         let strict = Strict::new(stream, Arc::clone(&progress));
-        let mut connection = pin!(http1(settings).serve_connection(TokioIo::new(strict), service));
+        let mut connection = pin!(http1(&settings).serve_connection(TokioIo::new(strict), service));
         tokio::select! {
             biased;
             result = connection.as_mut() => result,
@@ -109,6 +114,7 @@ fn http1(settings: &ListenerSettings) -> http1::Builder {
     builder
         .max_headers(settings.max_headers)
         .max_header_size(settings.max_header_size)
+        .max_buf_size(SEND_BUFFER.max(settings.max_header_size))
         .header_read_timeout(None::<Duration>);
     builder
 }
@@ -134,19 +140,45 @@ async fn either(one: impl Future<Output = ()>, other: impl Future<Output = ()>) 
     }
 }
 
-/// Looks at the first bytes and leaves them where they are.
-async fn speaks_http2(stream: &TcpStream) -> io::Result<bool> {
-    let mut first = [0; PREFACE.len()];
-    loop {
-        let seen = stream.peek(&mut first).await?;
-        let seen = &first[..seen];
-        if seen.is_empty() || !PREFACE.starts_with(seen) {
-            return Ok(false);
+/// A connection whose first bytes have come.
+struct Started {
+    stream: Begun<Held>,
+    speaks_http2: bool,
+    downstream: Downstream,
+}
+
+/// Finds out who is there, and what they speak. `None`: they are gone, or took too long.
+async fn start(accepted: Accepted, held: Held, tls: Option<&Tls>, limit: Duration) -> Option<Started> {
+    let (transport, downstream, agreed) = match accepted {
+        Accepted::Unix(stream) => (Transport::Unix(stream), Downstream::unix(), None),
+        Accepted::Tcp(stream, peer) => {
+            // Answers go out at once; a client that does not care has lost nothing when this fails.
+            let _ = stream.set_nodelay(true);
+            let mut downstream = Downstream::new(peer.ip(), false);
+            match tls {
+                None => (Transport::Tcp(stream), downstream, None),
+                Some(tls) => {
+                    let stream = match tls.accept(stream, limit).await {
+                        Ok(stream) => stream,
+                        Err(failure) => {
+                            tracing::debug!(
+                                error = &failure as &dyn std::error::Error,
+                                network.peer.address = downstream.peer.to_str().unwrap_or_default(),
+                                "client was not served"
+                            );
+                            return None;
+                        }
+                    };
+                    downstream.scheme = Scheme::Https;
+                    downstream.certificate = tls::client_certificate(&stream);
+                    let agreed = tls::speaks_http2(&stream);
+                    (Transport::Tls(stream), downstream, Some(agreed))
+                }
+            }
         }
-        if seen.len() == PREFACE.len() {
-            return Ok(true);
-        }
-        // Part of a preface: what is there stays readable, so only time tells when there is more.
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    };
+    let mut stream = Begun::new(transport, held);
+    let speaks_http2 = timeout(limit, stream.speaks_http2()).await.ok()?.ok()?;
+    // HTTP/2 over TLS is agreed on by ALPN alone (RFC 9113 §3.2).
+    Some(Started { stream, speaks_http2: agreed.unwrap_or(speaks_http2), downstream })
 }

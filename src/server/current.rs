@@ -2,7 +2,6 @@
 
 use std::{
     cell::RefCell,
-    net::IpAddr,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -12,7 +11,7 @@ use std::{
 use arc_swap::ArcSwap;
 
 use super::gateway::Gateway;
-use crate::{drain::Drain, upstream::fields::Downstream};
+use crate::upstream::fields::Downstream;
 
 /// The gateway of now. Clones share it.
 ///
@@ -62,28 +61,27 @@ impl Default for Edition {
 /// The other end of a connection, as gateways see it: one may trust it to name clients, and the next may not.
 #[derive(Debug)]
 pub(super) struct Peer {
-    address: IpAddr,
-    drain: Drain,
+    connection: Downstream,
     seen: RefCell<(Edition, Arc<Downstream>)>,
 }
 
 impl Peer {
-    pub(super) fn new(address: IpAddr, drain: Drain, gateway: &Gateway) -> Self {
-        let seen = RefCell::new((gateway.edition(), see(address, &drain, gateway)));
-        Self { address, drain, seen }
+    pub(super) fn new(connection: Downstream, gateway: &Gateway) -> Self {
+        let seen = RefCell::new((gateway.edition(), see(&connection, gateway)));
+        Self { connection, seen }
     }
 
     /// As this gateway sees it.
     pub(super) fn seen_by(&self, gateway: &Gateway) -> Arc<Downstream> {
         let mut seen = self.seen.borrow_mut();
         if seen.0 != gateway.edition() {
-            *seen = (gateway.edition(), see(self.address, &self.drain, gateway));
+            *seen = (gateway.edition(), see(&self.connection, gateway));
         }
         Arc::clone(&seen.1)
     }
 }
 
-fn see(address: IpAddr, drain: &Drain, gateway: &Gateway) -> Arc<Downstream> {
-    let trusted = gateway.listener().trusted_proxies.iter().any(|network| network.contains(&address));
-    Arc::new(Downstream { drain: drain.clone(), ..Downstream::new(address, trusted) })
+fn see(connection: &Downstream, gateway: &Gateway) -> Arc<Downstream> {
+    let trusted = gateway.listener().trusts(connection.address);
+    Arc::new(Downstream { trusted, ..connection.clone() })
 }

@@ -24,7 +24,12 @@ pub(super) struct Framing {
     line: Line,
     content: Content,
     heads: u64,
+    /// Empty lines before the request line.
+    blanks: u8,
 }
+
+/// How many there may be: some clients send one too many after content (RFC 9112 §2.2).
+const MAX_BLANKS: u8 = 8;
 
 /// What the next byte belongs to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -101,6 +106,7 @@ impl Framing {
             line: Line::new(),
             content: Content { length: None, chunked: None, chunk: 0 },
             heads: 0,
+            blanks: 0,
         }
     }
 
@@ -116,7 +122,7 @@ impl Framing {
 
     /// Whether a header has come in part.
     pub(super) fn is_within_head(&self) -> bool {
-        self.state == State::Fields || self.state == State::RequestLine && self.line.length > 0
+        self.state == State::Fields || self.state == State::RequestLine && (self.line.length > 0 || self.blanks > 0)
     }
 
     /// Looks at what has come.
@@ -178,9 +184,11 @@ impl Framing {
     /// A line has come: its start, and its length. `None`: it is refused.
     fn end_line(&mut self, start: &[u8], length: usize, has_fragment: bool) -> Option<()> {
         match self.state {
-            State::RequestLine if length == 0 => {}
+            State::RequestLine if length == 0 && self.blanks < MAX_BLANKS => self.blanks += 1,
+            State::RequestLine if length == 0 => return None,
             State::RequestLine if has_fragment => return None,
             State::RequestLine => {
+                self.blanks = 0;
                 self.content = Content::default();
                 self.state = State::Fields;
             }

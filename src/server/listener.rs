@@ -1,78 +1,202 @@
 //! Accepts connections, up to a limit, until it drains.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
+use futures_util::future::BoxFuture;
 use prometheus_client::metrics::gauge::Gauge;
-use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::{OwnedSemaphorePermit, Semaphore, oneshot},
     task::{JoinError, JoinSet},
     time::{sleep, timeout},
 };
 
-use super::{connection, current::CurrentGateway};
+use super::{
+    connection,
+    current::CurrentGateway,
+    hand_over::{self, Probe},
+    socket::{Accepted, Bound, ListenAddress, Listening},
+    tls::Tls,
+};
 use crate::drain::{Drain, EndOnDrop};
 
-/// How many connections may wait to be accepted.
-const BACKLOG: i32 = 4096;
-
-/// Binds a listening socket that takes its address over from one that is closing.
-///
-/// # Errors
-/// The system's.
-pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_reuse_address(true)?;
-    socket.set_nonblocking(true)?;
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    TcpListener::from_std(socket.into())
+/// What connections are served with.
+#[derive(Clone, Debug)]
+pub struct Service {
+    /// The gateway of now.
+    pub gateways: CurrentGateway,
+    /// TLS, for connections by TCP.
+    pub tls: Option<Arc<Tls>>,
+    /// The end of the gate.
+    pub drain: Drain,
 }
 
-/// Serves `listener` until `drain` begins; then lets requests and tunnels that are under way end, for `drain_timeout` at most, and
+/// What goes with a connection as long as it is open.
+#[derive(Debug)]
+pub struct Held {
+    _open: Open,
+    _slot: OwnedSemaphorePermit,
+}
+
+/// Serves `sockets` until the gate drains; then lets requests and tunnels that are under way end, for `drain_timeout` at most, and
 /// cuts off the rest.
 ///
 /// Returns whether all of them ended by themselves.
 ///
 /// # Cancel safety
-/// Dropping the future closes the listener and all connections at once.
-pub async fn run(listener: TcpListener, gateways: CurrentGateway, drain: Drain) -> bool {
-    let mut connections = JoinSet::new();
-    let begun = drain.begun();
+/// Dropping the future closes the sockets and all connections at once.
+pub async fn run(sockets: Sockets, service: Service) -> bool {
+    let (gateways, drain) = (service.gateways.clone(), service.drain.clone());
     let end = EndOnDrop(drain.clone());
     let slots = Arc::new(Semaphore::new(gateways.load().listener().max_connections.min(Semaphore::MAX_PERMITS)));
-    loop {
-        tokio::select! {
-            accepted = accept(&listener, &slots) => {
-                let Some((stream, peer, slot)) = accepted else { continue };
-                let (gateway, gateways, drain) = (gateways.load(), gateways.clone(), drain.clone());
-                let (open, settings) = (Open::new(gateway.connections()), Arc::clone(gateway.listener()));
-                connections.spawn(async move {
-                    let _held = (open, slot);
-                    connection::serve(stream, peer, gateways, &settings, drain).await;
-                });
-            }
-            Some(ended) = connections.join_next() => report(ended),
-            () = begun.cancelled() => break,
+    let Sockets { open, waiting, ready, listening } = sockets;
+    let mut acceptors = JoinSet::new();
+    let mut accept = |socket| {
+        let acceptor =
+            Acceptor { socket, service: service.clone(), slots: Arc::clone(&slots), probe: Probe::default() };
+        acceptors.spawn(acceptor.run());
+    };
+    open.into_iter().for_each(&mut accept);
+    if !waiting.is_empty() && drain.begun().run_until_cancelled(ready).await.is_some() {
+        waiting.into_iter().filter_map(listen).for_each(&mut accept);
+    }
+    // Nobody waits for it any more when the gate is dropped.
+    let _ = listening.send(());
+
+    let mut connections = Vec::new();
+    while let Some(left) = acceptors.join_next().await {
+        match left {
+            Ok(left) => connections.push(left),
+            Err(error) => report(Err(error)),
         }
     }
-    drop(listener);
+    drain.begun().cancelled().await;
     let all = async {
-        while let Some(ended) = connections.join_next().await {
-            report(ended);
+        for connections in &mut connections {
+            while let Some(ended) = connections.join_next().await {
+                report(ended);
+            }
         }
         // A connection may leave a tunnel behind.
         drain.tunnels_ended().await;
     };
     let ended = timeout(gateways.load().listener().drain_timeout, all).await.is_ok();
     drop(end);
-    connections.shutdown().await;
+    for connections in &mut connections {
+        connections.shutdown().await;
+    }
     drain.tunnels_ended().await;
     ended
 }
 
+/// What a gate listens on.
+pub struct Sockets {
+    open: Vec<Listening>,
+    /// Clients are better off with the process before, or in the queue, until the gate can serve them.
+    waiting: Vec<Bound>,
+    ready: BoxFuture<'static, ()>,
+    listening: oneshot::Sender<()>,
+}
+
+impl Sockets {
+    /// Listens on these. Those that may wait are listened on once `ready` resolves; the receiver is told when all are.
+    ///
+    /// # Errors
+    /// The system's, with the address.
+    pub fn open(
+        bound: Vec<Bound>,
+        ready: impl Future<Output = ()> + Send + 'static,
+    ) -> Result<(Self, oneshot::Receiver<()>), (ListenAddress, io::Error)> {
+        let (waiting, now): (Vec<_>, Vec<_>) = bound.into_iter().partition(Bound::may_wait);
+        let listen = |socket: Bound| {
+            let address = socket.address().clone();
+            socket.listen().map_err(|error| (address, error))
+        };
+        let open = now.into_iter().map(listen).collect::<Result<_, _>>()?;
+        let (listening, told) = oneshot::channel();
+        Ok((Self { open, waiting, ready: Box::pin(ready), listening }, told))
+    }
+}
+
+fn listen(socket: Bound) -> Option<Listening> {
+    let address = socket.address().clone();
+    match socket.listen() {
+        Ok(socket) => {
+            if socket.shared().is_some() {
+                hand_over::spread(&socket);
+            }
+            Some(socket)
+        }
+        Err(error) => {
+            tracing::error!(error = &error as &dyn std::error::Error, %address, "cannot listen");
+            None
+        }
+    }
+}
+
+/// Accepts the connections of one socket.
+struct Acceptor {
+    socket: Listening,
+    service: Service,
+    slots: Arc<Semaphore>,
+    probe: Probe,
+}
+
+impl Acceptor {
+    /// Accepts until the gate drains, and leaves nobody behind. Returns the connections.
+    async fn run(self) -> JoinSet<()> {
+        let mut connections = JoinSet::new();
+        self.accept_until(self.service.drain.begun().cancelled(), &mut connections).await;
+        if let Some(address) = self.socket.shared() {
+            self.accept_until(self.leave(address), &mut connections).await;
+        }
+        if !self.socket.outlives() {
+            // What waits would be reset.
+            while let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned()
+                && let Ok(accepted) = self.socket.accept_now()
+            {
+                self.take(accepted, slot, &mut connections);
+            }
+        }
+        connections
+    }
+
+    /// Has another process take over, if there is one.
+    async fn leave(&self, address: SocketAddr) {
+        if hand_over::lead_away(&self.socket, address, &self.probe).await {
+            tracing::info!(%address, "another process takes new connections from now on");
+            sleep(hand_over::UNDER_WAY).await;
+        }
+    }
+
+    async fn accept_until(&self, end: impl Future<Output = ()>, connections: &mut JoinSet<()>) {
+        let mut end = pin!(end);
+        loop {
+            tokio::select! {
+                accepted = accept(&self.socket, &self.slots) => {
+                    if let Some((accepted, slot)) = accepted {
+                        self.take(accepted, slot, connections);
+                    }
+                }
+                Some(ended) = connections.join_next() => report(ended),
+                () = &mut end => return,
+            }
+        }
+    }
+
+    fn take(&self, accepted: Accepted, slot: OwnedSemaphorePermit, connections: &mut JoinSet<()>) {
+        if let Accepted::Tcp(_, peer) = &accepted
+            && self.service.drain.is_leaving()
+            && self.probe.is(*peer)
+        {
+            return;
+        }
+        let held = Held { _open: Open::new(self.service.gateways.load().connections()), _slot: slot };
+        connections.spawn(connection::serve(accepted, held, self.service.clone()));
+    }
+}
+
 /// An open connection, as it is counted.
+#[derive(Debug)]
 struct Open(Gauge);
 
 impl Open {
@@ -94,13 +218,10 @@ fn report(ended: Result<(), JoinError>) {
     }
 }
 
-async fn accept(
-    listener: &TcpListener,
-    slots: &Arc<Semaphore>,
-) -> Option<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
+async fn accept(socket: &Listening, slots: &Arc<Semaphore>) -> Option<(Accepted, OwnedSemaphorePermit)> {
     let slot = Arc::clone(slots).acquire_owned().await.ok()?;
-    match listener.accept().await {
-        Ok((stream, peer)) => Some((stream, peer, slot)),
+    match socket.accept().await {
+        Ok(accepted) => Some((accepted, slot)),
         Err(error) => {
             tracing::warn!(error = &error as &dyn std::error::Error, "connection could not be accepted");
             // Out of file descriptors, most likely: they come back as connections end.

@@ -54,6 +54,10 @@ pub struct Progress {
     in_flight: Gauge,
     /// Whether another protocol is spoken now.
     switched: AtomicBool,
+    /// Responses of which nothing more is taken at the moment, where requests share the connection.
+    untaken: AtomicU64,
+    /// When something of one of them was last taken, or the first of them began to wait, in milliseconds from `origin`.
+    taken_at: AtomicU64,
 }
 
 /// One request that ever was, in [`Progress::requests`].
@@ -61,7 +65,11 @@ const BEGUN: u64 = 1 << 32;
 
 /// A request that is being served. Dropping it ends it.
 #[derive(Debug)]
-pub struct Serving(Arc<Progress>);
+pub struct Serving {
+    progress: Arc<Progress>,
+    /// Whether the client is waited for.
+    offers: bool,
+}
 
 impl Progress {
     /// A connection that was just accepted.
@@ -73,6 +81,8 @@ impl Progress {
             idle_since: AtomicU64::new(0),
             in_flight,
             switched: AtomicBool::new(false),
+            untaken: AtomicU64::new(0),
+            taken_at: AtomicU64::new(0),
         })
     }
 
@@ -91,7 +101,7 @@ impl Progress {
     pub fn serve(self: &Arc<Self>) -> Serving {
         self.requests.fetch_add(BEGUN | 1, Ordering::Relaxed);
         self.in_flight.inc();
-        Serving(Arc::clone(self))
+        Serving { progress: Arc::clone(self), offers: false }
     }
 
     /// Resolves when no request was served for this long.
@@ -103,6 +113,24 @@ impl Progress {
             }
             tokio::time::sleep(left).await;
         }
+    }
+
+    /// Something is there that the client has to make room for.
+    fn offer(&self) {
+        if self.untaken.fetch_add(1, Ordering::Relaxed) == 0 {
+            self.taken_at.store(self.elapsed(), Ordering::Relaxed);
+        }
+    }
+
+    /// It made room, or need not any more.
+    fn take(&self) {
+        self.taken_at.store(self.elapsed(), Ordering::Relaxed);
+        self.untaken.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Since when the client takes nothing of what is there for it.
+    fn untaken_since(&self) -> Option<u64> {
+        (self.untaken.load(Ordering::Relaxed) > 0).then(|| self.taken_at.load(Ordering::Relaxed))
     }
 
     fn count(&self) -> Count {
@@ -139,15 +167,26 @@ impl Count {
 impl Serving {
     /// The answer is 101: what comes now is no HTTP.
     pub(super) fn switch(&self) {
-        self.0.switched.store(true, Ordering::Relaxed);
+        self.progress.switched.store(true, Ordering::Relaxed);
+    }
+
+    fn offers(&mut self, offers: bool) {
+        match (self.offers, offers) {
+            (false, true) => self.progress.offer(),
+            (true, false) => self.progress.take(),
+            _ => return,
+        }
+        self.offers = offers;
     }
 }
 
 impl Drop for Serving {
     fn drop(&mut self) {
-        self.0.idle_since.store(self.0.elapsed(), Ordering::Relaxed);
-        self.0.requests.fetch_sub(1, Ordering::Release);
-        self.0.in_flight.dec();
+        self.offers(false);
+        let progress = &self.progress;
+        progress.idle_since.store(progress.elapsed(), Ordering::Relaxed);
+        progress.requests.fetch_sub(1, Ordering::Release);
+        progress.in_flight.dec();
     }
 }
 
@@ -156,13 +195,31 @@ impl Drop for Serving {
 pub struct Served<B> {
     body: B,
     serving: Option<Serving>,
+    shared: bool,
 }
 
 impl<B> Served<B> {
     /// Ends `serving` when `body` ends or is dropped.
     #[must_use]
     pub const fn new(body: B, serving: Serving) -> Self {
-        Self { body, serving: Some(serving) }
+        Self { body, serving: Some(serving), shared: false }
+    }
+
+    /// The same, where requests share the connection: a response that its client makes no room for is not asked for more, and no write
+    /// waits for it. So it is the time between two questions that tells.
+    #[must_use]
+    pub fn shared(body: B, mut serving: Serving) -> Self
+    where
+        B: Body,
+    {
+        serving.offers(!body.is_end_stream());
+        Self { body, serving: Some(serving), shared: true }
+    }
+
+    fn offers(&mut self, offers: bool) {
+        if let Some(serving) = self.serving.as_mut().filter(|_| self.shared) {
+            serving.offers(offers);
+        }
     }
 }
 
@@ -174,10 +231,12 @@ impl<B: Body + Unpin> Body for Served<B> {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        self.offers(false);
         let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
         if frame.is_none() {
             self.serving = None;
         }
+        self.offers(true);
         Poll::Ready(frame)
     }
 
@@ -254,6 +313,9 @@ impl<T: Abort> Patient<T> {
         let Limits { header, idle, .. } = self.limits;
         let mut least = idle.min(header);
         if let Some(since) = self.write_since {
+            least = least.min(self.progress.left(since, idle));
+        }
+        if let Some(since) = self.progress.untaken_since() {
             least = least.min(self.progress.left(since, idle));
         }
         let count = self.progress.count();

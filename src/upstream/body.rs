@@ -14,7 +14,7 @@ use std::{
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
-use tokio::time::{Instant, Sleep};
+use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::{
     fields,
@@ -22,7 +22,11 @@ use super::{
     pool::Http1Pool,
     transport::Stream,
 };
-use crate::gate::identity::ReservedNames;
+use crate::{
+    gate::identity::ReservedNames,
+    stream::{Boundaries, Kind, Tether},
+    verdict::Reason,
+};
 
 /// What went wrong with a body.
 pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
@@ -32,28 +36,48 @@ pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
 struct Patience {
     limit: Duration,
     sleep: Option<Pin<Box<Sleep>>>,
-    waiting: bool,
+    /// When the wait that is under way has been too long.
+    until: Option<Instant>,
 }
 
 impl Patience {
     const fn new(limit: Duration) -> Self {
-        Self { limit, sleep: None, waiting: false }
+        Self { limit, sleep: None, until: None }
+    }
+
+    /// What was waited for has come.
+    const fn progress(&mut self) {
+        self.until = None;
     }
 
     /// Passes progress on, and turns too long a wait into an error.
     fn watch<T>(&mut self, context: &mut Context<'_>, progress: Poll<T>) -> Poll<io::Result<T>> {
         if let Poll::Ready(value) = progress {
-            self.waiting = false;
+            self.progress();
             return Poll::Ready(Ok(value));
         }
+        self.poll_until(context, None).map(Err)
+    }
+
+    /// Waits until it is too long, or until `earlier`.
+    fn poll_until(&mut self, context: &mut Context<'_>, earlier: Option<Instant>) -> Poll<io::Error> {
         let limit = self.limit;
-        let sleep = self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
-        if !self.waiting {
-            self.waiting = true;
-            sleep.as_mut().reset(Instant::now() + limit);
-        }
+        let (until, is_new) = match self.until {
+            Some(until) => (until, false),
+            None => (*self.until.insert(Instant::now() + limit), true),
+        };
+        let wake = earlier.map_or(until, |earlier| earlier.min(until));
+        let sleep = match &mut self.sleep {
+            Some(sleep) => {
+                if is_new || sleep.deadline() != wake {
+                    sleep.as_mut().reset(wake);
+                }
+                sleep
+            }
+            None => self.sleep.insert(Box::pin(sleep_until(wake))),
+        };
         ready!(sleep.as_mut().poll(context));
-        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "body stood still for too long")))
+        Poll::Ready(io::Error::new(io::ErrorKind::TimedOut, "body stood still for too long"))
     }
 }
 
@@ -238,7 +262,31 @@ pub enum Body {
 pub struct UpstreamBody {
     incoming: Inbound,
     patience: Patience,
+    tether: Tether,
+    /// Whether a frame has been passed on: bodies that have only one are not looked at.
+    begun: bool,
+    ending: Ending,
+    messages: Boundaries,
 }
+
+/// How far the body of a response is from its end, when its session is over.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Ending {
+    /// It is not.
+    No,
+    /// The message that is under way is passed on, until this moment at most.
+    Message(Reason, Instant),
+    /// Nothing more comes.
+    Over,
+}
+
+/// How long the rest of a message may take whose session is over.
+const REST_OF_MESSAGE: Duration = Duration::from_millis(250);
+
+/// The session ended for which the response was made.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("the session ended: {}", .0.code())]
+struct SessionOver(Reason);
 
 #[derive(Debug)]
 enum Inbound {
@@ -255,12 +303,19 @@ impl Body {
             return whole.into();
         }
         let incoming = Inbound::Http1(Box::new((body, Arc::clone(pool))));
-        Self::Upstream(UpstreamBody { incoming, patience: Patience::new(idle_timeout) })
+        Self::Upstream(UpstreamBody::new(incoming, idle_timeout))
     }
 
     /// The body of a response over HTTP/2.
     pub(super) const fn http2(incoming: Incoming, idle_timeout: Duration) -> Self {
-        Self::Upstream(UpstreamBody { incoming: Inbound::Http2(incoming), patience: Patience::new(idle_timeout) })
+        Self::Upstream(UpstreamBody::new(Inbound::Http2(incoming), idle_timeout))
+    }
+
+    /// It ends with the session of its request.
+    pub(super) fn tie(&mut self, tether: Tether) {
+        if let Self::Upstream(body) = self {
+            body.tether = tether;
+        }
     }
 }
 
@@ -270,42 +325,115 @@ fn give_back(pool: &Http1Pool, connection: Option<Connection<Stream>>) {
     }
 }
 
-impl UpstreamBody {
+impl Inbound {
     fn poll_frame(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        match &mut self.incoming {
-            Inbound::Http1(inbound) => {
+        match self {
+            Self::Http1(inbound) => {
                 let (body, pool) = &mut **inbound;
-                let progress = body.poll_frame(context);
-                let frame = ready!(self.patience.watch(context, progress));
+                let frame = ready!(body.poll_frame(context));
                 if body.is_end_stream() {
                     give_back(pool, body.take_connection());
                 }
-                Poll::Ready(match frame {
-                    Ok(frame) => frame.map(|frame| frame.map_err(Into::into)),
-                    Err(stalled) => Some(Err(stalled.into())),
-                })
+                Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
             }
-            Inbound::Http2(incoming) => {
-                let progress = Pin::new(incoming).poll_frame(context);
-                Poll::Ready(match ready!(self.patience.watch(context, progress)) {
-                    Ok(frame) => frame.map(|frame| frame.map_err(Into::into)),
-                    Err(stalled) => Some(Err(stalled.into())),
-                })
+            Self::Http2(incoming) => {
+                let frame = ready!(Pin::new(incoming).poll_frame(context));
+                Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
             }
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.incoming {
-            Inbound::Http1(inbound) => inbound.0.is_end_stream(),
-            Inbound::Http2(incoming) => incoming.is_end_stream(),
+        match self {
+            Self::Http1(inbound) => inbound.0.is_end_stream(),
+            Self::Http2(incoming) => incoming.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.incoming {
-            Inbound::Http1(inbound) => hint(inbound.0.size_hint()),
-            Inbound::Http2(incoming) => incoming.size_hint(),
+        match self {
+            Self::Http1(inbound) => hint(inbound.0.size_hint()),
+            Self::Http2(incoming) => incoming.size_hint(),
+        }
+    }
+}
+
+impl UpstreamBody {
+    const fn new(incoming: Inbound, idle_timeout: Duration) -> Self {
+        Self {
+            incoming,
+            patience: Patience::new(idle_timeout),
+            tether: Tether::loose(),
+            begun: false,
+            ending: Ending::No,
+            messages: Boundaries::new(),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.ending == Ending::Over || self.incoming.is_end_stream()
+    }
+
+    fn poll_frame(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if self.begun {
+            self.tether.grow();
+        }
+        loop {
+            match self.ending {
+                Ending::No => {
+                    if let Poll::Ready(reason) = self.tether.poll_ended(context) {
+                        self.ending = Ending::Message(reason, Instant::now() + REST_OF_MESSAGE);
+                        continue;
+                    }
+                }
+                Ending::Message(reason, until) => {
+                    let is_whole = self.tether.kind() != Kind::Grpc || self.messages.is_between();
+                    if is_whole || until <= Instant::now() {
+                        return self.end(reason);
+                    }
+                }
+                Ending::Over => return Poll::Ready(None),
+            }
+            if let Poll::Ready(frame) = self.incoming.poll_frame(context) {
+                self.patience.progress();
+                return Poll::Ready(frame.map(|frame| frame.map(|frame| self.passed_on(frame))));
+            }
+            let earlier = match self.ending {
+                Ending::Message(_, until) => Some(until),
+                _ => self.tether.grows_up(),
+            };
+            let stalled = ready!(self.patience.poll_until(context, earlier));
+            if earlier.is_none_or(|earlier| earlier > Instant::now()) {
+                return Poll::Ready(Some(Err(stalled.into())));
+            }
+            self.tether.grow();
+        }
+    }
+
+    /// A frame that goes on to the client: all of it, unless the session is over and another message begins in it.
+    fn passed_on(&mut self, mut frame: Frame<Bytes>) -> Frame<Bytes> {
+        self.begun = true;
+        if self.tether.kind() == Kind::Grpc
+            && let Some(data) = frame.data_mut()
+        {
+            let whole = self.messages.follow(data);
+            if let (Ending::Message(..), Some(whole)) = (self.ending, whole) {
+                data.truncate(whole);
+                self.messages = Boundaries::new();
+            }
+        }
+        frame
+    }
+
+    /// Ends in the way that the protocol has for it. A response that is not complete must not look as if it were, but for one that never is.
+    fn end(&mut self, reason: Reason) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        self.ending = Ending::Over;
+        match self.tether.kind() {
+            Kind::EventStream if self.incoming.size_hint().exact().is_none() => Poll::Ready(None),
+            Kind::Grpc if self.messages.is_between() => {
+                Poll::Ready(Some(Ok(Frame::trailers(self.tether.trailers(reason)))))
+            }
+            _ => Poll::Ready(Some(Err(SessionOver(reason).into()))),
         }
     }
 }
@@ -337,7 +465,7 @@ impl HttpBody for Body {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Own(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
-            Self::Upstream(body) => body.size_hint(),
+            Self::Upstream(body) => body.incoming.size_hint(),
         }
     }
 }

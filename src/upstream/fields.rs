@@ -22,6 +22,9 @@ const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
+/// The certificate that a client showed (RFC 9440).
+const CLIENT_CERT: HeaderName = HeaderName::from_static("client-cert");
+
 /// Whether a field tells how a request reached us, or may be taken for one that does: believed from configured proxies only.
 /// Servers that hand fields on as variables see `X-Forwarded-For` and `x_forwarded_for` as one.
 fn is_forwarded(name: &HeaderName) -> bool {
@@ -33,6 +36,7 @@ fn is_forwarded(name: &HeaderName) -> bool {
     match name.first() {
         Some(b'x') => alike(b"x-forwarded-") || alike(b"x-real-ip") && name.len() == b"x-real-ip".len(),
         Some(b'f') => name == b"forwarded",
+        Some(b'c') => alike(b"client-cert") && (name.len() == b"client-cert".len() || alike(b"client-cert-chain")),
         _ => false,
     }
 }
@@ -80,11 +84,35 @@ fn strip_listed(fields: &mut HeaderMap) {
     }
 }
 
+/// By which scheme a request came to the gate (RFC 9110 §4.2).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Scheme {
+    /// In the clear.
+    Http,
+    /// Over TLS.
+    Https,
+}
+
+impl Scheme {
+    const fn value(self) -> HeaderValue {
+        HeaderValue::from_static(match self {
+            Self::Http => "http",
+            Self::Https => "https",
+        })
+    }
+}
+
 /// Where a request came from.
 #[derive(Clone, Debug)]
 pub struct Downstream {
-    /// The address of the connection's other end, as a field value.
+    /// The address of the connection's other end, as a field value; `unknown` at a Unix socket (RFC 7239 §6.2).
     pub peer: HeaderValue,
+    /// The same; `None`: it has none.
+    pub address: Option<IpAddr>,
+    /// By which scheme it came.
+    pub scheme: Scheme,
+    /// The certificate that it showed, as the value of `Client-Cert` (RFC 9440 §2.1).
+    pub certificate: Option<HeaderValue>,
     /// Whether what it says of those before it is believed.
     pub trusted: bool,
     /// The end of the gate: whoever keeps the connection beyond its response runs by it.
@@ -95,13 +123,27 @@ impl Downstream {
     /// A connection from `peer`.
     #[must_use]
     pub fn new(peer: IpAddr, trusted: bool) -> Self {
-        let peer = HeaderValue::try_from(peer.to_canonical().to_string());
-        let peer = peer.unwrap_or_else(|_| HeaderValue::from_static("unknown"));
-        Self { peer, trusted, drain: Drain::default() }
+        let address = peer.to_canonical();
+        let Ok(peer) = HeaderValue::try_from(address.to_string()) else { return Self { trusted, ..Self::unix() } };
+        Self { peer, address: Some(address), trusted, ..Self::unix() }
+    }
+
+    /// A connection from this machine, by a Unix socket.
+    #[must_use]
+    pub fn unix() -> Self {
+        Self {
+            peer: HeaderValue::from_static("unknown"),
+            address: None,
+            scheme: Scheme::Http,
+            certificate: None,
+            trusted: false,
+            drain: Drain::default(),
+        }
     }
 }
 
-/// Tells the upstream how the request reached us: `X-Forwarded-For`, `-Host`, `-Proto`, and `Via` (RFC 9110 §7.6.3).
+/// Tells the upstream how the request reached us: `X-Forwarded-For`, `-Host`, `-Proto`, `Client-Cert` where the client showed a
+/// certificate (RFC 9440), and `Via` (RFC 9110 §7.6.3). What a trusted proxy says stands, and its own certificate is not its client's.
 ///
 /// Fields under a reserved name are the gate's own by now, and stay.
 pub fn add_forwarded(fields: &mut HeaderMap, downstream: &Downstream, version: Version, reserved: &ReservedNames) {
@@ -116,7 +158,7 @@ pub fn add_forwarded(fields: &mut HeaderMap, downstream: &Downstream, version: V
             fields.insert(FORWARDED_HOST, host);
         }
         if !fields.contains_key(FORWARDED_PROTO) {
-            fields.insert(FORWARDED_PROTO, HeaderValue::from_static("http"));
+            fields.insert(FORWARDED_PROTO, downstream.scheme.value());
         }
     } else {
         remove(fields, |name| is_forwarded(name) && !reserved.contains(name));
@@ -124,7 +166,10 @@ pub fn add_forwarded(fields: &mut HeaderMap, downstream: &Downstream, version: V
         if let Some(host) = host {
             fields.insert(FORWARDED_HOST, host);
         }
-        fields.insert(FORWARDED_PROTO, HeaderValue::from_static("http"));
+        fields.insert(FORWARDED_PROTO, downstream.scheme.value());
+        if let Some(certificate) = downstream.certificate.as_ref().filter(|_| !reserved.contains(&CLIENT_CERT)) {
+            fields.insert(CLIENT_CERT, certificate.clone());
+        }
     }
     let via = match version {
         Version::HTTP_2 => "2 portcullis",
@@ -293,6 +338,9 @@ mod tests {
             ("x_forwarded_for", "6.6.6.6"),
             ("x-forwarded-ssl", "on"),
             ("x-forwarded-user", "alice"),
+            ("client-cert", ":bWFsbG9yeQ==:"),
+            ("client_cert_chain", ":bWFsbG9yeQ==:"),
+            ("client-certificate", "1"),
             ("x-forward", "1"),
         ];
         let user = HeaderName::from_static("x-forwarded-user");
@@ -306,6 +354,7 @@ mod tests {
         let mut names: Vec<&str> = stranger.keys().map(HeaderName::as_str).collect();
         names.sort_unstable();
         let left = [
+            "client-certificate",
             "host",
             "via",
             "x-forward",
@@ -320,5 +369,21 @@ mod tests {
         assert_eq!(proxy[FORWARDED_FOR], "6.6.6.6, 192.0.2.1");
         assert_eq!(proxy[FORWARDED_PROTO], "https");
         assert_eq!(proxy[header::VIA], "2 portcullis");
+        assert_eq!(proxy[CLIENT_CERT], ":bWFsbG9yeQ==:");
+
+        let certificate = Some(HeaderValue::from_static(":YWxpY2U=:"));
+        let known = Downstream { scheme: Scheme::Https, certificate, ..Downstream::new(peer, false) };
+        let mut client = fields(&told);
+        add_forwarded(&mut client, &known, Version::HTTP_11, &reserved);
+        assert_eq!(
+            (&client[CLIENT_CERT], &client[FORWARDED_PROTO]),
+            (&":YWxpY2U=:".parse().unwrap(), &"https".parse().unwrap())
+        );
+        let mut proxy = fields(&told);
+        add_forwarded(&mut proxy, &Downstream { trusted: true, ..known }, Version::HTTP_11, &reserved);
+        assert_eq!(proxy[CLIENT_CERT], ":bWFsbG9yeQ==:", "the proxy's client, not the proxy");
+        let mut local = HeaderMap::new();
+        add_forwarded(&mut local, &Downstream::unix(), Version::HTTP_11, &reserved);
+        assert_eq!(local[FORWARDED_FOR], "unknown");
     }
 }

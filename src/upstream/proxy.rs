@@ -8,9 +8,9 @@ use std::{
     task::{Context, Poll},
 };
 
-use http::{Request, Response, StatusCode, Uri, Version, header, uri::PathAndQuery};
+use http::{HeaderValue, Request, Response, StatusCode, Uri, Version, header, uri::PathAndQuery};
 use hyper::body::Incoming;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 use tower::Service;
 
 use super::{
@@ -21,7 +21,10 @@ use super::{
     pool::{Http1Pool, Http2Pool},
     transport::{ConnectError, Stream},
 };
-use crate::gate::{identity::ReservedNames, problem};
+use crate::{
+    gate::{grpc, identity::ReservedNames, problem},
+    stream::{Kind, Tether},
+};
 
 /// Why there is no response from the upstream.
 #[derive(Debug, thiserror::Error)]
@@ -129,10 +132,12 @@ impl Service<Request<Incoming>> for Upstream {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<Incoming>) -> Self::Future {
+    fn call(&mut self, mut request: Request<Incoming>) -> Self::Future {
         let shared = Arc::clone(&self.0);
         Box::pin(async move {
-            Ok(shared.exchange(request).await.unwrap_or_else(|error| {
+            let kind = if grpc::is_call(request.headers()) { Kind::Grpc } else { Kind::Response };
+            let tether = Tether::take(request.extensions_mut(), kind);
+            Ok(shared.exchange(request, tether).await.unwrap_or_else(|error| {
                 error.log(shared.settings.authority.as_str());
                 error.answer()
             }))
@@ -141,21 +146,38 @@ impl Service<Request<Incoming>> for Upstream {
 }
 
 impl Shared {
-    async fn exchange(&self, request: Request<Incoming>) -> Result<Response<Body>, UpstreamError> {
+    async fn exchange(&self, request: Request<Incoming>, mut tether: Tether) -> Result<Response<Body>, UpstreamError> {
         let request = self.outbound(request);
-        let mut response = self.send(request).await?;
+        let look = tether.grows_up();
+        let mut response = match tether.watch(self.send(request, look)).await {
+            Ok(response) => response?,
+            Err(reason) => return Ok(tether.refusal(reason)),
+        };
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             return Err(UpstreamError::Switched);
         }
         fields::strip_response(response.headers_mut());
+        tether.set_kind(kind_of(&response));
+        response.body_mut().tie(tether);
         *response.version_mut() = Version::HTTP_11;
         Ok(response)
     }
 
     /// Waits for the response's header for as long as the settings say, and as the upstream is not still being sent the request.
-    async fn in_time<F: Future>(&self, upload: Option<&Upload>, mut sending: Pin<&mut F>) -> Option<F::Output> {
+    async fn in_time<F: Future>(
+        &self,
+        upload: Option<&Upload>,
+        mut sending: Pin<&mut F>,
+        look: Option<Instant>,
+    ) -> Option<F::Output> {
         let limit = self.settings.response_timeout;
-        let mut left = limit;
+        let begun = Instant::now();
+        if let Some(look) = look
+            && let Ok(response) = timeout_at(look.min(begun + limit), sending.as_mut()).await
+        {
+            return Some(response);
+        }
+        let mut left = limit.saturating_sub(begun.elapsed());
         loop {
             if let Ok(response) = timeout(left, sending.as_mut()).await {
                 return Some(response);
@@ -206,10 +228,15 @@ impl Shared {
             .unwrap_or_else(|_| http::HeaderValue::from_static("upstream"))
     }
 
-    async fn send(&self, request: Request<RequestBody>) -> Result<Response<Body>, UpstreamError> {
+    /// `look`: when whoever waits for the response wants to be woken once, whether there is one or not.
+    async fn send(
+        &self,
+        request: Request<RequestBody>,
+        look: Option<Instant>,
+    ) -> Result<Response<Body>, UpstreamError> {
         let idle_timeout = self.settings.body_idle_timeout;
         match &self.connections {
-            Connections::Http1(pool) => match self.send_http1(pool, request).await? {
+            Connections::Http1(pool) => match self.send_http1(pool, request, look).await? {
                 Answer::Response(response) => Ok(response.map(|body| Body::http1(body, pool, idle_timeout))),
                 Answer::Switched(..) => Err(UpstreamError::Switched),
             },
@@ -217,7 +244,7 @@ impl Shared {
                 let upload = request.body().upload();
                 let sending = pin!(send_http2(pool, request, upload.as_deref()));
                 let response =
-                    self.in_time(upload.as_deref(), sending).await.ok_or(UpstreamError::ResponseTimeout)??;
+                    self.in_time(upload.as_deref(), sending, look).await.ok_or(UpstreamError::ResponseTimeout)??;
                 Ok(response.map(|body| Body::http2(body, idle_timeout)))
             }
         }
@@ -229,12 +256,13 @@ impl Shared {
         &self,
         pool: &Http1Pool,
         mut request: Request<RequestBody>,
+        look: Option<Instant>,
     ) -> Result<Answer<Stream>, UpstreamError> {
         let upload = request.body().upload();
         let upload = upload.as_deref();
         let mut may_repeat = true;
         while let Some(connection) = may_repeat.then(|| pool.take()).flatten() {
-            let unanswered = match self.try_http1(connection, request).await {
+            let unanswered = match self.try_http1(connection, request, look).await {
                 Ok(answer) => return Ok(answer),
                 Err(unanswered) => unanswered,
             };
@@ -243,16 +271,29 @@ impl Shared {
             request = again_http1(unanswered).map_err(|failure| whose_fault(failure, upload))?;
         }
         let connection = pool.connect().await?;
-        self.try_http1(connection, request).await.map_err(|unanswered| whose_fault(unanswered.failure, upload))
+        self.try_http1(connection, request, look).await.map_err(|unanswered| whose_fault(unanswered.failure, upload))
     }
 
     async fn try_http1(
         &self,
         connection: Connection<Stream>,
         request: Request<RequestBody>,
+        look: Option<Instant>,
     ) -> Result<Answer<Stream>, Unanswered<RequestBody>> {
-        http1::exchange(connection, request, self.settings.response_timeout).await
+        http1::exchange(connection, request, self.settings.response_timeout, look).await
     }
+}
+
+/// What the response is: its end has to look accordingly.
+fn kind_of<B>(response: &Response<B>) -> Kind {
+    let fields = response.headers();
+    if grpc::is_call(fields) {
+        return Kind::Grpc;
+    }
+    let media_type = fields.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
+    let media_type = media_type.split(|&byte| byte == b';').next().unwrap_or_default();
+    let is_event_stream = media_type.trim_ascii().eq_ignore_ascii_case(b"text/event-stream");
+    if is_event_stream { Kind::EventStream } else { Kind::Response }
 }
 
 /// A request that a kept connection did not answer, if sending it again does no harm.

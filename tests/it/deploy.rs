@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path, process::Command};
 
-use portcullis::config::Config;
+use portcullis::{config::Config, server::socket::ListenAddress};
 
 #[test]
 fn the_unit_starts_what_there_is() {
@@ -45,10 +45,31 @@ fn the_unit_for_inactive_users_is_as_hardened_and_its_variables_are_settings() {
     are_settings(&variables);
 }
 
+/// What the program does with a socket and tells systemd is tested in `tests/plane/listener/hand_over.rs`.
+#[test]
+fn the_socket_is_the_one_that_its_manual_names() {
+    let (service, socket) = (deployed("systemd/portcullis.service"), deployed("systemd/portcullis.socket"));
+    assert!(service.lines().any(|line| line == "Type=notify"), "{service}");
+    let name = socket.lines().find_map(|line| line.strip_prefix("FileDescriptorName=")).unwrap();
+    // One listening stream socket, for the service of the same name.
+    assert!(
+        socket.contains("\nListenStream=") && !socket.contains("Accept=") && !socket.contains("Service="),
+        "{socket}"
+    );
+    let setting = format!("address = \"systemd:{name}\"");
+    assert!(socket.contains(&setting), "{socket}");
+    let manual = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/listener.md");
+    assert!(fs::read_to_string(manual).unwrap().contains(&setting));
+    let route = "[[routes]]\nauth = \"none\"\nupstream = \"http://127.0.0.1:3000\"\n";
+    let config = Config::parse(&format!("[listener]\n{setting}\n{route}"), "portcullis.toml", []).unwrap();
+    assert_eq!(config.listener.addresses, [ListenAddress::Systemd(Some(name.into()))]);
+}
+
 #[test]
 fn the_units_are_ones() {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/systemd");
-    let units = ["portcullis-inactive.service", "portcullis-inactive.timer"].map(|name| directory.join(name));
+    let units = ["portcullis-inactive.service", "portcullis-inactive.timer", "portcullis.socket"];
+    let units = units.map(|name| directory.join(name));
     let Ok(output) = Command::new("systemd-analyze").arg("verify").args(&units).output() else {
         return eprintln!("SKIPPED: units are not verified, because systemd-analyze is not installed");
     };

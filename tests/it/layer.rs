@@ -40,6 +40,7 @@ use portcullis::{
         Merged, Store, StoreError, StoreReport, Watcher,
         embedded::{EmbeddedSettings, EmbeddedStore},
     },
+    stream::Streams,
     token::{
         claims::Subject,
         issuer::{IssuerSettings, KeySource},
@@ -152,6 +153,7 @@ impl Court {
                 Clock::System,
             )),
             clock: Clock::System,
+            streams: Streams::new(settings.max_staleness),
             verdicts: VerdictMetrics::default(),
             observer: None,
         });

@@ -166,7 +166,7 @@ async fn the_end_of_a_connection_ends_only_a_body_without_a_length() {
 /// Every byte of a request, as the upstream gets it.
 #[tokio::test(flavor = "multi_thread")]
 async fn requests_are_framed_in_one_way() {
-    let (got, mut requests) = mpsc::unbounded_channel();
+    let (got, mut requests) = mpsc::channel(1);
     let upstream = RawUpstream::start(move |mut stream, _| {
         let got = got.clone();
         async move {
@@ -181,7 +181,7 @@ async fn requests_are_framed_in_one_way() {
                     body = vec![0; length.parse().unwrap()];
                     stream.read_exact(&mut body).await.unwrap();
                 }
-                got.send((head, String::from_utf8(body).unwrap())).unwrap();
+                got.send((head, String::from_utf8(body).unwrap())).await.unwrap();
                 stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.unwrap();
             }
         }

@@ -8,9 +8,12 @@ mod it {
     pub(crate) mod support;
 }
 
+mod authority;
 mod http1;
 mod hygiene;
+mod listener;
 mod proxy;
+mod streams;
 mod upstreams;
 
 use it::support;

@@ -46,6 +46,7 @@ fn what_can_be_read_in_two_ways_is_stopped_where_it_is() {
     let cases = [
         "GET / HTTP/1.1!\nHost: a\r\n\r\n",
         "!\nGET / HTTP/1.1\r\n\r\n",
+        "\r\n\r\n\r\n\r\n\r\n\r\n\r\n\r\n\r!\nGET / HTTP/1.1\r\n\r\n",
         "GET / HTTP/1.1\r\nHost: a!\n\r\n",
         "GET / HTTP/1.1\r\nHost: a\r\n!\n",
         "GET / HTTP/1.1\r\nX: a!\nContent-Length: 5\r\n\r\n",

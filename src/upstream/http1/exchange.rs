@@ -92,7 +92,7 @@ pub struct Unanswered<B> {
 
 /// Sends a request over a connection, and resolves with the header of its response. `limit`: how long that may take while the
 /// client is not waited for. The request's fields that tell of its framing are replaced; all others are sent as they are, in any
-/// case, so those of one connection only must be gone. With `Expect: 100-continue` the body waits until it is wanted.
+/// case, so those of one connection only must be gone. `look`: when the task is to be woken once, whether anything came or not. With `Expect: 100-continue` the body waits until it is wanted.
 ///
 /// # Errors
 /// [`Unanswered`]. The connection is gone then.
@@ -103,6 +103,7 @@ pub async fn exchange<S, B>(
     connection: Connection<S>,
     request: Request<B>,
     limit: Duration,
+    look: Option<Instant>,
 ) -> Result<Answer<S>, Unanswered<B>>
 where
     S: Link,
@@ -117,6 +118,7 @@ where
         unread: Unread::default(),
         interim: 0,
         since: None,
+        look,
         held_since: None,
         is_begun: false,
         is_repeatable,
@@ -176,6 +178,7 @@ struct Exchange<S, B> {
     interim: usize,
     /// Since when the upstream is waited for, and nothing else.
     since: Option<Instant>,
+    look: Option<Instant>,
     /// Since when the body waits.
     held_since: Option<Instant>,
     is_begun: bool,
@@ -208,6 +211,11 @@ where
             if let Poll::Ready(head) = self.poll_read(context, parts) {
                 return Poll::Ready(head);
             }
+            if let Some(look) = self.look
+                && self.connection.timer.poll_elapsed(context, look, Duration::ZERO).is_ready()
+            {
+                self.look = None;
+            }
             match sending {
                 Sending::Client => {
                     self.since = None;
@@ -222,7 +230,8 @@ where
                 }
                 Sending::Upstream | Sending::Done => {
                     let since = *self.since.get_or_insert_with(Instant::now);
-                    if self.connection.timer.poll_elapsed(context, since, limit).is_ready() {
+                    let looks_first = self.look.is_some_and(|look| look < since + limit);
+                    if !looks_first && self.connection.timer.poll_elapsed(context, since, limit).is_ready() {
                         return Poll::Ready(Err(Failure::TimedOut));
                     }
                     return Poll::Pending;

@@ -35,6 +35,7 @@ use portcullis::{
         embedded::{EmbeddedSettings, EmbeddedStore},
         sessions::{Opening, StoredSession},
     },
+    stream::Streams,
     token::{
         claims::{IssuerName, SessionId, Subject},
         issuer::KeySource,
@@ -347,6 +348,7 @@ impl World {
             recorder: Arc::new(Recorder::new(activity, own.clone())),
             sessions: Arc::new(sessions),
             clock: own,
+            streams: Streams::new(markers.max_staleness),
             verdicts: VerdictMetrics::default(),
             observer: None,
         });

@@ -32,7 +32,7 @@ pub(crate) struct TestGate {
 impl TestGate {
     /// A gate with this configuration, in front of an upstream of its own.
     ///
-    /// `{upstream}` stands for the upstream's URL; without `[[routes]]` there is one route to it. Addresses, keys of the issuer
+    /// `{upstream}` stands for the upstream's URL; without `[[routes]]` there is one route to it. Addresses that are not given, keys of the issuer
     /// `main`, and, without `[store]`, an embedded store are filled in.
     pub(crate) async fn start(toml: &str) -> Self {
         let upstream = Arc::new(TestUpstream::start().await);
@@ -58,13 +58,15 @@ impl TestGate {
             text.push_str("\n[issuers.main]\n");
         }
         let mut variables = vec![
-            ("PORTCULLIS_LISTENER_ADDRESS", "127.0.0.1:0".to_owned()),
             ("PORTCULLIS_ADMIN_ADDRESS", "127.0.0.1:0".to_owned()),
             ("PORTCULLIS_ISSUERS_MAIN_ISSUER", issuer.identifier.clone()),
             ("PORTCULLIS_ISSUERS_MAIN_AUDIENCES", AUDIENCE.to_owned()),
             ("PORTCULLIS_ISSUERS_MAIN_ALGORITHMS", "ES256".to_owned()),
             ("PORTCULLIS_ISSUERS_MAIN_JWKS_FILE", jwks.path().display().to_string()),
         ];
+        if !text.contains("[listener]\naddress") {
+            variables.push(("PORTCULLIS_LISTENER_ADDRESS", "127.0.0.1:0".to_owned()));
+        }
         if !text.contains("[store]") {
             variables.push(("PORTCULLIS_STORE_URL", format!("embedded:{}", store.path().display())));
         }

@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::{
-    eventually,
+    eventually, eventually_within,
     http::{Answer, send, try_send},
     jwks_server::JwksServer,
     keys::TestIssuer,
@@ -280,12 +280,16 @@ impl Running {
 
     /// Starts it by this command, with these variables, and waits until it listens. Its log must be JSON, at `info` or more.
     pub(crate) fn start_as(mut program: Command, config: &Path, variables: &[(String, String)]) -> Self {
+        program.envs(variables.iter().map(|(name, value)| (name, value))).stdin(Stdio::null());
+        Self::start_with_stdin(program, config)
+    }
+
+    /// The same; what the command's standard input is stays as it is.
+    pub(crate) fn start_with_stdin(mut program: Command, config: &Path) -> Self {
         let mut child = program
             .args(["serve", "--config"])
             .arg(config)
-            .envs(variables.iter().map(|(name, value)| (name, value)))
             .env_remove("RUST_LOG")
-            .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
@@ -308,8 +312,9 @@ impl Running {
         loop {
             let up = self.lines.lock().unwrap().iter().find_map(|line| {
                 let line: Value = serde_json::from_str(line).ok()?;
-                let address = |name: &str| line[name].as_str()?.parse().ok();
-                Some((address("listener")?, address("admin")?))
+                // It may listen elsewhere, too, or elsewhere only.
+                let listener = line["listener"].as_str()?.split(", ").find_map(|address| address.parse().ok());
+                Some((listener.unwrap_or(SocketAddr::from(([0, 0, 0, 0], 0))), line["admin"].as_str()?.parse().ok()?))
             });
             if let Some(addresses) = up {
                 (self.address, self.admin) = addresses;
@@ -330,6 +335,22 @@ impl Running {
     /// Everything that it wrote to standard error so far.
     pub(crate) fn log(&self) -> String {
         self.lines.lock().unwrap().join("\n")
+    }
+
+    /// Sends it a signal, such as `-TERM`.
+    pub(crate) fn signal(&self, signal: &str) {
+        assert!(Command::new("kill").args([signal, &self.id().to_string()]).status().unwrap().success());
+    }
+
+    /// How it ended, once it has.
+    pub(crate) async fn end(&mut self) -> ExitStatus {
+        let mut status = None;
+        eventually_within(PATIENCE, "the gate ends", async || {
+            status = self.child.try_wait().unwrap();
+            status.is_some()
+        })
+        .await;
+        status.unwrap()
     }
 
     /// SIGKILL.

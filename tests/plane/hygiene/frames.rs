@@ -33,6 +33,12 @@ pub(super) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8>
     [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }
 
+/// What stands before a frame: the length of its payload, its kind, its flags and its stream.
+pub(super) fn frame_head(head: &[u8; 9]) -> (usize, u8, u8, u32) {
+    let length = usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2]);
+    (length, head[3], head[4], u32::from_be_bytes([head[5], head[6], head[7], head[8]]))
+}
+
 /// A setting, for the payload of `SETTINGS`.
 pub(super) fn setting(id: u16, value: u32) -> Vec<u8> {
     [&id.to_be_bytes()[..], &value.to_be_bytes()].concat()
@@ -125,6 +131,14 @@ impl Http2 {
         connection
     }
 
+    /// Acknowledges the other side's settings, which take effect by that; what came after them is left to be read.
+    pub(super) async fn settle(mut self) -> (Vec<u8>, Vec<u8>, TcpStream) {
+        let settings = self.next().await.expect("settings");
+        assert_eq!((settings.kind, settings.flags), (SETTINGS, 0));
+        assert!(self.send(frame(SETTINGS, ACK, 0, &[])).await);
+        (settings.payload, self.buffer, self.stream)
+    }
+
     /// Whether it could be sent.
     pub(super) async fn send(&mut self, bytes: impl AsRef<[u8]>) -> bool {
         timeout(PATIENCE, self.stream.write_all(bytes.as_ref())).await.is_ok_and(|sent| sent.is_ok())
@@ -137,12 +151,12 @@ impl Http2 {
 
     async fn next_at_last(&mut self) -> Option<Frame> {
         loop {
-            if let Some(&[a, b, c, kind, flags, s, t, u, v]) = self.buffer.first_chunk::<9>() {
-                let length = u32::from_be_bytes([0, a, b, c]) as usize;
+            if let Some(head) = self.buffer.first_chunk::<9>() {
+                let (length, kind, flags, stream) = frame_head(head);
                 if self.buffer.len() >= 9 + length {
                     let rest = self.buffer.split_off(9 + length);
                     let payload = std::mem::replace(&mut self.buffer, rest).split_off(9);
-                    return Some(Frame { kind, flags, stream: u32::from_be_bytes([s, t, u, v]), payload });
+                    return Some(Frame { kind, flags, stream, payload });
                 }
             }
             if !matches!(self.stream.read_buf(&mut self.buffer).await, Ok(1..)) {

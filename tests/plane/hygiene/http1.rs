@@ -7,7 +7,7 @@ use crate::support::{client::Raw, gate::TestGate};
 const NEXT: &str = "GET /next HTTP/1.1\r\nHost: next\r\nConnection: close\r\n\r\n";
 
 /// Such requests, by what the documentation calls them. `{}` is a beginning without fault.
-const REFUSED: [(&str, &[&str]); 28] = [
+const REFUSED: [(&str, &[&str]); 29] = [
     (
         "a line that ends in a bare LF",
         &[
@@ -78,6 +78,10 @@ const REFUSED: [(&str, &[&str]); 28] = [
             "GET / HTTP/1.1 HTTP/1.1\r\nHost: a\r\n\r\n",
             "G(T / HTTP/1.1\r\nHost: a\r\n\r\n",
         ],
+    ),
+    (
+        "more than eight empty lines before it",
+        &["\r\n\r\n\r\n\r\n\r\n\r\n\r\n\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n"],
     ),
     (
         "another version than HTTP/1.0 and HTTP/1.1, or none",

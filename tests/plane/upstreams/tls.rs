@@ -4,11 +4,11 @@ use std::fs;
 
 use http::Version;
 
-use super::{
-    api::Api,
+use super::api::Api;
+use crate::{
     authority::{Authority, Identity},
+    support::{client::Reply, gate::TestGate},
 };
-use crate::support::{client::Reply, gate::TestGate};
 
 const HTTP1: [&str; 1] = ["http/1.1"];
 const HTTP2: [&str; 1] = ["h2"];

@@ -7,7 +7,7 @@ use rcgen::{
     date_time_ymd,
 };
 use rustls::{
-    RootCertStore, ServerConfig,
+    ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
     server::WebPkiClientVerifier,
 };
@@ -94,6 +94,29 @@ impl Authority {
         self.directory.path()
     }
 
+    /// A client that believes this authority, offers these protocols, and shows this certificate.
+    pub(super) fn client(&self, alpn: &[&str], identity: Option<&Identity>) -> ClientConfig {
+        self.client_of(alpn, identity, rustls::DEFAULT_VERSIONS)
+    }
+
+    /// The same for these versions of TLS.
+    pub(super) fn client_of(
+        &self,
+        alpn: &[&str],
+        identity: Option<&Identity>,
+        versions: &[&'static SupportedProtocolVersion],
+    ) -> ClientConfig {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let builder = ClientConfig::builder_with_provider(provider).with_protocol_versions(versions).unwrap();
+        let builder = builder.with_root_certificates(self.roots());
+        let mut config = match identity {
+            None => builder.with_no_client_auth(),
+            Some(identity) => builder.with_client_auth_cert(vec![identity.certificate()], identity.key()).unwrap(),
+        };
+        config.alpn_protocols = alpn.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
+        config
+    }
+
     fn roots(&self) -> RootCertStore {
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(self.issuer.pem().as_bytes()).unwrap()).unwrap();
@@ -114,10 +137,16 @@ impl Identity {
                 builder.with_client_cert_verifier(verifier.build().unwrap())
             }
         };
-        let certificate = CertificateDer::from_pem_slice(self.certificate.as_bytes()).unwrap();
-        let key = PrivateKeyDer::from_pem_slice(self.key.as_bytes()).unwrap();
-        let mut config = builder.with_single_cert(vec![certificate], key).unwrap();
+        let mut config = builder.with_single_cert(vec![self.certificate()], self.key()).unwrap();
         config.alpn_protocols = alpn.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
         Arc::new(config)
+    }
+
+    pub(super) fn certificate(&self) -> CertificateDer<'static> {
+        CertificateDer::from_pem_slice(self.certificate.as_bytes()).unwrap()
+    }
+
+    fn key(&self) -> PrivateKeyDer<'static> {
+        PrivateKeyDer::from_pem_slice(self.key.as_bytes()).unwrap()
     }
 }
