@@ -8,9 +8,11 @@
 //!
 //! `config/portcullis.toml` is the manual: every key with default, unit, range and reason.
 
+mod cors;
 mod gateway;
 pub(crate) mod inactive;
 mod issuer;
+mod limits;
 mod listener;
 mod logout;
 mod problem;

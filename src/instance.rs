@@ -32,6 +32,7 @@ use crate::{
         records::{Direct, Records},
         schedule::{Running, Scheduled},
     },
+    limit::Limits,
     logout::{IssuerLogouts, NoEndpoint},
     revocation::{Revocations, Revoking},
     server::{
@@ -51,7 +52,7 @@ use crate::{
         embedded::{EmbeddedOpenError, EmbeddedStore},
         redis::{InvalidRedisSettings, RedisStore},
     },
-    telemetry::metrics::ServerMetrics,
+    telemetry::{log, metrics::ServerMetrics},
     token::{
         claims::IssuerName,
         issuer::IssuerSettings,
@@ -204,7 +205,7 @@ impl Instance {
         let owner = gateway_id(&config.sessions.gateway);
         let sources = Sources::start(config.sources.clone(), &pipeline, &judge.parts().verifier, &owner)?;
 
-        let metrics = ServerMetrics::new();
+        let (metrics, limits) = (ServerMetrics::new(), Limits::default());
         let reserved = ReservedNames::new(&config.identity_fields);
         let gates = Gateway::gates(&config.routes, &reserved, &judge);
         let (own_policy, origins) = (own_policy(&config), TrustedOrigins::new(config.origins.clone()));
@@ -226,13 +227,15 @@ impl Instance {
             }),
             receivers: Arc::clone(sources.receivers()),
         };
-        let options = GatewayOptions { listener: Arc::new(config.listener.clone()), access_log: config.log.access };
-        let gateway = Gateway::new(&config.routes, &gates, &reserved, own, Arc::clone(&metrics), options);
+        let options = GatewayOptions { listener: Arc::new(config.listener.clone()), access: config.log.access };
+        let gateway = Gateway::new(&config.routes, &gates, &reserved, own, Arc::clone(&metrics), &limits, options);
         let gateways = CurrentGateway::new(gateway);
 
         let mut registry = Registry::with_prefix("portcullis");
         judge.register(&mut registry);
         metrics.register(&mut registry);
+        limits.register(&mut registry);
+        log::register(&mut registry);
         tls_metrics.register(&mut registry);
         sources.register(&mut registry);
         revocations.register(&mut registry);

@@ -13,6 +13,9 @@ pub mod server;
 #[cfg(feature = "server")]
 pub mod route;
 
+#[cfg(feature = "server")]
+pub mod cors;
+
 #[cfg(feature = "gate")]
 pub mod credential;
 
@@ -32,6 +35,9 @@ pub mod stream;
 
 #[cfg(feature = "gate")]
 pub mod activity;
+
+#[cfg(feature = "server")]
+pub mod limit;
 
 #[cfg(feature = "server")]
 pub mod upstream;

@@ -6,7 +6,7 @@
 pub mod path;
 pub mod table;
 
-use crate::{gate::policy::Policy, upstream::UpstreamSettings};
+use crate::{cors::CorsSettings, gate::policy::Policy, limit::LimitSettings, upstream::UpstreamSettings};
 
 /// One route.
 #[derive(Clone, Debug)]
@@ -17,6 +17,10 @@ pub struct RouteSettings {
     pub path: path::CanonicalPath,
     /// What applies to it; its name is the route's.
     pub policy: Policy,
+    /// How much it takes.
+    pub limits: LimitSettings,
+    /// Who may use it from other origins; `None`: the upstream says so.
+    pub cors: Option<CorsSettings>,
     /// Where it leads.
     pub upstream: UpstreamSettings,
 }

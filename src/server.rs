@@ -7,21 +7,29 @@
 //! - `framing`: where a request ends.
 //! - `form`: the one form of a request.
 //! - [`gateway`]: what happens to a request; [`current`]: which of them, while configurations come and go.
+//! - `client_address`, [`request_id`], `trace_context`: where a request came from, and what it is called.
+//! - `passage`, [`ending`]: from the verdict to the upstream, and what ends with the response.
 //! - [`access`]: the access log.
 //! - [`own`]: the gate's own endpoints.
 
 pub mod access;
+mod client_address;
 pub mod connection;
 pub mod current;
+pub mod ending;
 mod form;
 mod framing;
 pub mod gateway;
 mod hand_over;
 pub mod listener;
 pub mod own;
+mod passage;
 pub mod patience;
+mod random;
+pub mod request_id;
 pub mod socket;
 pub mod tls;
+mod trace_context;
 pub mod transport;
 
 use std::{net::IpAddr, time::Duration};
@@ -29,6 +37,7 @@ use std::{net::IpAddr, time::Duration};
 use ipnet::IpNet;
 
 use self::{
+    request_id::RequestIds,
     socket::{ListenAddress, SocketOptions},
     tls::TlsSettings,
 };
@@ -60,6 +69,10 @@ pub struct ListenerSettings {
     pub trusted_proxies: Vec<IpNet>,
     /// Whether those of peers at Unix sockets are.
     pub trusts_unix: bool,
+    /// Whose `X-Request-Id` is kept.
+    pub request_ids: RequestIds,
+    /// Whether requests without a `traceparent` get one.
+    pub begins_traces: bool,
 }
 
 impl ListenerSettings {

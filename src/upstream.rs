@@ -4,30 +4,43 @@
 //! - [`body`]: bodies and trailers, streamed with their limits.
 //! - [`pool`]: connections, kept and new.
 //! - [`http1`]: HTTP/1.1 over one connection.
+//! - `endpoints`: all endpoints of an upstream, and whose turn it is; [`endpoint`]: one of them.
+//! - [`balance`]: how one of several is chosen; [`ejection`]: who is left alone for a while; [`health`]: asking who is well.
+//! - [`resolve`]: names and their addresses.
+//! - [`retry`]: what may be sent once more.
+//! - [`metrics`]: what is counted.
 //! - [`transport`]: how an endpoint is reached: TCP, TLS, Unix sockets.
 //! - [`proxy`]: the service that puts them together.
 
+pub mod balance;
 pub mod body;
+pub mod ejection;
+pub mod endpoint;
+mod endpoints;
 pub mod fields;
+pub mod health;
 pub mod http1;
+pub mod metrics;
 pub mod pool;
 pub mod proxy;
+pub mod resolve;
+pub mod retry;
 pub mod transport;
 
 use std::time::Duration;
 
-use http::uri::Authority;
-
-use self::transport::Transport;
-pub use self::{body::Body, proxy::Upstream};
+pub use self::{
+    balance::Balance, body::Body, ejection::EjectionSettings, endpoint::OriginSettings, health::HealthSettings,
+    proxy::Upstream, retry::RetrySettings,
+};
 
 /// An upstream and how to talk to it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct UpstreamSettings {
-    /// Host and port, as a request may be told them. The port is always there; that of a Unix socket is `localhost`.
-    pub authority: Authority,
-    /// How it is reached.
-    pub transport: Transport,
+    /// What it is made of. Never empty.
+    pub origins: Vec<OriginSettings>,
+    /// How one of them is chosen.
+    pub balance: Balance,
     /// The protocol spoken to it.
     pub protocol: Protocol,
     /// How long connecting may take, the TLS handshake included.
@@ -36,12 +49,22 @@ pub struct UpstreamSettings {
     pub response_timeout: Duration,
     /// How long a body may stand still, either way.
     pub body_idle_timeout: Duration,
+    /// How long a request may take in all, to the end of its response.
+    pub total_timeout: Option<Duration>,
     /// How long a connection is kept without use.
     pub keep_alive: Duration,
-    /// How many unused connections are kept, at most.
+    /// How many unused connections are kept to each endpoint, at most.
     pub max_idle: usize,
     /// Whether the upstream sees the client's `Host` (true) or its own authority.
     pub preserve_host: bool,
+    /// How often names are resolved.
+    pub resolve_interval: Duration,
+    /// How often a request may be tried.
+    pub retries: RetrySettings,
+    /// When endpoints are left alone.
+    pub ejection: EjectionSettings,
+    /// How endpoints are asked whether they are well; `None`: they are not.
+    pub health: Option<HealthSettings>,
 }
 
 /// The protocol spoken to an upstream.

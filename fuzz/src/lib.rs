@@ -12,6 +12,20 @@
 #[allow(dead_code, reason = "the list of targets is for the tests")]
 mod targets;
 
+#[path = "../../tests/plane/hygiene/differential.rs"]
+mod differential;
+#[path = "../../tests/plane/hygiene/strict.rs"]
+mod strict;
+
+thread_local! {
+    static GATE: differential::Differential = differential::Differential::start();
+}
+
+/// The bytes as what a connection sends, through a gate. `tests/plane/hygiene/mutations.rs` tries it in the tests.
+pub fn requests(data: &[u8]) {
+    GATE.with(|gate| gate.check(data));
+}
+
 macro_rules! targets {
     ($($name:ident),* $(,)?) => {
         $(

@@ -68,10 +68,10 @@ impl Drop for DataDirectory {
 
 impl Demo {
     pub(super) fn run(self) -> anyhow::Result<Outcome> {
-        log::start(&LogSettings {
+        let _logging = log::start(&LogSettings {
             level: format!("warn,{}=off", audit::TARGET),
             format: LogFormat::Text,
-            access: false,
+            access: None,
         })?;
         runtime()?.block_on(self.play())
     }

@@ -2,7 +2,6 @@
 
 use std::{io, path::Path};
 
-use anyhow::Context;
 use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -11,7 +10,7 @@ use crate::{instance::Instance, server::socket::ListenAddress, telemetry::log};
 
 pub(super) fn run(path: &Path) -> anyhow::Result<Outcome> {
     let config = load(path)?;
-    log::start(&config.log).context("log filter cannot be read")?;
+    let _logging = log::start(&config.log)?;
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }

@@ -9,6 +9,7 @@ use tracing_subscriber::EnvFilter;
 
 use super::{
     TokenSettings,
+    inactive::Percent,
     problem::{Fault, nearest},
     reader::{At, Section},
     secret,
@@ -19,7 +20,7 @@ use crate::{
     admin::AdminSettings,
     marker::{Retention, cache::MarkerSettings},
     server::socket::ListenAddress,
-    telemetry::log::{LogFormat, LogSettings},
+    telemetry::log::{AccessSettings, LogFormat, LogOutput, LogSettings},
     verdict::OutagePolicy,
 };
 
@@ -130,10 +131,21 @@ pub(super) fn log(section: &Section<'_>) -> LogSettings {
     let settings = LogSettings {
         level: section.get::<String>("level").check(|level| check_filter(level)).or("info".to_owned()),
         format: section.get("format").or(LogFormat::Text),
-        access: section.get("access").or(false),
+        access: access(section),
     };
     section.finish();
     settings
+}
+
+fn access(section: &Section<'_>) -> Option<AccessSettings> {
+    let is_wanted = section.get("access").or(false);
+    let settings = AccessSettings {
+        sample: section.get::<Percent>("access_sample").option().map_or(1.0, |Percent(percent)| percent / 100.0),
+        subject: section.get("access_subject").or(false),
+        user_agent: section.get("access_user_agent").or(false),
+        output: section.get("access_output").or(LogOutput::Stderr),
+    };
+    is_wanted.then_some(settings)
 }
 
 /// A misspelt level would be taken for the name of a module.
@@ -160,6 +172,12 @@ fn check_filter(filter: &str) -> Result<(), Fault> {
 impl Setting for LogFormat {
     fn read(raw: Raw<'_>) -> Result<Self, Fault> {
         choose(raw, &[("text", Self::Text), ("json", Self::Json)])
+    }
+}
+
+impl Setting for LogOutput {
+    fn read(raw: Raw<'_>) -> Result<Self, Fault> {
+        choose(raw, &[("stderr", Self::Stderr), ("stdout", Self::Stdout)])
     }
 }
 

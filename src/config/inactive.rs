@@ -211,7 +211,7 @@ pub(crate) fn time(text: &str) -> Option<Timestamp> {
 }
 
 /// `"5%"`
-struct Percent(f64);
+pub(super) struct Percent(pub(super) f64);
 
 impl Setting for Percent {
     fn read(raw: Raw<'_>) -> Result<Self, Fault> {

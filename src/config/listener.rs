@@ -19,6 +19,7 @@ use crate::{
     clock::{Clock, Timestamp},
     server::{
         ListenerSettings,
+        request_id::RequestIds,
         socket::{ListenAddress, SocketOptions},
         tls::{CertificateFiles, ClientCertificates, Credential, TlsFault, TlsSettings, read_authorities},
     },
@@ -51,6 +52,8 @@ pub(super) fn read(section: &Section<'_>) -> ListenerSettings {
         drain_timeout: section.get("drain_timeout").between(Duration::ZERO, DAY).or(30 * SECOND),
         trusted_proxies,
         trusts_unix,
+        request_ids: section.get("request_id").or(RequestIds::Make),
+        begins_traces: section.get("traceparent").or(TraceParents::Pass) == TraceParents::Make,
     };
     section.finish();
     settings
@@ -277,6 +280,25 @@ impl Setting for Proxy {
             "unix" => Ok(Self::Unix),
             _ => Setting::read(raw).map(Self::Network),
         }
+    }
+}
+
+impl Setting for RequestIds {
+    fn read(raw: Raw<'_>) -> Result<Self, Fault> {
+        choose(raw, &[("make", Self::Make), ("keep", Self::Keep), ("off", Self::Off)])
+    }
+}
+
+/// What becomes of requests without a `traceparent`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum TraceParents {
+    Pass,
+    Make,
+}
+
+impl Setting for TraceParents {
+    fn read(raw: Raw<'_>) -> Result<Self, Fault> {
+        choose(raw, &[("pass", Self::Pass), ("make", Self::Make)])
     }
 }
 

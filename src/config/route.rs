@@ -5,8 +5,10 @@ use std::{collections::HashMap, net::SocketAddr, sync::Arc};
 use http::HeaderName;
 
 use super::{
+    cors,
     gateway::Markers,
     issuer::Issuer,
+    limits,
     problem::{Fault, nearest},
     reader::{At, Reader, Section},
     session::{self, Session},
@@ -109,10 +111,14 @@ fn read(section: &Section<'_>, basis: &Basis<'_>, routes: &mut Routes) -> Option
     let name = routes.name(section, &hosts, path.as_ref());
     let upstream = upstream::read(section, basis);
     let policy = policy(section, basis, routes, name);
+    let limits = limits::read(&section.section("limits"), policy.authentication);
+    let cors = cors::read(&section.section("cors"));
     Some(RouteSettings {
         hosts: hosts.into_iter().map(|(host, _)| host).collect(),
         path: path?,
         policy,
+        limits,
+        cors,
         upstream: upstream?,
     })
 }
@@ -223,12 +229,21 @@ fn policy(section: &Section<'_>, basis: &Basis<'_>, routes: &mut Routes, name: A
         },
         limits: limits.settings(),
         activity: if section.get("activity").or(true) { ActivityRule::Counts } else { ActivityRule::Never },
-        preflights: section.get("preflights").or(Preflights::Refuse) == Preflights::Pass,
+        preflights: preflights(section),
         identity: identity(section, routes),
         forward_token: section.get("forward_token").or(true),
         realm: section.get::<String>("realm").check(|realm| check_realm(realm)).or("portcullis".to_owned()).into(),
         describe: section.get("describe").or(true),
     }
+}
+
+/// Whether preflights go on to the upstream.
+fn preflights(section: &Section<'_>) -> bool {
+    let preflights = section.get("preflights");
+    if preflights.is_given() && section.has("cors") {
+        section.reader().report(preflights.at(), Fault::new("means nothing here: with `cors` the gate answers them"));
+    }
+    preflights.or(Preflights::Refuse) == Preflights::Pass
 }
 
 /// The issuers that the route names; `None`: all.

@@ -1,20 +1,24 @@
 use std::{fs, path::PathBuf, time::Duration};
 
+use http::{HeaderValue, StatusCode};
 use jsonwebtoken::Algorithm;
 use proptest::prelude::*;
 use secrecy::{ExposeSecret as _, SecretString};
 
 use super::*;
 use crate::{
+    cors::{CorsSettings, OriginPattern, Origins},
     gate::policy::{ActivityRule, Authentication},
     inactive::{brakes::Brakes, settings::Schedule},
+    limit::{LimitSettings, concurrency::ConcurrencySettings, rate::Rate},
     logout::LogoutKind,
     management::{listing::Way, pace::RateShare},
     revocation::Extent,
+    server::request_id::RequestIds,
     store::redis::Login,
-    telemetry::log::LogFormat,
+    telemetry::log::{AccessSettings, LogFormat, LogOutput},
     token::issuer::{KeySource, TokenProfile},
-    upstream::Protocol,
+    upstream::{Balance, Protocol, RetrySettings},
     verdict::OutagePolicy,
 };
 
@@ -86,6 +90,8 @@ max_connections = 5
 drain_delay = "3s"
 drain_timeout = "4s"
 trusted_proxies = ["10.0.0.0/8", "192.0.2.1"]
+request_id = "keep"
+traceparent = "make"
 [admin]
 address = "127.0.0.1:91"
 [store]
@@ -145,6 +151,10 @@ issuers = ["acme"]
 level = "warn,portcullis::store=debug"
 format = "json"
 access = true
+access_sample = "2.5%"
+access_subject = true
+access_user_agent = true
+access_output = "stdout"
 [issuers.acme]
 issuer = "https://acme.test/"
 aliases = ["https://login.acme.test/"]
@@ -186,12 +196,21 @@ response_timeout = "19s"
 body_idle_timeout = "20s"
 keep_alive = "21s"
 max_idle = 22
+balance = "round_robin"
+total_timeout = "23s"
+resolve_interval = "24s"
+retries = { attempts = 3, budget = 25, min_per_second = 26 }
+ejection = { failures = 27, time = "28s", max_time = "29s", statuses = [502, 599] }
+health = { path = "/health?a=b", interval = "30s", timeout = "31s", healthy = 32, unhealthy = 33, statuses = [204] }
 activity = false
 preflights = "pass"
+limits = { max_requests = 23, max_waiting = 24, max_wait = "25ms", per_subject = "26/s", per_subject_burst = 27, per_address = "28 / h", max_body_size = "29MiB" }
 session = { absolute_limit = "8h" }
 identity = { "X-User" = "sub", "X-Email" = "email" }
 [[routes]]
-upstream = "http://upstream.test"
+upstreams = ["http://upstream.test", { url = "https://[2001:db8::1]", weight = 5 }]
+tls = { server_name = "tls.test" }
+cors = { origins = ["https://APP.test:443", "https://*.app.test:8443"], methods = ["PUT"], headers = [], expose = ["X-Total"], credentials = true, max_age = "1h" }
 [[routes]]
 path = "/open"
 auth = "none"
@@ -268,9 +287,11 @@ upstream = "http://[::1]:82/"
     assert_eq!((inactive.tenants.len(), &*tenant.client_id, tenant.rate_share), (1, "m2m", RateShare::percent(7)));
     assert_eq!(config.sessions, SessionSettings { gateway: "edge-1".into(), record_all: true });
     assert_eq!(texts(&config.origins), ["https://app.acme.test"]);
+    assert_eq!((config.listener.request_ids, config.listener.begins_traces), (RequestIds::Keep, true));
+    let access = AccessSettings { sample: 0.025, subject: true, user_agent: true, output: LogOutput::Stdout };
     assert_eq!(
         config.log,
-        LogSettings { level: "warn,portcullis::store=debug".into(), format: LogFormat::Json, access: true }
+        LogSettings { level: "warn,portcullis::store=debug".into(), format: LogFormat::Json, access: Some(access) }
     );
 
     let [acme, other] = &config.issuers[..] else { panic!("not two issuers") };
@@ -331,6 +352,26 @@ upstream = "http://[::1]:82/"
     assert_eq!(texts(&policy.settings.required_scopes), ["read"]);
     assert_eq!((policy.settings.outage, policy.settings.clock_skew), (OutagePolicy::Reject, seconds(9)));
     assert_eq!(policy.settings.max_token_lifetime, seconds(36_000));
+    let concurrency = ConcurrencySettings { max_requests: 23, max_waiting: 24, max_wait: Duration::from_millis(25) };
+    let per_subject = Rate { count: 26, per: seconds(1), burst: 27 };
+    let per_address = Rate { count: 28, per: seconds(3600), burst: 28 };
+    let limits = LimitSettings {
+        concurrency: Some(concurrency),
+        per_subject: Some(per_subject),
+        per_address: Some(per_address),
+        max_body_size: Some(29 << 20),
+    };
+    assert_eq!((one.limits, every.limits), (limits, LimitSettings::default()));
+    let origins = ["https://app.test", "https://*.app.test:8443"].map(OriginPattern::new);
+    let cors = CorsSettings {
+        origins: Origins::Some(origins.into()),
+        methods: HeaderValue::from_static("PUT"),
+        headers: None,
+        expose: Some(HeaderValue::from_static("X-Total")),
+        credentials: true,
+        max_age: 3600,
+    };
+    assert_eq!((&one.cors, &every.cors), (&None, &Some(cors)));
     let cookies: Vec<_> =
         policy.sources.cookies.iter().map(|source| (&*source.name, source.issuer.is_some())).collect();
     let headers: Vec<_> =
@@ -343,17 +384,30 @@ upstream = "http://[::1]:82/"
     let identity: Vec<_> = policy.identity.iter().map(|(name, index)| (name.as_str(), named(*index))).collect();
     assert_eq!(identity, [("x-user", "sub"), ("x-email", "email")]);
     let upstream = &one.upstream;
-    assert_eq!((upstream.authority.as_str(), upstream.protocol), ("upstream.test:81", Protocol::Http2));
+    assert_eq!((upstream.origins[0].authority.as_str(), upstream.protocol), ("upstream.test:81", Protocol::Http2));
     assert_eq!([upstream.connect_timeout, upstream.response_timeout], [seconds(18), seconds(19)]);
     assert_eq!([upstream.body_idle_timeout, upstream.keep_alive], [seconds(20), seconds(21)]);
     assert_eq!((upstream.max_idle, upstream.preserve_host), (22, false));
+    assert_eq!((upstream.balance, every.upstream.balance), (Balance::RoundRobin, Balance::LeastLoaded));
+    assert_eq!((upstream.total_timeout, upstream.resolve_interval), (Some(seconds(23)), seconds(24)));
+    assert_eq!(upstream.retries, RetrySettings { attempts: 3, budget: 25, floor: 26 });
+    let ejection = &upstream.ejection;
+    assert_eq!((ejection.failures, ejection.time, ejection.max_time), (27, seconds(28), seconds(29)));
+    assert_eq!(ejection.statuses.iter().map(StatusCode::as_u16).collect::<Vec<_>>(), [502, 599]);
+    let health = upstream.health.as_ref().unwrap();
+    assert_eq!((health.path.as_str(), health.interval, health.timeout), ("/health?a=b", seconds(30), seconds(31)));
+    assert_eq!((health.healthy, health.unhealthy, health.statuses[0].as_u16()), (32, 33, 204));
+    assert_eq!((&every.upstream.health, every.upstream.total_timeout), (&None, None));
+    let origins: Vec<_> =
+        every.upstream.origins.iter().map(|origin| (origin.transport.to_string(), origin.weight)).collect();
+    assert_eq!(origins, [("http://upstream.test:80".to_owned(), 1), ("https://[2001:db8::1]:443".to_owned(), 5)]);
 
-    assert_eq!((&*every.policy.name, every.upstream.authority.as_str()), ("*/", "upstream.test:80"));
+    assert_eq!((&*every.policy.name, every.upstream.origins[0].authority.as_str()), ("*/", "upstream.test:80"));
     assert_eq!((every.policy.mode, every.policy.settings.outage), (Mode::Observe, OutagePolicy::Allow));
     assert_eq!(every.policy.issuers, None);
     let identity: Vec<_> = every.policy.identity.iter().map(|(name, index)| (name.as_str(), named(*index))).collect();
     assert_eq!(identity, [("x-forwarded-user", "sub")]);
-    assert_eq!((&*open.policy.name, open.upstream.authority.as_str()), ("*/open", "[::1]:82"));
+    assert_eq!((&*open.policy.name, open.upstream.origins[0].authority.as_str()), ("*/open", "[::1]:82"));
     assert_eq!(texts(&config.forwarded_claims), ["sub", "email"]);
     assert!(config.identity_fields.iter().map(HeaderName::as_str).eq(["x-user", "x-email", "x-forwarded-user"]));
     assert_eq!(config.warnings, []);
@@ -405,7 +459,7 @@ fn variables_go_over_the_file() {
     .unwrap();
     assert_eq!(addresses(&config), "127.0.0.1:2");
     assert_eq!((config.listener.max_headers, config.listener.trusted_proxies.len()), (77, 2));
-    assert!(config.log.access);
+    assert!(config.log.access.is_some());
     assert_eq!(config.routes[0].policy.mode, Mode::Enforce);
     assert_eq!(texts(&config.issuers[0].audiences), ["one", "two"]);
     assert_eq!(&*config.issuers[0].claims.session, "session");
@@ -646,15 +700,18 @@ fn the_examples_of_the_manuals_work() {
                 .collect();
             examples += 1;
             if let Err(errors) = parse(&with.join("\n"), secrets) {
-                // Files of secrets, the users and connections of another store, and TLS to the upstream are not here.
-                // Neither is a Management API in full, nor what goes with a schedule.
+                // Files of secrets, the users and connections of another store, TLS to the upstream, and one beside several are not here.
+                // Neither is a Management API in full, nor what goes with a schedule, a limit or an origin.
                 let expected = [
                     "cannot be read",
                     "the embedded store has no",
                     "the upstream is reached without TLS",
+                    "stands beside `upstreams`",
                     "needs the Management API, and no issuer has one",
                     "management.client_secret: is missing",
                     "inactive.reports: is missing",
+                    "cors.origins: is missing",
+                    "means nothing without",
                     // One part of TLS without the others.
                     "listener.tls.certificate_file: is missing",
                     "listener.tls.key_file: is missing",

@@ -17,6 +17,7 @@ pub(super) const fn code(status: StatusCode) -> u8 {
     match status {
         StatusCode::BAD_REQUEST => 3,
         StatusCode::FORBIDDEN => 7,
+        StatusCode::TOO_MANY_REQUESTS | StatusCode::PAYLOAD_TOO_LARGE => 8,
         StatusCode::SERVICE_UNAVAILABLE => 14,
         _ => 16,
     }

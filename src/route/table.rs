@@ -104,30 +104,48 @@ impl fmt::Display for HostPattern {
 ///    routes for every host. A host whose routes do not have the path leaves it to the next.
 /// 2. Within a host the longest prefix wins. A prefix matches whole segments: `/a` and `/a/` match `/a/b`, not `/ab`;
 ///    `/a/` does not match `/a`.
-/// 3. A path with parameters (`;`) must lead to the same route with and without them, as some servers cut them off
-///    and some do not. Otherwise it has no route.
+/// 3. A path with parameters (`;`), or with dots or spaces at the end of a segment, must lead to the same route with and
+///    without them, as some servers cut them off and some do not. Otherwise it has no route.
+/// 4. Likewise it must lead to the same route for those who do not tell upper case from lower.
 #[derive(Clone, Debug)]
 pub struct RouteTable<T> {
     exact: AHashMap<Box<str>, Prefixes>,
     wildcard: AHashMap<Box<str>, Prefixes>,
     every: Prefixes,
     routes: Box<[T]>,
+    /// The prefix of each route, without case.
+    folded: Box<[Box<[u8]>]>,
+    /// Whether a prefix is anything but its own folded form.
+    tells_case: bool,
 }
 
 /// Decoded prefixes, the longest first, and the places of their routes.
 #[derive(Clone, Default, Debug)]
-struct Prefixes(Vec<(Box<[u8]>, usize)>);
+struct Prefixes {
+    exact: Vec<(Box<[u8]>, usize)>,
+    /// The same without case.
+    folded: Vec<(Box<[u8]>, usize)>,
+}
 
 impl<T> RouteTable<T> {
     /// A table of routes: the hosts each is for (none: every host), its prefix, and what belongs to it.
     /// Of two routes for the same host and prefix, the first counts.
     pub fn new(routes: impl IntoIterator<Item = (Vec<HostPattern>, CanonicalPath, T)>) -> Self {
-        let mut table =
-            Self { exact: AHashMap::new(), wildcard: AHashMap::new(), every: Prefixes::default(), routes: [].into() };
-        let mut values = Vec::new();
+        let mut table = Self {
+            exact: AHashMap::new(),
+            wildcard: AHashMap::new(),
+            every: Prefixes::default(),
+            routes: [].into(),
+            folded: [].into(),
+            tells_case: false,
+        };
+        let (mut values, mut folded) = (Vec::new(), Vec::new());
         for (hosts, path, value) in routes {
             let place = values.len();
             values.push(value);
+            let decoded = path.decoded();
+            folded.push(Box::from(fold(&decoded)));
+            table.tells_case |= has_case(&decoded);
             for host in &hosts {
                 let prefixes = match host.suffix() {
                     Some(suffix) => table.wildcard.entry(suffix.into()),
@@ -140,6 +158,7 @@ impl<T> RouteTable<T> {
             }
         }
         table.routes = values.into();
+        table.folded = folded.into();
         table
     }
 
@@ -148,11 +167,28 @@ impl<T> RouteTable<T> {
     pub fn find(&self, host: &str, path: &str) -> Option<&T> {
         let host = normalise_host(host);
         let path = path::decode(path);
-        let place = self.place(&host, &path)?;
-        if path.contains(&b';') && self.place(&host, &without_parameters(&path)) != Some(place) {
-            return None;
+        let place = self.place(&host, |prefixes| find(&prefixes.exact, &path))?;
+        let has_ends = path.contains(&b';') || has_loose_end(&path);
+        let is_the_same = self.is_the_same_without_case(place, &host, &path)
+            && (!has_ends
+                || READINGS.iter().all(|reading| self.is_the_same(place, &host, &without_ends(&path, *reading))));
+        if is_the_same { self.routes.get(place) } else { None }
+    }
+
+    /// Whether a server that reads the path so serves it by this route.
+    fn is_the_same(&self, place: usize, host: &str, path: &[u8]) -> bool {
+        self.place(host, |prefixes| find(&prefixes.exact, path)) == Some(place)
+            && self.is_the_same_without_case(place, host, path)
+    }
+
+    /// Whether those who do not tell case apart find this route too, or one of the same prefix.
+    fn is_the_same_without_case(&self, place: usize, host: &str, path: &[u8]) -> bool {
+        if !self.tells_case && !has_case(path) {
+            return true;
         }
-        self.routes.get(place)
+        let path = fold(path);
+        let found = self.place(host, |prefixes| find(&prefixes.folded, &path));
+        found.is_some_and(|found| self.folded.get(found) == self.folded.get(place))
     }
 
     /// Every route, in the order of configuration.
@@ -160,27 +196,41 @@ impl<T> RouteTable<T> {
         self.routes.iter()
     }
 
-    fn place(&self, host: &str, path: &[u8]) -> Option<usize> {
-        let exact = || self.exact.get(host).and_then(|prefixes| prefixes.find(path));
+    fn place(&self, host: &str, find: impl Fn(&Prefixes) -> Option<usize>) -> Option<usize> {
+        let exact = || self.exact.get(host).and_then(&find);
         let wildcard = || {
             // A host that is too long to be one is spared the walk over its labels.
             let labels = if self.wildcard.is_empty() || host.len() > MAX_HOST_LENGTH { "" } else { host };
             let suffixes = labels.match_indices('.').map(|(dot, _)| &labels[dot + 1..]);
-            suffixes.filter_map(|suffix| self.wildcard.get(suffix)).find_map(|prefixes| prefixes.find(path))
+            suffixes.filter_map(|suffix| self.wildcard.get(suffix)).find_map(&find)
         };
-        exact().or_else(wildcard).or_else(|| self.every.find(path))
+        exact().or_else(wildcard).or_else(|| find(&self.every))
     }
 }
 
 impl Prefixes {
     fn add(&mut self, path: &CanonicalPath, place: usize) {
-        self.0.push((path.decoded().into(), place));
-        self.0.sort_by_key(|(prefix, _)| std::cmp::Reverse(prefix.len()));
+        let decoded = path.decoded();
+        self.folded.push((fold(&decoded).into(), place));
+        self.exact.push((decoded.into(), place));
+        for prefixes in [&mut self.exact, &mut self.folded] {
+            prefixes.sort_by_key(|(prefix, _)| std::cmp::Reverse(prefix.len()));
+        }
     }
+}
 
-    fn find(&self, path: &[u8]) -> Option<usize> {
-        self.0.iter().find(|(prefix, _)| is_under(path, prefix)).map(|&(_, place)| place)
-    }
+fn find(prefixes: &[(Box<[u8]>, usize)], path: &[u8]) -> Option<usize> {
+    prefixes.iter().find(|(prefix, _)| is_under(path, prefix)).map(|&(_, place)| place)
+}
+
+/// Whether case may matter.
+fn has_case(path: &[u8]) -> bool {
+    path.iter().any(|byte| byte.is_ascii_uppercase() || !byte.is_ascii())
+}
+
+/// Without case: `K` (kelvin) is `k` to some. Decoded paths are UTF-8.
+fn fold(path: &[u8]) -> Vec<u8> {
+    String::from_utf8_lossy(path).to_uppercase().to_lowercase().into_bytes()
 }
 
 fn is_under(path: &[u8], prefix: &[u8]) -> bool {
@@ -208,11 +258,25 @@ fn normalise_host(host: &str) -> Cow<'_, str> {
     }
 }
 
-/// The path as a server sees it that cuts `;…` off every segment and then drops empty ones.
-fn without_parameters(path: &[u8]) -> Vec<u8> {
+/// What servers make of a path: whether they cut `;…` off every segment, and dots and spaces at its end.
+const READINGS: [(bool, bool); 3] = [(true, false), (false, true), (true, true)];
+
+/// Whether a segment ends with a dot or a space: names of files under Windows do not.
+fn has_loose_end(path: &[u8]) -> bool {
+    path.split(|&byte| byte == b'/').any(|segment| matches!(segment.last(), Some(b'.' | b' ')))
+}
+
+/// The path as a server sees it that cuts these ends off every segment and then drops empty ones.
+fn without_ends(path: &[u8], (parameters, loose): (bool, bool)) -> Vec<u8> {
     let mut plain = Vec::with_capacity(path.len());
     for segment in path.split(|&byte| byte == b'/') {
-        let name = segment.split(|&byte| byte == b';').next().unwrap_or_default();
+        let mut name = segment;
+        if parameters {
+            name = segment.split(|&byte| byte == b';').next().unwrap_or_default();
+        }
+        while loose && let Some((b'.' | b' ', rest)) = name.split_last() {
+            name = rest;
+        }
         if !name.is_empty() {
             plain.push(b'/');
             plain.extend_from_slice(name);
@@ -422,13 +486,13 @@ mod tests {
         fn no_spelling_escapes_a_rule(
             pieces in prop::collection::vec(prop::sample::select(&[
                 "/", "/", "admin", "%61dmin", "a%64min", "x", ".", "..", "%2e", "%2E%2e", "%2f", "%5c", ";", "%3b", "%25",
-                "%2561", "%253b", "%252e", "%252f", "\\", "%00", "//",
+                "%2561", "%253b", "%252e", "%252f", "\\", "%00", "//", "ADMIN", "aDmin", "%41dmin", "%20", "adm\u{131}n",
             ][..]), 0..10),
         ) {
             let raw = format!("/{}", pieces.concat());
             let table = table(&[(&[], "/", "root"), (&[], "/admin", "admin")]);
             let Ok(path) = canonicalise(&raw) else { return Ok(()) };
-            let reading = |text: &str, decodings: usize, cut: bool| {
+            let reading = |text: &str, decodings: usize, cut: bool, loose: bool| {
                 let mut text = text.to_owned();
                 for _ in 0..decodings {
                     text = percent_encoding::percent_decode_str(&text).decode_utf8_lossy().into_owned();
@@ -438,16 +502,19 @@ mod tests {
                     match if cut { segment.split(';').next().unwrap_or_default() } else { segment } {
                         "" | "." => {}
                         ".." => { walked.pop(); }
-                        segment => walked.push(segment),
+                        segment if loose && segment.trim_end_matches(['.', ' ']).is_empty() => {}
+                        segment => walked.push(if loose { segment.trim_end_matches(['.', ' ']) } else { segment }),
                     }
                 }
-                if walked.first() == Some(&"admin") { "admin" } else { "root" }
+                let first = walked.first().map(|first| if loose { first.to_lowercase() } else { (*first).to_owned() });
+                if first.as_deref() == Some("admin") { "admin" } else { "root" }
             };
             let found = table.find("", &path).copied();
             // Servers get the canonical form, so what the raw one is to them matters only in its plain reading.
-            let mut readings = vec![reading(&raw, 1, false)];
+            let mut readings = vec![reading(&raw, 1, false, false)];
             for (decodings, cut) in [(1, false), (1, true), (2, false), (2, true)] {
-                readings.push(reading(&path, decodings, cut));
+                readings.push(reading(&path, decodings, cut, false));
+                readings.push(reading(&path, decodings, cut, true));
             }
             for served in readings {
                 prop_assert!(found.is_none_or(|found| found == served), "{} -> {} -> {:?}", raw, path, found);

@@ -1,19 +1,61 @@
-//! The access log: one line per request, at a target of its own.
+//! The access log: one line per request, at a target of its own, written when the response has ended.
+//!
+//! Nothing in a line is a secret: no query, no token, of subjects a digest and only where it is asked for. What comes from a client is
+//! written in visible ASCII, whatever it was.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    borrow::Cow,
+    net::IpAddr,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
-use http::{Method, Request, Response, Uri};
+use http::{HeaderValue, Method, Request, Response, Uri, Version, header};
 
-use crate::{telemetry::log, upstream::fields::Downstream, verdict::Reason};
+use super::{
+    random,
+    trace_context::{self, TraceId},
+};
+use crate::{
+    gate::Admission,
+    limit::{Excess, intake::Intake},
+    telemetry::log::{self, AccessSettings},
+    upstream::fields::Downstream,
+    verdict::Reason,
+};
 
-/// A request that will be logged: when it is answered, or when its client has gone before that.
+/// The longest `User-Agent` that is written in full, in bytes.
+const MAX_USER_AGENT: usize = 256;
+
+/// A request that will be logged: when its response has ended, or its client has gone before that.
 #[derive(Debug)]
 pub(super) struct Entry {
+    settings: AccessSettings,
     method: Method,
     uri: Uri,
+    version: Version,
     downstream: Arc<Downstream>,
+    client: Option<IpAddr>,
+    request_id: Option<HeaderValue>,
+    trace_id: Option<TraceId>,
+    user_agent: Option<HeaderValue>,
     begun: Instant,
+    notes: Arc<Notes>,
     answer: Option<Answer>,
+    sent: u64,
+    is_complete: bool,
+}
+
+/// What is noted on the way of a request: an extension of it.
+#[derive(Default, Debug)]
+pub(super) struct Notes {
+    /// How long the upstream took to its response's header, in microseconds and one more; zero: it was not asked, or has not answered.
+    upstream: AtomicU64,
+    admission: OnceLock<Admission>,
+    intake: OnceLock<Arc<Intake>>,
 }
 
 #[derive(Clone, Debug)]
@@ -22,44 +64,208 @@ struct Answer {
     route: Option<Arc<str>>,
     /// Why the request was refused.
     reason: Option<Reason>,
+    /// Which limit it was over.
+    excess: Option<Excess>,
+}
+
+impl Notes {
+    /// The request goes on to the upstream.
+    pub(super) fn pass(&self, admission: Option<Admission>, intake: Option<Arc<Intake>>) {
+        // A request goes on once.
+        let _ = admission.map(|admission| self.admission.set(admission));
+        let _ = intake.map(|intake| self.intake.set(intake));
+    }
+
+    /// The header of the upstream's response is there.
+    pub(super) fn answered(&self, took: Duration) {
+        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX - 1);
+        self.upstream.store(micros.saturating_add(1), Ordering::Relaxed);
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "nobody waits that long")]
+    fn upstream_ms(&self) -> Option<f64> {
+        self.upstream.load(Ordering::Relaxed).checked_sub(1).map(|micros| micros as f64 / 1000.0)
+    }
 }
 
 impl Entry {
-    pub(super) fn new<B>(request: &Request<B>, downstream: &Arc<Downstream>, begun: Instant) -> Self {
+    pub(super) fn new<B>(
+        settings: AccessSettings,
+        request: &mut Request<B>,
+        downstream: &Arc<Downstream>,
+        client: Option<IpAddr>,
+        request_id: Option<HeaderValue>,
+        begun: Instant,
+    ) -> Self {
+        let notes = Arc::new(Notes::default());
+        request.extensions_mut().insert(Arc::clone(&notes));
+        let fields = request.headers();
         Self {
+            settings,
             method: request.method().clone(),
             uri: request.uri().clone(),
+            version: request.version(),
             downstream: Arc::clone(downstream),
+            client,
+            request_id,
+            trace_id: trace_context::trace_id(fields),
+            user_agent: fields.get(header::USER_AGENT).filter(|_| settings.user_agent).cloned(),
             begun,
+            notes,
             answer: None,
+            sent: 0,
+            is_complete: false,
         }
     }
 
-    /// Logs the answer.
-    pub(super) fn answered<B>(mut self, response: &Response<B>, route: Option<Arc<str>>) {
+    /// The response's header is there.
+    pub(super) fn answered<B>(&mut self, response: &Response<B>, route: Option<Arc<str>>) {
         let reason = response.extensions().get::<Reason>().copied();
-        self.answer = Some(Answer { status: response.status().as_u16(), route, reason });
+        let excess = response.extensions().get::<Excess>().copied();
+        self.answer = Some(Answer { status: response.status().as_u16(), route, reason, excess });
+    }
+
+    /// So many bytes more of the response's body were sent.
+    pub(super) const fn sent(&mut self, bytes: usize) {
+        self.sent += bytes as u64;
+    }
+
+    /// The response's body has ended.
+    pub(super) const fn complete(&mut self) {
+        self.is_complete = true;
+    }
+
+    /// Whether all of the response was sent. Nobody asks for the body of some.
+    fn is_complete(&self) -> bool {
+        let bodiless = |answer: &Answer| self.method == Method::HEAD || matches!(answer.status, 204 | 304);
+        self.is_complete || self.answer.as_ref().is_some_and(bodiless)
+    }
+
+    fn is_written(&self) -> bool {
+        let plain = |answer: &Answer| answer.reason.is_none() && answer.excess.is_none() && answer.status < 500;
+        !(self.is_complete() && self.answer.as_ref().is_some_and(plain)) || random::is_among(self.settings.sample)
     }
 }
 
 impl Drop for Entry {
     fn drop(&mut self) {
+        if !self.is_written() {
+            return;
+        }
         let answer = self.answer.as_ref();
-        // The path as it was sent; a query may hold secrets.
-        let broken_off = answer.is_none().then_some(true);
+        let subject = || {
+            let subject = &self.notes.admission.get()?.claims().subject;
+            Some(format!("{}#{:08x}", subject.issuer, subject.id.fingerprint()))
+        };
+        let client = self.client.map(tracing::field::display);
         tracing::info!(
             target: log::ACCESS_TARGET,
             {
-                http.request.method = self.method.as_str(),
-                url.path = self.uri.path(),
+                http.request.method = &*visible(self.method.as_str().as_bytes()),
+                // The path as it was sent; a query may hold secrets.
+                url.path = &*visible(self.uri.path().as_bytes()),
                 http.response.status_code = answer.map(|answer| answer.status),
                 route.name = answer.and_then(|answer| answer.route.as_deref()),
                 verdict = answer.and_then(|answer| answer.reason).map(Reason::code),
+                limit = answer.and_then(|answer| answer.excess).map(Excess::limit),
                 took_ms = self.begun.elapsed().as_secs_f64() * 1000.0,
+                upstream_ms = self.notes.upstream_ms(),
+                http.request.body.size = self.notes.intake.get().map_or(0, |intake| intake.received()),
+                http.response.body.size = self.sent,
+                network.protocol.version = version(self.version),
+                client.address = client,
                 network.peer.address = self.downstream.peer.to_str().unwrap_or_default(),
-                broken_off,
+                subject = subject_of(self.settings.subject, subject).as_deref(),
+                request.id = self.request_id.as_ref().map(|id| visible(id.as_bytes())).as_deref(),
+                trace.id = self.trace_id.map(tracing::field::display),
+                user_agent.original = self.user_agent.as_ref().map(user_agent).as_deref(),
+                broken_off = (!self.is_complete()).then_some(true),
             },
             "request"
         );
+    }
+}
+
+fn subject_of(wanted: bool, subject: impl FnOnce() -> Option<String>) -> Option<String> {
+    wanted.then(subject).flatten()
+}
+
+const fn version(version: Version) -> &'static str {
+    match version {
+        Version::HTTP_10 => "1.0",
+        Version::HTTP_2 => "2",
+        _ => "1.1",
+    }
+}
+
+fn user_agent(value: &HeaderValue) -> Cow<'_, str> {
+    let bytes = value.as_bytes();
+    visible(&bytes[..bytes.len().min(MAX_USER_AGENT)])
+}
+
+/// The text in visible ASCII: whatever is none of it is escaped, so that nothing in a line looks like the end of it.
+fn visible(text: &[u8]) -> Cow<'_, str> {
+    match str::from_utf8(text) {
+        Ok(text) if text.bytes().all(|byte| matches!(byte, b' '..=b'~')) => Cow::Borrowed(text),
+        _ => Cow::Owned(text.escape_ascii().to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whatever_a_client_sends_stays_within_its_line() {
+        for (text, expected) in [
+            (&b"/a%0a/b c~"[..], "/a%0a/b c~"),
+            (b"a\r\nb", "a\\r\\nb"),
+            (b"\x1b[31mred\x7f\0", "\\x1b[31mred\\x7f\\x00"),
+            ("\u{85}\u{9b}\u{202e}é".as_bytes(), "\\xc2\\x85\\xc2\\x9b\\xe2\\x80\\xae\\xc3\\xa9"),
+            (b"\xff\t", "\\xff\\t"),
+        ] {
+            assert_eq!(visible(text), expected);
+        }
+    }
+
+    /// One request as the text log writes it.
+    fn line(request: &mut Request<()>, id: &str) -> String {
+        #[derive(Clone, Default)]
+        struct Lines(Arc<std::sync::Mutex<Vec<u8>>>);
+        impl std::io::Write for Lines {
+            fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+                self.0.lock().unwrap().extend_from_slice(bytes);
+                Ok(bytes.len())
+            }
+
+            fn flush(&mut self) -> std::io::Result<()> {
+                Ok(())
+            }
+        }
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let text = tracing_subscriber::fmt().with_writer(move || writer.clone()).with_ansi(false).finish();
+        tracing::subscriber::with_default(text, || {
+            let settings = AccessSettings { user_agent: true, ..AccessSettings::default() };
+            let downstream = Arc::new(Downstream::new(IpAddr::from([127, 0, 0, 1]), false));
+            let id = HeaderValue::try_from(id).ok();
+            drop(Entry::new(settings, request, &downstream, None, id, Instant::now()));
+        });
+        let lines = lines.0.lock().unwrap();
+        String::from_utf8(lines.clone()).unwrap()
+    }
+
+    #[test]
+    fn a_request_is_one_line_of_text_whatever_it_says() {
+        let agents = [&b"plain"[..], b"a\tb\x1b", b"\xc2\x9b\xe2\x80\xa8\xff", b"\" broken_off=true \""];
+        for agent in agents {
+            let Ok(agent) = HeaderValue::from_bytes(agent) else { continue };
+            let mut request = Request::get("/a%0d%0aINFO/\u{85}\u{2028}").header("user-agent", agent).body(()).unwrap();
+            let line = line(&mut request, "id");
+            assert_eq!(line.matches('\n').count(), 1, "{line:?}");
+            let visible = |char: char| matches!(char, ' '..='~');
+            assert!(line.trim_end_matches('\n').chars().all(visible), "{line:?}");
+            assert_eq!(line.matches(" broken_off=true").count() - line.matches("\\\" broken_off=true").count(), 1);
+        }
     }
 }

@@ -29,6 +29,11 @@ use crate::{
 /// How many requests an HTTP/2 connection may have under way.
 const MAX_STREAMS: u32 = 200;
 
+/// How many of them a client may take back before they are looked at (rapid reset), and how many the gate may have had to reset for what
+/// was wrong with them (MadeYouReset); with more, the connection ends. No client that means well comes near.
+const MAX_RESET_EARLY: usize = 20;
+const MAX_FAULTY: usize = 256;
+
 /// How much of one request's body may be on its way to the gate, and of all bodies of a connection. One that its upstream is slow to
 /// read must not hold up the others, so the latter is a multiple; it is also the most memory that a connection takes for them.
 const STREAM_WINDOW: u32 = 256 * 1024;
@@ -39,7 +44,7 @@ const SEND_BUFFER: usize = 64 * 1024;
 
 /// How long a connection that was taken just before the gate drains may take to begin: its client was answered by the system, and knows
 /// of nothing.
-const LAST_REQUEST: Duration = Duration::from_secs(1);
+const LAST_REQUEST: Duration = Duration::from_secs(2);
 
 /// Serves a connection. Ends with it, or, once the gate drains, with the requests that are under way.
 ///
@@ -124,6 +129,8 @@ fn http2(settings: &ListenerSettings) -> http2::Builder<TokioExecutor> {
     builder
         .timer(TokioTimer::new())
         .max_concurrent_streams(MAX_STREAMS)
+        .max_pending_accept_reset_streams(MAX_RESET_EARLY)
+        .max_local_error_reset_streams(MAX_FAULTY)
         .max_header_list_size(u32::try_from(settings.max_header_size).unwrap_or(u32::MAX))
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)

@@ -258,11 +258,15 @@ impl Content {
             }
             Some(b't' | b'T') => {
                 if let Some(value) = value_of(b"transfer-encoding:", start) {
-                    if self.length.is_some() || start.len() < length {
+                    if self.length.is_some() || self.chunked.is_some() || start.len() < length {
                         return None;
                     }
-                    let last = value.rsplit(|&byte| byte == b',').next().unwrap_or_default();
-                    self.chunked = Some(last.trim_ascii().eq_ignore_ascii_case(b"chunked"));
+                    let is_chunked = |coding: &[u8]| coding.trim_ascii().eq_ignore_ascii_case(b"chunked");
+                    let mut codings = value.rsplit(|&byte| byte == b',');
+                    self.chunked = Some(codings.next().is_some_and(is_chunked));
+                    if codings.any(is_chunked) {
+                        return None;
+                    }
                 }
             }
             _ => {}

@@ -1,6 +1,6 @@
 //! What happens to a request, from its arrival to its response.
 
-use std::{sync::Arc, time::Instant};
+use std::{net::IpAddr, sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
@@ -9,11 +9,20 @@ use hyper::body::Incoming;
 use prometheus_client::metrics::gauge::Gauge;
 use tower::{Layer, Service};
 
-use super::{ListenerSettings, access::Entry, current::Edition, form, own::OwnEndpoints};
+use super::{
+    ListenerSettings, access::Entry, client_address::client_address, current::Edition, ending::Ending, form,
+    own::OwnEndpoints, passage::Passage, request_id::REQUEST_ID, trace_context,
+};
 use crate::{
+    clock::Clock,
+    cors::{self, CorsSettings},
     gate::{Gate, GateLayer, Judge, identity::ReservedNames, problem},
+    limit::{Excess, Limits, RouteLimits, concurrency::Place},
     route::{RouteSettings, table::RouteTable},
-    telemetry::metrics::{RouteMetrics, ServerMetrics},
+    telemetry::{
+        log::AccessSettings,
+        metrics::{RouteMetrics, ServerMetrics},
+    },
     upstream::{
         Body, Upstream,
         fields::{self, Downstream},
@@ -37,15 +46,17 @@ pub struct GatewayOptions {
     /// What holds for connections, from their beginning; how many fields a request may have, and who is a trusted proxy, from the next
     /// request. Crumbs of a cookie count as one field.
     pub listener: Arc<ListenerSettings>,
-    /// Whether each request is logged.
-    pub access_log: bool,
+    /// What the access log holds; `None`: there is none.
+    pub access: Option<AccessSettings>,
 }
 
 /// One route: its gate, and the upstream behind it.
 #[derive(Debug)]
 struct Route {
-    gate: Gate<Upstream>,
+    gate: Gate<Passage>,
     upstream: Upstream,
+    limits: Option<Arc<RouteLimits>>,
+    cors: Option<CorsSettings>,
     metrics: Arc<RouteMetrics>,
 }
 
@@ -58,12 +69,21 @@ impl Gateway {
         reserved: &ReservedNames,
         own: OwnEndpoints,
         metrics: Arc<ServerMetrics>,
+        limits: &Limits,
         options: GatewayOptions,
     ) -> Self {
         let route = |(settings, layer): (&RouteSettings, &GateLayer)| {
-            let upstream = Upstream::new(settings.upstream.clone(), reserved.clone());
-            let metrics = metrics.route(&settings.policy.name);
-            let route = Route { gate: layer.layer(upstream.clone()), upstream, metrics };
+            let name = &settings.policy.name;
+            let upstream = Upstream::new(settings.upstream.clone(), reserved.clone(), metrics.upstreams.route(name));
+            let limits = limits.of_route(name, settings.limits);
+            let passage = Passage::new(upstream.clone(), limits.clone(), options.access.is_some());
+            let route = Route {
+                gate: layer.layer(passage),
+                upstream,
+                limits,
+                cors: settings.cors.clone(),
+                metrics: metrics.route(name),
+            };
             (settings.hosts.clone(), settings.path.clone(), route)
         };
         let edition = Edition::new();
@@ -79,21 +99,34 @@ impl Gateway {
     }
 
     /// Serves one request: resolves with the response's header, and counts it.
-    pub async fn serve(&self, request: Request<Incoming>, downstream: Arc<Downstream>) -> Response<Body> {
+    pub async fn serve(&self, mut request: Request<Incoming>, downstream: Arc<Downstream>) -> Response<Ending> {
         let begun = Instant::now();
-        let entry = self.options.access_log.then(|| Box::new(Entry::new(&request, &downstream, begun)));
+        let listener = &*self.options.listener;
+        if listener.begins_traces {
+            trace_context::begin(request.headers_mut());
+        }
+        let id = listener.request_ids.of(request.headers(), downstream.trusted, Clock::System.now());
+        let mut entry = self.options.access.map(|settings| {
+            let client = self.client(&request, &downstream);
+            Entry::new(settings, &mut request, &downstream, client, id.clone(), begun)
+        });
         // HTTP/1.1 leaves the body out by itself.
         let bodiless = request.method() == Method::HEAD && request.version() == Version::HTTP_2;
-        let (mut response, route) = self.answer(request, downstream).await;
+        let (mut response, route) = self.answer(request, id.as_ref(), downstream).await;
+        if let Some(id) = id {
+            response.headers_mut().insert(REQUEST_ID, id);
+        }
         if bodiless {
             response = without_body(response);
         }
         let metrics = route.map_or(&self.metrics.unrouted, |route| &*route.metrics);
         metrics.observe(response.status(), begun.elapsed());
-        if let Some(entry) = entry {
+        if let Some(entry) = &mut entry {
             entry.answered(&response, route.map(|route| Arc::clone(&route.gate.policy().name)));
         }
-        response
+        let limits = route.and_then(|route| route.limits.as_ref());
+        let place = limits.and_then(|_| response.extensions_mut().remove::<Place>());
+        response.map(|body| Ending::new(body, entry, place))
     }
 
     /// What holds for connections that begin now.
@@ -128,12 +161,16 @@ impl Gateway {
     async fn answer(
         &self,
         mut request: Request<Incoming>,
+        id: Option<&HeaderValue>,
         downstream: Arc<Downstream>,
     ) -> (Response<Body>, Option<&Route>) {
         if let Err(unserved) = form::normalise(&mut request, self.options.listener.max_headers) {
             return (unserved.answer(), None);
         }
         fields::strip_request(request.headers_mut());
+        if let Some(id) = id {
+            request.headers_mut().insert(REQUEST_ID, id.clone());
+        }
         if self.own.owns(request.uri().path()) {
             return (self.own.serve(request, &downstream).await, None);
         }
@@ -142,14 +179,43 @@ impl Gateway {
             let refusal = problem::response(StatusCode::NOT_FOUND, "no_route", "No route leads there.");
             return (refusal, None);
         };
-        request.extensions_mut().insert(downstream);
-        let origin = self.own.origins.of(request.headers()).cloned();
-        // An upstream is always ready, so a clone of its gate is.
-        let Ok(mut response) = route.gate.clone().call(request).await;
-        if response.extensions().get::<Reason>().is_some() {
-            self.own.origins.share(origin.as_ref(), response.headers_mut());
+        if let Some(answer) = route.cors.as_ref().and_then(|cors| cors.preflight(&request)) {
+            return (answer, Some(route));
         }
+        let origin = cors::one_origin(request.headers()).cloned();
+        let mut response = match self.admit_address(route, &request, &downstream) {
+            Ok(()) => {
+                request.extensions_mut().insert(downstream);
+                // An upstream is always ready, so a clone of its gate is.
+                let Ok(response) = route.gate.clone().call(request).await;
+                response
+            }
+            Err(excess) => excess.answer(problem::is_grpc_call(request.headers())),
+        };
+        self.share(route, origin.as_ref(), &mut response);
         (response, Some(route))
+    }
+
+    /// Where a request came from, as far as it is believed.
+    fn client<B>(&self, request: &Request<B>, downstream: &Downstream) -> Option<IpAddr> {
+        client_address(downstream, &self.options.listener.trusted_proxies, request.headers())
+    }
+
+    /// Before the verdict, so that it also costs those whose tokens are not good.
+    fn admit_address<B>(&self, route: &Route, request: &Request<B>, downstream: &Downstream) -> Result<(), Excess> {
+        let Some(limits) = route.limits.as_ref().filter(|limits| limits.counts_addresses()) else { return Ok(()) };
+        limits.spend_address(self.client(request, downstream)).inspect_err(|excess| limits.count(*excess))
+    }
+
+    /// Lets scripts of other origins read the response, where they may.
+    fn share(&self, route: &Route, origin: Option<&HeaderValue>, response: &mut Response<Body>) {
+        if route.cors.as_ref().is_some_and(|cors| cors.share(origin, response.headers_mut())) {
+            return;
+        }
+        let told = response.extensions();
+        if told.get::<Reason>().is_some() || told.get::<Excess>().is_some() {
+            self.own.origins.share(origin.filter(|origin| self.own.origins.has(origin)), response.headers_mut());
+        }
     }
 }
 

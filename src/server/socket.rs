@@ -62,6 +62,8 @@ pub struct Bound {
     socket: Socket,
     address: ListenAddress,
     origin: Origin,
+    /// Where a Unix socket is until it takes its place.
+    file: Option<SocketFile>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -81,11 +83,11 @@ pub fn bind(address: &ListenAddress, options: SocketOptions) -> io::Result<Vec<B
         ListenAddress::Tcp(address) => {
             let socket = bind_tcp(*address, options.shared)?;
             let address = socket.local_addr()?.as_socket().unwrap_or(*address);
-            vec![Bound { socket, address: ListenAddress::Tcp(address), origin }]
+            vec![Bound { socket, address: ListenAddress::Tcp(address), origin, file: None }]
         }
         ListenAddress::Unix(path) => {
-            let socket = bind_unix(path, options)?;
-            vec![Bound { socket, address: address.clone(), origin }]
+            let (socket, file) = bind_unix(path, options)?;
+            vec![Bound { socket, address: address.clone(), origin, file: Some(file) }]
         }
         ListenAddress::Systemd(name) => take_passed(name.as_deref())?,
     })
@@ -101,7 +103,7 @@ fn bind_tcp(address: SocketAddr, shared: bool) -> io::Result<Socket> {
     Ok(socket)
 }
 
-fn bind_unix(path: &Path, options: SocketOptions) -> io::Result<Socket> {
+fn bind_unix(path: &Path, options: SocketOptions) -> io::Result<(Socket, SocketFile)> {
     match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error),
@@ -123,8 +125,9 @@ fn bind_unix(path: &Path, options: SocketOptions) -> io::Result<Socket> {
         _ => {}
     }
     socket.bind(&SockAddr::unix(&new)?)?;
-    fs::set_permissions(&new, fs::Permissions::from_mode(options.unix_mode))?;
-    Ok(socket)
+    let file = SocketFile { identity: identity(&new)?, path: new };
+    fs::set_permissions(&file.path, fs::Permissions::from_mode(options.unix_mode))?;
+    Ok((socket, file))
 }
 
 /// Where a socket is made before it takes its place.
@@ -180,7 +183,7 @@ fn adopt(descriptor: OwnedFd) -> io::Result<Bound> {
         (None, Some(path)) => ListenAddress::Unix(path.to_owned()),
         (None, None) => return Err(unfit("systemd passed a socket on that has neither an address nor a path")),
     };
-    Ok(Bound { socket, address, origin: Origin::Passed })
+    Ok(Bound { socket, address, origin: Origin::Passed, file: None })
 }
 
 /// How many sockets systemd passed on that nobody has taken.
@@ -207,16 +210,15 @@ impl Bound {
     /// # Errors
     /// The system's.
     pub fn listen(self) -> io::Result<Listening> {
-        let Self { socket, address, origin } = self;
+        let Self { socket, address, origin, mut file } = self;
         if origin != Origin::Passed {
             socket.listen(BACKLOG)?;
         }
-        let mut file = None;
         let listener = match &address {
             ListenAddress::Unix(path) => {
-                if origin != Origin::Passed {
-                    fs::rename(new_path(path), path)?;
-                    file = Some(SocketFile::of(path)?);
+                if let Some(file) = &mut file {
+                    fs::rename(&file.path, path)?;
+                    path.clone_into(&mut file.path);
                 }
                 Listener::Unix(UnixListener::from_std(socket.into())?)
             }
@@ -312,12 +314,6 @@ struct SocketFile {
     identity: (u64, u64),
 }
 
-impl SocketFile {
-    fn of(path: &Path) -> io::Result<Self> {
-        Ok(Self { path: path.to_owned(), identity: identity(path)? })
-    }
-}
-
 impl Drop for SocketFile {
     fn drop(&mut self) {
         if identity(&self.path).is_ok_and(|identity| identity == self.identity) {
@@ -364,6 +360,7 @@ mod tests {
         drop(second);
         assert!(path.exists(), "what another has put there is left");
         drop(third);
+        drop(bind(&ListenAddress::Unix(path.clone()), OWN).unwrap());
         let left = fs::read_dir(directory.path()).unwrap().count();
         assert_eq!(left, 0, "nothing is left behind");
 

@@ -179,15 +179,15 @@ impl Tls {
         loop {
             let mut watch = FileWatch::new(self.state().settings.files());
             loop {
+                let reloading = Arc::clone(&self);
+                // It reads files, and makes keys of them. The first time, for what changed before somebody watched.
+                let _ = tokio::task::spawn_blocking(move || reloading.reload()).await;
                 let poll = if self.state().problem.is_some() { POLL_FAULTY } else { POLL };
                 tokio::select! {
                     () = stop.cancelled() => return,
                     () = self.changed.notified() => break,
                     () = watch.changed(poll) => {}
                 }
-                let reloading = Arc::clone(&self);
-                // It reads files, and makes keys of them.
-                let _ = tokio::task::spawn_blocking(move || reloading.reload()).await;
             }
         }
     }

@@ -1,25 +1,71 @@
 //! Log lines: text for people, JSON for machines, on standard error.
 //!
-//! The audit trail is written whatever the level, unless the filter names its target.
+//! The audit trail is written whatever the level, unless the filter names its target. Nobody waits for a line to be written: while
+//! whoever reads them stands still, lines are kept up to a bound, and then dropped and counted, the audit trail's last.
 
-use std::io::{self, IsTerminal};
+mod queue;
 
-use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberInitExt};
+use std::{
+    io::{self, IsTerminal},
+    sync::LazyLock,
+};
 
+use prometheus_client::{metrics::counter::Counter, registry::Registry};
+use tracing::Metadata;
+use tracing_subscriber::{
+    EnvFilter,
+    fmt::{self, MakeWriter},
+    layer::SubscriberExt,
+    util::SubscriberInitExt,
+};
+
+use self::queue::{LineWriter, Queue};
 use super::audit;
 
 /// The target of the access log's lines.
 pub const ACCESS_TARGET: &str = "portcullis::access";
 
+/// Lines that were dropped by this process.
+static DROPPED: LazyLock<Counter> = LazyLock::new(Counter::default);
+
 /// What is logged.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct LogSettings {
     /// A level, or directives as `tracing-subscriber` reads them.
     pub level: String,
     /// The form of each line.
     pub format: LogFormat,
-    /// Whether each request is logged.
-    pub access: bool,
+    /// What the access log holds; `None`: there is none.
+    pub access: Option<AccessSettings>,
+}
+
+/// What the access log holds.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct AccessSettings {
+    /// The share of requests that is logged, from 0 to 1. Refusals, errors, and what broke off are logged always.
+    pub sample: f64,
+    /// Whether the subject is told, as issuer and digest.
+    pub subject: bool,
+    /// Whether `User-Agent` is told.
+    pub user_agent: bool,
+    /// Where it is written to.
+    pub output: LogOutput,
+}
+
+impl Default for AccessSettings {
+    fn default() -> Self {
+        Self { sample: 1.0, subject: false, user_agent: false, output: LogOutput::Stderr }
+    }
+}
+
+/// Where lines are written to.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum LogOutput {
+    /// Standard error.
+    #[default]
+    Stderr,
+    /// Standard output.
+    Stdout,
 }
 
 /// The form of log lines.
@@ -32,23 +78,82 @@ pub enum LogFormat {
     Json,
 }
 
+/// Why logging does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    /// The filter cannot be read.
+    #[error("log filter cannot be read")]
+    Filter(#[from] tracing_subscriber::filter::ParseError),
+    /// There is no thread that writes.
+    #[error("log cannot be written")]
+    Thread(#[from] io::Error),
+}
+
+/// Logging, as long as somebody holds it. Dropped, it waits until what was logged is written, or for two seconds.
+#[must_use = "dropped, it ends logging"]
+#[derive(Debug)]
+pub struct Logging(Outputs);
+
+impl Drop for Logging {
+    fn drop(&mut self) {
+        self.0.stderr.close();
+        if let Some(access) = &self.0.access {
+            access.close();
+        }
+    }
+}
+
+/// Where lines go by their target.
+#[derive(Clone, Debug)]
+struct Outputs {
+    stderr: Queue,
+    /// Of the access log, if it is another.
+    access: Option<Queue>,
+}
+
+impl<'a> MakeWriter<'a> for Outputs {
+    type Writer = LineWriter<'a>;
+
+    fn make_writer(&'a self) -> LineWriter<'a> {
+        self.stderr.writer(false)
+    }
+
+    fn make_writer_for(&'a self, line: &Metadata<'_>) -> LineWriter<'a> {
+        match (&self.access, line.target()) {
+            (Some(access), ACCESS_TARGET) => access.writer(false),
+            (_, target) => self.stderr.writer(target == audit::TARGET),
+        }
+    }
+}
+
 /// Starts logging. A second call changes nothing.
 ///
 /// # Errors
-/// The filter's, when it cannot be read.
-pub fn start(settings: &LogSettings) -> Result<(), tracing_subscriber::filter::ParseError> {
+/// [`LogError`].
+pub fn start(settings: &LogSettings) -> Result<Logging, LogError> {
     let mut filter = EnvFilter::builder().parse(&settings.level)?;
     // Audit and, where it is wanted, access log do not hang on the level of the rest.
-    let wanted = [Some(audit::TARGET), settings.access.then_some(ACCESS_TARGET)];
+    let wanted = [Some(audit::TARGET), settings.access.map(|_| ACCESS_TARGET)];
     for target in wanted.into_iter().flatten().filter(|target| !settings.level.contains(target)) {
         filter = filter.add_directive(format!("{target}=info").parse()?);
     }
+    let stdout = settings.access.is_some_and(|access| access.output == LogOutput::Stdout);
+    let outputs = Outputs {
+        stderr: Queue::start(io::stderr(), DROPPED.clone())?,
+        access: stdout.then(|| Queue::start(io::stdout(), DROPPED.clone())).transpose()?,
+    };
     let registry = tracing_subscriber::registry().with(filter);
-    let lines = fmt::layer().with_writer(io::stderr).with_ansi(io::stderr().is_terminal());
+    // Colours are for whoever looks at standard error.
+    let lines = fmt::layer().with_writer(outputs.clone()).with_ansi(io::stderr().is_terminal() && !stdout);
     // A second subscriber is refused, which leaves the first.
     let _ = match settings.format {
         LogFormat::Text => registry.with(lines).try_init(),
         LogFormat::Json => registry.with(lines.json().flatten_event(true)).try_init(),
     };
-    Ok(())
+    Ok(Logging(outputs))
+}
+
+/// Registers the metrics of logging.
+pub fn register(registry: &mut Registry) {
+    registry.register("log_lines_dropped", "Log lines that were dropped because nobody read them", DROPPED.clone());
 }

@@ -13,6 +13,7 @@ use prometheus_client::{
 };
 
 use super::histogram::TimeHistogram;
+use crate::upstream::metrics::UpstreamMetrics;
 
 /// Labels of a request.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
@@ -36,6 +37,8 @@ pub struct ServerMetrics {
     /// Open connections of clients.
     pub connections: Gauge,
     routes: Mutex<Vec<Arc<RouteMetrics>>>,
+    /// Those of upstreams.
+    pub upstreams: UpstreamMetrics,
     /// Requests that no route has.
     pub unrouted: RouteMetrics,
 }
@@ -63,6 +66,7 @@ impl ServerMetrics {
             in_flight: Gauge::default(),
             connections: Gauge::default(),
             routes: Mutex::default(),
+            upstreams: UpstreamMetrics::default(),
             unrouted,
         })
     }
@@ -95,6 +99,7 @@ impl ServerMetrics {
         );
         registry.register("requests_in_flight", "Requests that are being served", self.in_flight.clone());
         registry.register("connections", "Open connections of clients", self.connections.clone());
+        self.upstreams.register(registry);
     }
 }
 

@@ -17,13 +17,14 @@ use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::{
+    endpoint::InFlight,
     fields,
-    http1::{Connection, ResponseBody, body::hint},
-    pool::Http1Pool,
+    http1::{ResponseBody, body::hint},
     transport::Stream,
 };
 use crate::{
     gate::identity::ReservedNames,
+    limit::intake::Intake,
     stream::{Boundaries, Kind, Tether},
     verdict::Reason,
 };
@@ -35,6 +36,8 @@ pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
 #[derive(Debug)]
 struct Patience {
     limit: Duration,
+    /// When it must have ended, however it gets on.
+    deadline: Option<Instant>,
     sleep: Option<Pin<Box<Sleep>>>,
     /// When the wait that is under way has been too long.
     until: Option<Instant>,
@@ -42,7 +45,11 @@ struct Patience {
 
 impl Patience {
     const fn new(limit: Duration) -> Self {
-        Self { limit, sleep: None, until: None }
+        Self { limit, deadline: None, sleep: None, until: None }
+    }
+
+    const fn within(limits: Limits) -> Self {
+        Self { limit: limits.idle, deadline: limits.deadline, sleep: None, until: None }
     }
 
     /// What was waited for has come.
@@ -62,10 +69,11 @@ impl Patience {
     /// Waits until it is too long, or until `earlier`.
     fn poll_until(&mut self, context: &mut Context<'_>, earlier: Option<Instant>) -> Poll<io::Error> {
         let limit = self.limit;
-        let (until, is_new) = match self.until {
-            Some(until) => (until, false),
-            None => (*self.until.insert(Instant::now() + limit), true),
-        };
+        let is_new = self.until.is_none();
+        let until = *self.until.get_or_insert_with(|| {
+            let until = Instant::now() + limit;
+            self.deadline.map_or(until, |deadline| deadline.min(until))
+        });
         let wake = earlier.map_or(until, |earlier| earlier.min(until));
         let sleep = match &mut self.sleep {
             Some(sleep) => {
@@ -77,8 +85,24 @@ impl Patience {
             None => self.sleep.insert(Box::pin(sleep_until(wake))),
         };
         ready!(sleep.as_mut().poll(context));
-        Poll::Ready(io::Error::new(io::ErrorKind::TimedOut, "body stood still for too long"))
+        let stalled = || io::Error::new(io::ErrorKind::TimedOut, "body stood still for too long");
+        Poll::Ready(self.overtime().unwrap_or_else(stalled))
     }
+
+    /// Whether it took too long in all, however it got on.
+    fn overtime(&self) -> Option<io::Error> {
+        let is_over = self.deadline.is_some_and(|deadline| Instant::now() >= deadline);
+        is_over.then(|| io::Error::new(io::ErrorKind::TimedOut, "the request took too long in all"))
+    }
+}
+
+/// How long a response's body may take.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    /// Standing still.
+    pub(super) idle: Duration,
+    /// In all.
+    pub(super) deadline: Option<Instant>,
 }
 
 /// How a request's body gets on, for those who wait for the response.
@@ -150,6 +174,7 @@ struct Streamed {
     reserved: ReservedNames,
     patience: Patience,
     upload: Arc<Upload>,
+    intake: Option<Arc<Intake>>,
 }
 
 impl RequestBody {
@@ -161,6 +186,7 @@ impl RequestBody {
             reserved: reserved.clone(),
             patience: Patience::new(idle_timeout),
             upload: Upload::new(),
+            intake: None,
         });
         Self { first: None, streamed }
     }
@@ -173,6 +199,15 @@ impl RequestBody {
     /// Puts back what was taken off it.
     pub(super) fn put_back(&mut self, first: Option<Bytes>) {
         self.first = first;
+    }
+
+    /// Counted by `intake`, and broken off when it says that there is too much.
+    #[must_use]
+    pub(super) fn counted(mut self, intake: Option<Arc<Intake>>) -> Self {
+        if let Some(streamed) = &mut self.streamed {
+            streamed.intake = intake;
+        }
+        self
     }
 
     /// The body once more, if it is empty.
@@ -205,6 +240,12 @@ impl Streamed {
             }
             Ok(frame) => frame,
         };
+        if let (Some(intake), Some(Ok(frame))) = (&self.intake, &frame)
+            && !intake.take(frame.data_ref().map_or(0, Bytes::len))
+        {
+            self.upload.set(BROKEN);
+            return Poll::Ready(Some(Err(io::Error::new(io::ErrorKind::FileTooLarge, "body is too long").into())));
+        }
         self.upload.progress();
         Poll::Ready(frame.map(|frame| {
             let mut frame = frame?;
@@ -290,25 +331,24 @@ struct SessionOver(Reason);
 
 #[derive(Debug)]
 enum Inbound {
-    Http1(Box<(ResponseBody<Stream>, Arc<Http1Pool>)>),
-    Http2(Incoming),
+    Http1(Box<(ResponseBody<Stream>, InFlight)>),
+    Http2 { incoming: Incoming, _in_flight: InFlight },
 }
 
 impl Body {
-    /// The body of a response over HTTP/1.1. Its connection goes back to `pool` when it can serve another request.
-    pub(super) fn http1(mut body: ResponseBody<Stream>, pool: &Arc<Http1Pool>, idle_timeout: Duration) -> Self {
+    /// The body of a response over HTTP/1.1. Its connection is kept when it can serve another request.
+    pub(super) fn http1(mut body: ResponseBody<Stream>, in_flight: InFlight, limits: Limits) -> Self {
         // Most bodies came with their header.
         if let Some(whole) = body.take_whole() {
-            give_back(pool, body.take_connection());
+            in_flight.endpoint().keep(body.take_connection());
             return whole.into();
         }
-        let incoming = Inbound::Http1(Box::new((body, Arc::clone(pool))));
-        Self::Upstream(UpstreamBody::new(incoming, idle_timeout))
+        Self::Upstream(UpstreamBody::new(Inbound::Http1(Box::new((body, in_flight))), limits))
     }
 
     /// The body of a response over HTTP/2.
-    pub(super) const fn http2(incoming: Incoming, idle_timeout: Duration) -> Self {
-        Self::Upstream(UpstreamBody::new(Inbound::Http2(incoming), idle_timeout))
+    pub(super) const fn http2(incoming: Incoming, in_flight: InFlight, limits: Limits) -> Self {
+        Self::Upstream(UpstreamBody::new(Inbound::Http2 { incoming, _in_flight: in_flight }, limits))
     }
 
     /// It ends with the session of its request.
@@ -319,24 +359,18 @@ impl Body {
     }
 }
 
-fn give_back(pool: &Http1Pool, connection: Option<Connection<Stream>>) {
-    if let Some(connection) = connection {
-        pool.keep(connection);
-    }
-}
-
 impl Inbound {
     fn poll_frame(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match self {
             Self::Http1(inbound) => {
-                let (body, pool) = &mut **inbound;
+                let (body, in_flight) = &mut **inbound;
                 let frame = ready!(body.poll_frame(context));
                 if body.is_end_stream() {
-                    give_back(pool, body.take_connection());
+                    in_flight.endpoint().keep(body.take_connection());
                 }
                 Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
             }
-            Self::Http2(incoming) => {
+            Self::Http2 { incoming, .. } => {
                 let frame = ready!(Pin::new(incoming).poll_frame(context));
                 Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
             }
@@ -346,23 +380,23 @@ impl Inbound {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Http1(inbound) => inbound.0.is_end_stream(),
-            Self::Http2(incoming) => incoming.is_end_stream(),
+            Self::Http2 { incoming, .. } => incoming.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Http1(inbound) => hint(inbound.0.size_hint()),
-            Self::Http2(incoming) => incoming.size_hint(),
+            Self::Http2 { incoming, .. } => incoming.size_hint(),
         }
     }
 }
 
 impl UpstreamBody {
-    const fn new(incoming: Inbound, idle_timeout: Duration) -> Self {
+    const fn new(incoming: Inbound, limits: Limits) -> Self {
         Self {
             incoming,
-            patience: Patience::new(idle_timeout),
+            patience: Patience::within(limits),
             tether: Tether::loose(),
             begun: false,
             ending: Ending::No,
@@ -396,6 +430,9 @@ impl UpstreamBody {
             }
             if let Poll::Ready(frame) = self.incoming.poll_frame(context) {
                 self.patience.progress();
+                if let Some(overtime) = self.patience.overtime() {
+                    return Poll::Ready(Some(Err(overtime.into())));
+                }
                 return Poll::Ready(frame.map(|frame| frame.map(|frame| self.passed_on(frame))));
             }
             let earlier = match self.ending {

@@ -1,4 +1,4 @@
-//! Connections to one upstream.
+//! Connections to one endpoint.
 //!
 //! HTTP/1.1: the connection used last is used next, so that as few as possible are kept.
 //! HTTP/2: one connection that all requests share, replaced when it closes.
@@ -6,17 +6,16 @@
 use std::{
     collections::VecDeque,
     sync::{Mutex, MutexGuard, PoisonError},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 
 use super::{
-    UpstreamSettings,
     body::RequestBody,
     http1::{Connection, Link as _},
-    transport::{ConnectError, Stream},
+    transport::{ConnectError, Stream, Transport},
 };
 
 /// The largest response header, in bytes.
@@ -30,10 +29,23 @@ const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
 /// How much of one request is held for an upstream that is slow to read it over HTTP/2.
 const SEND_BUFFER: usize = 64 * 1024;
 
+/// How connections are made and kept.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PoolSettings {
+    /// How the endpoint is reached.
+    pub transport: Transport,
+    /// How long connecting may take, the TLS handshake included.
+    pub connect_timeout: Duration,
+    /// How long a connection is kept without use.
+    pub keep_alive: Duration,
+    /// How many unused connections are kept, at most.
+    pub max_idle: usize,
+}
+
 /// HTTP/1.1 connections that are not in use.
 #[derive(Debug)]
 pub struct Http1Pool {
-    settings: UpstreamSettings,
+    settings: PoolSettings,
     unused: Mutex<VecDeque<Unused>>,
 }
 
@@ -46,7 +58,7 @@ struct Unused {
 impl Http1Pool {
     /// No connections yet.
     #[must_use]
-    pub const fn new(settings: UpstreamSettings) -> Self {
+    pub const fn new(settings: PoolSettings) -> Self {
         Self { settings, unused: Mutex::new(VecDeque::new()) }
     }
 
@@ -75,6 +87,11 @@ impl Http1Pool {
         }
     }
 
+    /// Lets go of all unused connections.
+    pub(super) fn close(&self) {
+        self.unused().clear();
+    }
+
     /// Lets go of connections that were unused for too long, or that the upstream has closed.
     pub fn reap(&self) {
         let mut unused = self.unused();
@@ -95,14 +112,14 @@ impl Http1Pool {
 /// The HTTP/2 connection.
 #[derive(Debug)]
 pub struct Http2Pool {
-    settings: UpstreamSettings,
+    settings: PoolSettings,
     shared: Mutex<Option<http2::SendRequest<RequestBody>>>,
 }
 
 impl Http2Pool {
     /// No connection yet.
     #[must_use]
-    pub const fn new(settings: UpstreamSettings) -> Self {
+    pub const fn new(settings: PoolSettings) -> Self {
         Self { settings, shared: Mutex::new(None) }
     }
 
@@ -118,6 +135,11 @@ impl Http2Pool {
     /// Lets go of a connection that is closed. A request that was handed to it in its last moment comes back when no sender is left.
     pub fn reap(&self) {
         drop(self.shared_sender());
+    }
+
+    /// Lets go of the connection: it ends with the requests that are under way.
+    pub(super) fn close(&self) {
+        *self.shared() = None;
     }
 
     /// A new connection, which takes the place of the old one. Several may be made at once at first; the last one stays.

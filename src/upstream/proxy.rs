@@ -8,21 +8,30 @@ use std::{
     task::{Context, Poll},
 };
 
-use http::{HeaderValue, Request, Response, StatusCode, Uri, Version, header, uri::PathAndQuery};
-use hyper::body::Incoming;
+use http::{
+    HeaderValue, Request, Response, StatusCode, Uri, Version, header,
+    uri::{PathAndQuery, Scheme},
+};
+use hyper::{body::Incoming, client::conn::http2};
 use tokio::time::{Instant, timeout, timeout_at};
+use tokio_util::task::AbortOnDropHandle;
 use tower::Service;
 
 use super::{
     Body, Protocol, UpstreamSettings,
-    body::{BodyError, Fault, RequestBody, Upload},
+    body::{BodyError, Fault, Limits, RequestBody, Upload},
+    endpoint::{Connections, Endpoint, InFlight},
+    endpoints::{self, Endpoints},
     fields::{self, Downstream},
     http1::{self, Answer, Connection, Failure, Unanswered},
+    metrics::RouteUpstreamMetrics,
     pool::{Http1Pool, Http2Pool},
+    resolve::{Resolver, SystemResolver},
     transport::{ConnectError, Stream},
 };
 use crate::{
     gate::{grpc, identity::ReservedNames, problem},
+    limit::intake::Intake,
     stream::{Kind, Tether},
 };
 
@@ -35,6 +44,9 @@ pub enum UpstreamError {
     /// No response header in time.
     #[error("upstream did not answer in time")]
     ResponseTimeout,
+    /// All of it took too long.
+    #[error("the request took too long in all")]
+    TotalTimeout,
     /// The client stopped sending its request.
     #[error("request body stood still for too long")]
     RequestTimeout,
@@ -54,22 +66,33 @@ impl UpstreamError {
         matches!(self, Self::RequestTimeout | Self::RequestBody(_))
     }
 
-    fn log(&self, upstream: &str) {
+    fn log(&self, route: &str, endpoint: Option<&Endpoint>) {
         let error = self as &dyn Error;
+        let endpoint = endpoint.map(tracing::field::display);
         if self.is_the_clients() {
-            tracing::debug!(upstream, error, "request could not be passed on");
+            tracing::debug!(route, endpoint, error, "request could not be passed on");
         } else {
-            tracing::warn!(upstream, error, "no response from upstream");
+            tracing::warn!(route, endpoint, error, "no response from upstream");
         }
     }
 
     /// The response that tells the client. What went wrong where is for the log.
     fn answer(&self) -> Response<Body> {
         match self {
-            Self::Connect(ConnectError::TimedOut { .. }) | Self::ResponseTimeout => problem::response(
+            Self::Connect(ConnectError::TimedOut { .. }) => problem::response(
+                StatusCode::GATEWAY_TIMEOUT,
+                "upstream_connect_timeout",
+                "The upstream could not be connected to in time.",
+            ),
+            Self::ResponseTimeout => problem::response(
                 StatusCode::GATEWAY_TIMEOUT,
                 "upstream_timeout",
                 "The upstream did not answer in time.",
+            ),
+            Self::TotalTimeout => problem::response(
+                StatusCode::GATEWAY_TIMEOUT,
+                "upstream_total_timeout",
+                "The request took too long in all.",
             ),
             Self::Connect(_) | Self::Exchange(_) | Self::Switched => {
                 problem::response(StatusCode::BAD_GATEWAY, "upstream_unavailable", "The upstream cannot be reached.")
@@ -92,34 +115,36 @@ pub struct Upstream(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    settings: UpstreamSettings,
+    endpoints: Arc<Endpoints>,
     reserved: ReservedNames,
-    connections: Connections,
-}
-
-#[derive(Debug)]
-enum Connections {
-    Http1(Arc<Http1Pool>),
-    Http2(Http2Pool),
+    _resolving: AbortOnDropHandle<()>,
 }
 
 impl Upstream {
-    /// An upstream without connections. `reserved`: names of trailers that must not come from a client.
+    /// An upstream without connections, which asks the system about names. `reserved`: names of trailers that must not come from a
+    /// client. Must be called within a tokio runtime.
     #[must_use]
-    pub fn new(settings: UpstreamSettings, reserved: ReservedNames) -> Self {
-        let connections = match settings.protocol {
-            Protocol::Http1 => Connections::Http1(Arc::new(Http1Pool::new(settings.clone()))),
-            Protocol::Http2 => Connections::Http2(Http2Pool::new(settings.clone())),
-        };
-        Self(Arc::new(Shared { settings, reserved, connections }))
+    pub fn new(settings: UpstreamSettings, reserved: ReservedNames, metrics: RouteUpstreamMetrics) -> Self {
+        Self::with_resolver(settings, reserved, metrics, Arc::new(SystemResolver))
     }
 
-    /// Lets go of connections that were unused for too long.
+    /// The same, with another resolver.
+    #[must_use]
+    pub fn with_resolver(
+        settings: UpstreamSettings,
+        reserved: ReservedNames,
+        metrics: RouteUpstreamMetrics,
+        resolver: Arc<dyn Resolver>,
+    ) -> Self {
+        let endpoints = Endpoints::new(settings, metrics, std::time::Instant::now());
+        let resolving = tokio::spawn(endpoints::keep_resolved(Arc::clone(&endpoints), resolver));
+        Self(Arc::new(Shared { endpoints, reserved, _resolving: AbortOnDropHandle::new(resolving) }))
+    }
+
+    /// Brings back endpoints that were left alone for long enough, and lets go of connections that were unused for too long. Called
+    /// every second or so.
     pub fn maintain(&self) {
-        match &self.0.connections {
-            Connections::Http1(pool) => pool.reap(),
-            Connections::Http2(pool) => pool.reap(),
-        }
+        self.0.endpoints.maintain();
     }
 }
 
@@ -137,30 +162,116 @@ impl Service<Request<Incoming>> for Upstream {
         Box::pin(async move {
             let kind = if grpc::is_call(request.headers()) { Kind::Grpc } else { Kind::Response };
             let tether = Tether::take(request.extensions_mut(), kind);
-            Ok(shared.exchange(request, tether).await.unwrap_or_else(|error| {
-                error.log(shared.settings.authority.as_str());
-                error.answer()
-            }))
+            Ok(shared.exchange(request, tether).await)
         })
     }
 }
 
 impl Shared {
-    async fn exchange(&self, request: Request<Incoming>, mut tether: Tether) -> Result<Response<Body>, UpstreamError> {
-        let request = self.outbound(request);
-        let look = tether.grows_up();
-        let mut response = match tether.watch(self.send(request, look)).await {
-            Ok(response) => response?,
-            Err(reason) => return Ok(tether.refusal(reason)),
+    async fn exchange(&self, request: Request<Incoming>, tether: Tether) -> Response<Body> {
+        let Some(limit) = self.settings().total_timeout else {
+            return self.answered(request, tether, None).await;
         };
-        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            return Err(UpstreamError::Switched);
+        let deadline = Instant::now() + limit;
+        timeout_at(deadline, self.answered(request, tether, Some(deadline))).await.unwrap_or_else(|_| {
+            UpstreamError::TotalTimeout.log(self.endpoints.route(), None);
+            UpstreamError::TotalTimeout.answer()
+        })
+    }
+
+    async fn answered(
+        &self,
+        request: Request<Incoming>,
+        mut tether: Tether,
+        deadline: Option<Instant>,
+    ) -> Response<Body> {
+        let begun = std::time::Instant::now();
+        let limits = Limits { idle: self.settings().body_idle_timeout, deadline };
+        let look = tether.grows_up();
+        match tether.watch(self.try_and_try_again(request, limits, look)).await {
+            Err(reason) => tether.refusal(reason),
+            Ok(Ok(mut response)) => {
+                self.endpoints.metrics.duration.observe(begun.elapsed());
+                tether.set_kind(kind_of(&response));
+                response.body_mut().tie(tether);
+                response
+            }
+            Ok(Err((error, endpoint))) => {
+                error.log(self.endpoints.route(), endpoint.as_deref());
+                error.answer()
+            }
         }
-        fields::strip_response(response.headers_mut());
-        tether.set_kind(kind_of(&response));
-        response.body_mut().tie(tether);
-        *response.version_mut() = Version::HTTP_11;
-        Ok(response)
+    }
+
+    /// Sends the request; elsewhere once more if it failed, and if that does no harm (RFC 9110 §9.2.2). Errors come with the endpoint
+    /// that was asked last. `look`: when whoever waits for the response wants to be woken once, whether there is one or not.
+    async fn try_and_try_again(
+        &self,
+        request: Request<Incoming>,
+        limits: Limits,
+        look: Option<Instant>,
+    ) -> Result<Response<Body>, (UpstreamError, Option<Arc<Endpoint>>)> {
+        let mut in_flight = match self.endpoints.pick() {
+            Some(in_flight) => in_flight,
+            None => self.endpoints.wait().await.map_err(|error| (error.into(), None))?,
+        };
+        let mut request = self.outbound(request, in_flight.endpoint());
+        let mut tries = Tries::default();
+        loop {
+            let (failed, asked) = match self.send(request, in_flight, limits, look).await {
+                Ok(response) => return Ok(response),
+                Err(failed) => failed,
+            };
+            let endpoint = Arc::clone(asked.endpoint());
+            drop(asked);
+            let Failed { error, again } = failed;
+            match &error {
+                error if error.is_the_clients() => {}
+                UpstreamError::Connect(_) => self.endpoints.unreachable(&endpoint),
+                _ => self.endpoints.failed(&endpoint),
+            }
+            let Some(again) = again else { return Err((error, Some(endpoint))) };
+            tries.failed.push(endpoint);
+            let Some(next) = self.next(&error, &mut tries) else { return Err((error, tries.failed.pop())) };
+            tracing::debug!(
+                route = &**self.endpoints.route(),
+                endpoint = %next.endpoint(),
+                error = &error as &dyn Error,
+                "request is sent once more"
+            );
+            in_flight = next;
+            request = again;
+            self.readdress(&mut request, in_flight.endpoint());
+        }
+    }
+
+    /// Who is asked next, if anybody is. Refused connections cost nobody anything, so a few of them are for free, elsewhere.
+    fn next(&self, error: &UpstreamError, tries: &mut Tries) -> Option<InFlight> {
+        let is_free = matches!(
+            error,
+            UpstreamError::Connect(ConnectError::Io { .. } | ConnectError::Tls { .. } | ConnectError::Alpn { .. })
+        );
+        if is_free {
+            tries.free += 1;
+            return (tries.free <= FREE_TRIES).then(|| self.endpoints.pick_untried(&tries.failed)).flatten();
+        }
+        let next = match error {
+            // The same one is not connected to any sooner.
+            UpstreamError::Connect(_) => self.endpoints.pick_untried(&tries.failed),
+            _ => self.endpoints.pick_another(&tries.failed),
+        };
+        tries.retries += 1;
+        let next = next.filter(|_| tries.retries < self.settings().retries.attempts)?;
+        if !self.endpoints.budget.take(self.endpoints.requests(), std::time::Instant::now()) {
+            self.endpoints.metrics.exhausted.inc();
+            return None;
+        }
+        self.endpoints.metrics.retries.inc();
+        Some(next)
+    }
+
+    fn settings(&self) -> &UpstreamSettings {
+        self.endpoints.settings()
     }
 
     /// Waits for the response's header for as long as the settings say, and as the upstream is not still being sent the request.
@@ -170,7 +281,7 @@ impl Shared {
         mut sending: Pin<&mut F>,
         look: Option<Instant>,
     ) -> Option<F::Output> {
-        let limit = self.settings.response_timeout;
+        let limit = self.settings().response_timeout;
         let begun = Instant::now();
         if let Some(look) = look
             && let Ok(response) = timeout_at(look.min(begun + limit), sending.as_mut()).await
@@ -187,7 +298,7 @@ impl Shared {
     }
 
     /// The request as the upstream gets it.
-    fn outbound(&self, request: Request<Incoming>) -> Request<RequestBody> {
+    fn outbound(&self, request: Request<Incoming>, endpoint: &Endpoint) -> Request<RequestBody> {
         let (mut parts, body) = request.into_parts();
         if let Some(downstream) = parts.extensions.get::<Arc<Downstream>>() {
             fields::add_forwarded(&mut parts.headers, downstream, parts.version, &self.reserved);
@@ -195,11 +306,11 @@ impl Shared {
         parts.headers.remove(header::EXPECT);
         let host = parts.headers.get(header::HOST).cloned();
         let path = parts.uri.into_parts().path_and_query.unwrap_or_else(|| PathAndQuery::from_static("/"));
-        match self.settings.protocol {
+        match self.settings().protocol {
             Protocol::Http1 => {
                 fields::join_cookies(&mut parts.headers);
-                if !self.settings.preserve_host || host.is_none() {
-                    parts.headers.insert(header::HOST, self.own_host());
+                if !self.settings().preserve_host || host.is_none() {
+                    parts.headers.insert(header::HOST, own_host(endpoint));
                 }
                 parts.uri = Uri::from(path);
                 parts.version = Version::HTTP_11;
@@ -207,46 +318,78 @@ impl Shared {
             Protocol::Http2 => {
                 parts.headers.remove(header::HOST);
                 let shown =
-                    host.filter(|_| self.settings.preserve_host).and_then(|host| host.as_bytes().try_into().ok());
+                    host.filter(|_| self.settings().preserve_host).and_then(|host| host.as_bytes().try_into().ok());
                 let mut uri = http::uri::Parts::default();
-                let is_tls = self.settings.transport.is_tls();
-                uri.scheme = Some(if is_tls { http::uri::Scheme::HTTPS } else { http::uri::Scheme::HTTP });
-                uri.authority = Some(shown.unwrap_or_else(|| self.settings.authority.clone()));
+                uri.scheme = Some(scheme(endpoint));
+                uri.authority = Some(shown.unwrap_or_else(|| endpoint.authority.clone()));
                 uri.path_and_query = Some(path);
                 // Scheme, authority and path are all there, which is all that can be missing.
                 parts.uri = Uri::from_parts(uri).unwrap_or_default();
                 parts.version = Version::HTTP_2;
             }
         }
+        let intake = parts.extensions.remove::<Arc<Intake>>();
         parts.extensions.clear();
-        let body = RequestBody::new(body, &self.reserved, self.settings.body_idle_timeout);
+        let body = RequestBody::new(body, &self.reserved, self.settings().body_idle_timeout).counted(intake);
         Request::from_parts(parts, body)
     }
 
-    fn own_host(&self) -> http::HeaderValue {
-        http::HeaderValue::try_from(self.settings.authority.as_str())
-            .unwrap_or_else(|_| http::HeaderValue::from_static("upstream"))
+    /// Tells another endpoint what it is called, where it is told at all.
+    fn readdress(&self, request: &mut Request<RequestBody>, endpoint: &Endpoint) {
+        let preserve_host = self.settings().preserve_host;
+        match self.settings().protocol {
+            Protocol::Http1 if preserve_host => {}
+            Protocol::Http1 => {
+                request.headers_mut().insert(header::HOST, own_host(endpoint));
+            }
+            Protocol::Http2 => {
+                let mut uri = std::mem::take(request.uri_mut()).into_parts();
+                uri.scheme = Some(scheme(endpoint));
+                uri.authority = uri.authority.filter(|_| preserve_host).or_else(|| Some(endpoint.authority.clone()));
+                *request.uri_mut() = Uri::from_parts(uri).unwrap_or_default();
+            }
+        }
     }
 
-    /// `look`: when whoever waits for the response wants to be woken once, whether there is one or not.
+    /// One try.
     async fn send(
         &self,
         request: Request<RequestBody>,
+        in_flight: InFlight,
+        limits: Limits,
         look: Option<Instant>,
-    ) -> Result<Response<Body>, UpstreamError> {
-        let idle_timeout = self.settings.body_idle_timeout;
-        match &self.connections {
-            Connections::Http1(pool) => match self.send_http1(pool, request, look).await? {
-                Answer::Response(response) => Ok(response.map(|body| Body::http1(body, pool, idle_timeout))),
-                Answer::Switched(..) => Err(UpstreamError::Switched),
+    ) -> Result<Response<Body>, (Failed, InFlight)> {
+        let mut response = match &in_flight.endpoint().connections {
+            Connections::Http1(pool) => match self.send_http1(pool, request, look).await {
+                Ok(Answer::Response(response)) => {
+                    self.judge(in_flight.endpoint(), response.status());
+                    response.map(|body| Body::http1(body, in_flight, limits))
+                }
+                Ok(Answer::Switched(..)) => return Err((UpstreamError::Switched.into(), in_flight)),
+                Err(failed) => return Err((failed, in_flight)),
             },
-            Connections::Http2(pool) => {
-                let upload = request.body().upload();
-                let sending = pin!(send_http2(pool, request, upload.as_deref()));
-                let response =
-                    self.in_time(upload.as_deref(), sending, look).await.ok_or(UpstreamError::ResponseTimeout)??;
-                Ok(response.map(|body| Body::http2(body, idle_timeout)))
-            }
+            Connections::Http2(pool) => match self.send_http2(pool, request, look).await {
+                Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
+                    return Err((UpstreamError::Switched.into(), in_flight));
+                }
+                Ok(response) => {
+                    self.judge(in_flight.endpoint(), response.status());
+                    response.map(|body| Body::http2(body, in_flight, limits))
+                }
+                Err(failed) => return Err((failed, in_flight)),
+            },
+        };
+        fields::strip_response(response.headers_mut());
+        *response.version_mut() = Version::HTTP_11;
+        Ok(response)
+    }
+
+    /// What an answer tells of its endpoint.
+    fn judge(&self, endpoint: &Endpoint, status: StatusCode) {
+        if status.is_server_error() && self.settings().ejection.statuses.contains(&status) {
+            self.endpoints.failed(endpoint);
+        } else {
+            self.endpoints.succeeded(endpoint);
         }
     }
 
@@ -257,7 +400,7 @@ impl Shared {
         pool: &Http1Pool,
         mut request: Request<RequestBody>,
         look: Option<Instant>,
-    ) -> Result<Answer<Stream>, UpstreamError> {
+    ) -> Result<Answer<Stream>, Failed> {
         let upload = request.body().upload();
         let upload = upload.as_deref();
         let mut may_repeat = true;
@@ -268,10 +411,17 @@ impl Shared {
             };
             // What was sent is sent once more, over a new connection.
             may_repeat = !unanswered.sent;
-            request = again_http1(unanswered).map_err(|failure| whose_fault(failure, upload))?;
+            let (failure, again) = again_http1(unanswered);
+            request = again.ok_or_else(|| whose_fault(failure, upload))?;
         }
-        let connection = pool.connect().await?;
-        self.try_http1(connection, request, look).await.map_err(|unanswered| whose_fault(unanswered.failure, upload))
+        let connection = match pool.connect().await {
+            Ok(connection) => connection,
+            Err(error) => return Err(Failed { error: error.into(), again: Some(request) }),
+        };
+        self.try_http1(connection, request, look).await.map_err(|unanswered| {
+            let (failure, again) = again_http1(unanswered);
+            Failed { error: whose_fault(failure, upload), again }
+        })
     }
 
     async fn try_http1(
@@ -280,8 +430,79 @@ impl Shared {
         request: Request<RequestBody>,
         look: Option<Instant>,
     ) -> Result<Answer<Stream>, Unanswered<RequestBody>> {
-        http1::exchange(connection, request, self.settings.response_timeout, look).await
+        http1::exchange(connection, request, self.settings().response_timeout, look).await
     }
+
+    /// Likewise over HTTP/2, where any failure may be one of the connection that all requests share.
+    async fn send_http2(
+        &self,
+        pool: &Http2Pool,
+        mut request: Request<RequestBody>,
+        look: Option<Instant>,
+    ) -> Result<Response<Incoming>, Failed> {
+        let upload = request.body().upload();
+        let upload = upload.as_deref();
+        if let Some(sender) = pool.shared_sender() {
+            match self.try_http2(sender, request, upload, look).await {
+                Err(Failed { again: Some(again), .. }) => request = again,
+                answered => return answered,
+            }
+        }
+        match pool.connect().await {
+            Ok(sender) => self.try_http2(sender, request, upload, look).await,
+            Err(error) => Err(Failed { error: error.into(), again: Some(request) }),
+        }
+    }
+
+    async fn try_http2(
+        &self,
+        mut sender: http2::SendRequest<RequestBody>,
+        request: Request<RequestBody>,
+        upload: Option<&Upload>,
+        look: Option<Instant>,
+    ) -> Result<Response<Incoming>, Failed> {
+        let spare = again(&request);
+        let response = sender.try_send_request(request);
+        // A request that came too late for the connection is given back when the last sender goes.
+        drop(sender);
+        let answered = self.in_time(upload, pin!(response), look).await.ok_or(UpstreamError::ResponseTimeout)?;
+        answered.map_err(|mut failed| {
+            let again = failed.take_message().or(spare);
+            Failed { error: whose_fault(failed.into_error(), upload), again }
+        })
+    }
+}
+
+/// How many endpoints may refuse to be connected to before a request is given up, but the first.
+const FREE_TRIES: u32 = 2;
+
+/// What a request has been through.
+#[derive(Default)]
+struct Tries {
+    failed: Vec<Arc<Endpoint>>,
+    free: u32,
+    retries: u32,
+}
+
+/// An endpoint that did not answer, and the request if it may be sent once more.
+#[derive(Debug)]
+struct Failed {
+    error: UpstreamError,
+    again: Option<Request<RequestBody>>,
+}
+
+impl From<UpstreamError> for Failed {
+    fn from(error: UpstreamError) -> Self {
+        Self { error, again: None }
+    }
+}
+
+fn own_host(endpoint: &Endpoint) -> HeaderValue {
+    HeaderValue::try_from(endpoint.authority.as_str()).unwrap_or_else(|_| HeaderValue::from_static("upstream"))
+}
+
+fn scheme(endpoint: &Endpoint) -> Scheme {
+    if endpoint.transport.is_tls() { Scheme::HTTPS } else { Scheme::HTTP }
 }
 
 /// What the response is: its end has to look accordingly.
@@ -296,42 +517,17 @@ fn kind_of<B>(response: &Response<B>) -> Kind {
     if is_event_stream { Kind::EventStream } else { Kind::Response }
 }
 
-/// A request that a kept connection did not answer, if sending it again does no harm.
-fn again_http1(unanswered: Unanswered<RequestBody>) -> Result<Request<RequestBody>, Failure> {
+/// A request that was not answered, if sending it again does no harm.
+fn again_http1(unanswered: Unanswered<RequestBody>) -> (Failure, Option<Request<RequestBody>>) {
     let Unanswered { failure, sent, answered, parts, body } = unanswered;
     let broke_off = matches!(failure, Failure::BrokeOff(_)) && !answered;
-    match body {
-        Some((body, first)) if broke_off && (!sent || body.is_none() && parts.method.is_idempotent()) => {
-            let mut body = body.unwrap_or_else(RequestBody::empty);
-            body.put_back(first);
-            Ok(Request::from_parts(parts, body))
-        }
-        _ => Err(failure),
-    }
-}
-
-/// Likewise over HTTP/2, where any failure may be one of the connection that all requests share.
-async fn send_http2(
-    pool: &Http2Pool,
-    request: Request<RequestBody>,
-    upload: Option<&Upload>,
-) -> Result<Response<Incoming>, UpstreamError> {
-    let request = if let Some(mut sender) = pool.shared_sender() {
-        let spare = again(&request);
-        let response = sender.try_send_request(request);
-        // A request that came too late for the connection is given back when the last sender goes.
-        drop(sender);
-        let mut failed = match response.await {
-            Ok(response) => return Ok(response),
-            Err(failed) => failed,
-        };
-        let unsent = failed.take_message();
-        unsent.or(spare).ok_or_else(|| whose_fault(failed.into_error(), upload))?
-    } else {
-        request
-    };
-    let response = pool.connect().await?.send_request(request);
-    response.await.map_err(|error| whose_fault(error, upload))
+    let again = body.filter(|(body, _)| broke_off && (!sent || body.is_none() && parts.method.is_idempotent()));
+    let again = again.map(|(body, first)| {
+        let mut body = body.unwrap_or_else(RequestBody::empty);
+        body.put_back(first);
+        Request::from_parts(parts, body)
+    });
+    (failure, again)
 }
 
 /// The request once more, if its repetition does no harm.

@@ -1,13 +1,17 @@
 //! Every request has one reading, or is refused; and nobody can hold the gate up.
 
 mod bodies;
+mod differential;
 mod document;
 mod floods;
 #[allow(dead_code, reason = "a whole vocabulary")]
 mod frames;
+mod handshakes;
 mod http1;
 mod http2;
+mod mutations;
 mod process;
 mod recorder;
+mod responses;
 mod slow;
 mod strict;

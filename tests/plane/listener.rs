@@ -2,6 +2,7 @@
 
 mod drain;
 mod hand_over;
+mod many;
 mod reload;
 mod tls;
 mod unix;

@@ -8,9 +8,12 @@ mod it {
     pub(crate) mod support;
 }
 
+mod access;
 mod authority;
+mod cors;
 mod http1;
 mod hygiene;
+mod limits;
 mod listener;
 mod proxy;
 mod streams;

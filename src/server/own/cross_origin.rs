@@ -25,8 +25,13 @@ impl TrustedOrigins {
     /// The origin of the page whose script asks, if it is one of these.
     #[must_use]
     pub fn of<'a>(&self, fields: &'a HeaderMap) -> Option<&'a HeaderValue> {
-        let origin = fields.get(header::ORIGIN)?;
-        self.0.iter().any(|trusted| trusted.as_bytes() == origin.as_bytes()).then_some(origin)
+        fields.get(header::ORIGIN).filter(|origin| self.has(origin))
+    }
+
+    /// Whether an origin is one of these.
+    #[must_use]
+    pub fn has(&self, origin: &HeaderValue) -> bool {
+        self.0.iter().any(|trusted| trusted.as_bytes() == origin.as_bytes())
     }
 
     /// The answer to a browser that asks whether it may ask.

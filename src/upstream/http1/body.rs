@@ -78,7 +78,7 @@ pub struct ResponseBody<S> {
     /// Whether the connection can serve another request when the body has ended.
     persistent: bool,
     /// What was found while looking whether the body has ended.
-    next: Option<Step>,
+    next: Option<Result<Step, Malformed>>,
     ended: bool,
 }
 
@@ -165,7 +165,7 @@ impl<S: Link> ResponseBody<S> {
 
     fn poll_step(&mut self, context: &mut Context<'_>) -> Poll<Result<Step, Failure>> {
         if let Some(next) = self.next.take() {
-            return Poll::Ready(Ok(next));
+            return Poll::Ready(next.map_err(Failure::Malformed));
         }
         if self.ended {
             return Poll::Ready(Ok(Step::End));
@@ -193,9 +193,8 @@ impl<S: Link> ResponseBody<S> {
             Decoder::Chunked(chunked) if !self.buffer.is_empty() => match chunked.step(&mut self.buffer) {
                 Ok(Step::End) => self.ended = true,
                 Ok(Step::More) => {}
-                Ok(step) => self.next = Some(step),
-                // It is found again when it is asked for.
-                Err(_) => self.persistent = false,
+                // Told when it is asked for; the decoder may not find it again.
+                step => self.next = Some(step),
             },
             _ => {}
         }

@@ -144,7 +144,7 @@ fn parse(section: &[u8]) -> Result<HeaderMap, Malformed> {
     Ok(trailers)
 }
 
-/// What no trailer may be, as it says where a message ends (RFC 9110 §6.5.1).
+/// What no trailer may be, as it says where a message ends (RFC 9110 §6.5.1), or is about one connection, which HTTP/2 does not bear.
 fn is_framing(name: &HeaderName) -> bool {
     [
         header::CONTENT_LENGTH,
@@ -153,6 +153,8 @@ fn is_framing(name: &HeaderName) -> bool {
         header::TRAILER,
         header::UPGRADE,
         header::HOST,
+        HeaderName::from_static("keep-alive"),
+        HeaderName::from_static("proxy-connection"),
     ]
     .contains(name)
 }

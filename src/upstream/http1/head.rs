@@ -90,6 +90,9 @@ fn parse(buffer: &Bytes, method: &Method) -> Result<Option<(usize, Head)>, Malfo
         Err(httparse::Error::TooManyHeaders) => return Err(Malformed::TooLarge),
         Err(_) => return Err(Malformed::Header),
     };
+    if !ends_lines_alike(&buffer[..size], response.headers) {
+        return Err(Malformed::Header);
+    }
     let version = if response.version == Some(1) { Version::HTTP_11 } else { Version::HTTP_10 };
     let status = StatusCode::from_u16(response.code.unwrap_or_default()).map_err(|_| Malformed::Header)?;
     let reason = match response.reason {
@@ -109,6 +112,16 @@ fn parse(buffer: &Bytes, method: &Method) -> Result<Option<(usize, Head)>, Malfo
     let persistent = is_persistent(version, &headers);
     let framing = framing(version, status, method, &mut headers)?;
     Ok(Some((size, Head { version, status, reason, headers, framing, persistent })))
+}
+
+/// Lines end in CRLF, or, with some old servers, all of them in LF. Where one ends otherwise than the others, somebody may have been made
+/// to put it there: what was one field to its sender would go on as two.
+fn ends_lines_alike(head: &[u8], fields: &[httparse::Header<'_>]) -> bool {
+    let has_cr = |line: &[u8]| line.ends_with(b"\r\n");
+    let is_crlf = has_cr(head);
+    let before_last = &head[..head.len() - if is_crlf { 2 } else { 1 }];
+    let begins = |name: &str| name.as_ptr().addr() - head.as_ptr().addr();
+    has_cr(before_last) == is_crlf && fields.iter().all(|field| has_cr(&head[..begins(field.name)]) == is_crlf)
 }
 
 /// The rules of RFC 9112 §6.3, in their order. What must not be sent together is refused, whatever wins by these rules.

@@ -20,8 +20,8 @@ export async function startBrowser() {
 }
 
 /** A gate and a browser for a file of tests. */
-export async function start() {
-  const [gate, browser] = await Promise.all([startGate(), startBrowser()]);
+export async function start(options) {
+  const [gate, browser] = await Promise.all([startGate(options), startBrowser()]);
   return {
     gate,
     browser,

@@ -1,9 +1,10 @@
 // A real gate in front of a small API and the pages of these tests.
-import { spawn } from 'node:child_process';
+import { execFileSync, spawn } from 'node:child_process';
 import { createHmac, randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import http from 'node:http';
+import https from 'node:https';
 import net from 'node:net';
 import os from 'node:os';
 import path from 'node:path';
@@ -20,7 +21,8 @@ const POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; connect
 export const IDLE_LIMIT = 6;
 export const ABSOLUTE_LIMIT = 3600;
 
-export async function startGate() {
+/** With `tls`, it is one for `https://localhost`, with a certificate that nobody knows. */
+export async function startGate({ tls = false } = {}) {
   const directory = await mkdtemp(path.join(os.tmpdir(), 'portcullis-browser-'));
   const secret = randomBytes(32).toString('hex');
   await writeFile(path.join(directory, 'secret'), secret);
@@ -29,15 +31,17 @@ export async function startGate() {
   await once(upstream, 'listening');
   const port = await freePort();
   const elsewhere = `http://localhost:${upstream.address().port}`;
-  await writeFile(path.join(directory, 'portcullis.toml'), configuration(port, upstream.address().port, elsewhere, directory));
+  if (tls) certify(directory);
+  const text = configuration(port, upstream.address().port, elsewhere, directory, tls);
+  await writeFile(path.join(directory, 'portcullis.toml'), text);
 
   const gate = spawn(BINARY, ['serve', '--config', path.join(directory, 'portcullis.toml')], { stdio: ['ignore', 'ignore', 'pipe'] });
   let log = '';
   gate.stderr.on('data', (chunk) => (log += chunk));
-  const url = `http://127.0.0.1:${port}`;
+  const url = tls ? `https://localhost:${port}` : `http://127.0.0.1:${port}`;
   await eventually('the gate listens', async () => {
     if (gate.exitCode !== null) throw new Error(`the gate did not start:\n${log}`);
-    return (await fetch(`${url}/`).catch(() => null))?.ok;
+    return (await status(url, directory)) === 200;
   });
 
   return {
@@ -54,6 +58,23 @@ export async function startGate() {
       await rm(directory, { recursive: true, force: true });
     },
   };
+}
+
+/** A certificate for `localhost` of its own. */
+function certify(directory) {
+  const subject = ['-subj', '/CN=localhost', '-addext', 'subjectAltName=DNS:localhost'];
+  const key = ['-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:prime256v1', '-noenc', '-keyout', 'tls.key'];
+  const files = { cwd: directory, stdio: ['ignore', 'ignore', 'inherit'] };
+  execFileSync('openssl', ['req', '-x509', '-days', '2', '-out', 'tls.pem', ...key, ...subject], files);
+}
+
+/** The status of the first page; undefined: nobody answers. */
+async function status(url, directory) {
+  if (url.startsWith('http:')) return (await fetch(`${url}/`).catch(() => null))?.status;
+  const ca = await readFile(path.join(directory, 'tls.pem'));
+  return new Promise((resolve) => {
+    https.get(`${url}/`, { ca, agent: false }, (response) => resolve(response.resume().statusCode)).on('error', () => resolve());
+  });
 }
 
 /** What the gate says of a token, asked from outside of the browser. */
@@ -73,11 +94,12 @@ export async function eventually(what, condition, within = 10_000) {
   }
 }
 
-function configuration(port, upstream, elsewhere, directory) {
+function configuration(port, upstream, elsewhere, directory, tls) {
   return `
 [listener]
 address = "127.0.0.1:${port}"
 drain_timeout = "1s"
+${tls ? 'tls = { certificate_file = "tls.pem", key_file = "tls.key" }' : ''}
 
 [admin]
 address = "127.0.0.1:0"
@@ -105,6 +127,12 @@ cookie = "token"
 name = "api"
 path = "/api"
 upstream = "http://127.0.0.1:${upstream}"
+
+[[routes]]
+name = "shared"
+path = "/api/shared"
+upstream = "http://127.0.0.1:${upstream}"
+cors = { origins = ["${elsewhere}"], methods = ["GET", "PUT"] }
 
 [[routes]]
 name = "pages"

@@ -2,11 +2,18 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    sync::Arc,
     time::Duration,
 };
 
 use http::Method;
+use rustls::{ClientConfig, RootCertStore, pki_types::CertificateDer};
 use serde_json::json;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
+use tokio_rustls::TlsConnector;
 
 use crate::support::{
     auth0::{Auth0, CLIENT_ID, CLIENT_SECRET, User},
@@ -130,6 +137,25 @@ async fn they_are_about_nobody() {
     assert!(!answer.text().contains("needle"), "{}", answer.text());
 }
 
+/// The same as [`Gate::call`], for a gate with this certificate.
+async fn call_over_tls(gate: &Gate, certificate: CertificateDer<'static>) -> String {
+    let mut roots = RootCertStore::empty();
+    roots.add(certificate).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let config = config.with_root_certificates(roots).with_no_client_auth();
+    let stream = TcpStream::connect(gate.address()).await.unwrap();
+    let connector = TlsConnector::from(Arc::new(config));
+    let mut stream = connector.connect("localhost".try_into().unwrap(), stream).await.unwrap();
+    let token = gate.token(json!({}));
+    let request =
+        format!("GET /hello HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer
+}
+
 /// docs/metrics.md: every metric is on the page, and the page knows no other.
 #[tokio::test]
 async fn the_page_tells_of_each_of_them() {
@@ -143,13 +169,19 @@ async fn the_page_tells_of_each_of_them() {
          [issuers.main.logout]\nrevoke = \"all\"\n[issuers.main.management]\ndomain = {:?}\n\
          client_id = {CLIENT_ID:?}\nclient_secret_file = \"client.secret\"\n\
          [inactive]\nfor = \"90d\"\nevery = \"1d\"\nblock = true\nmax_share = \"100%\"\nrecorded_since = \"2020-01-01\"\n\
-         reports = {:?}\n",
+         reports = {:?}\n\
+         [[routes]]\npath = \"/limited\"\nupstream = \"http://127.0.0.1:9\"\nlimits.max_requests = 1\n",
         tenant.base(),
         reports.path().to_str().unwrap()
     );
+    let certified = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     let setup = Gate::setup().secret("log.secret", "known to both sides").secret("client.secret", CLIENT_SECRET);
-    let gate = setup.and(&settings).start().await;
-    gate.call(&gate.token(json!({}))).await.is(200, None);
+    let setup =
+        setup.secret("tls.pem", &certified.cert.pem()).secret("tls.key", &certified.signing_key.serialize_pem());
+    let tls = "[listener.tls]\ncertificate_file = \"tls.pem\"\nkey_file = \"tls.key\"\n";
+    let gate = setup.and(&settings).and(tls).start().await;
+    let answer = call_over_tls(&gate, certified.cert.der().clone()).await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     let done = "portcullis_inactive_runs_total{issuer=\"main\",result=\"done\"}";
     eventually("a run is over", async || metrics(&gate).await["portcullis_inactive_runs"].samples[done] > 0.0).await;
     let families = metrics(&gate).await;

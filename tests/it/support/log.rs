@@ -23,12 +23,12 @@ impl io::Write for Writer {
     }
 }
 
-/// Begins to keep what is logged: requests, and what is worse than `info`. Tests run side by side, so look for something unique.
+/// Begins to keep what is logged: requests, what becomes of upstreams, and what is worse than `info`. Tests run side by side, so look for something unique.
 pub(crate) fn capture() {
     static START: Once = Once::new();
     START.call_once(|| {
         let lines = fmt::layer().json().flatten_event(true).with_writer(|| Writer);
-        let filter = EnvFilter::new("warn,portcullis::access=info");
+        let filter = EnvFilter::new("warn,portcullis::access=info,portcullis::upstream=info");
         tracing_subscriber::registry().with(filter).with(lines).init();
     });
 }

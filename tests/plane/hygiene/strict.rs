@@ -126,7 +126,10 @@ impl<'b> Reader<'b> {
                 Ok(())
             }
             ([], [coding]) => {
-                demand(coding.eq_ignore_ascii_case(b"chunked") && read.minor == 1, "a coding")?;
+                let is_chunked = |coding: &[u8]| coding.trim_ascii().eq_ignore_ascii_case(b"chunked");
+                let mut codings = coding.rsplit(|&byte| byte == b',');
+                let ends = codings.next().is_some_and(is_chunked) && !codings.any(is_chunked);
+                demand(ends && read.minor == 1, "a coding")?;
                 self.chunks(read)
             }
             _ => Err(Stop::Malformed("two framings")),

@@ -2,7 +2,25 @@
 
 use std::time::{Duration, Instant};
 
-use crate::support::{client::Raw, eventually, program::Gate, upstream::TestUpstream};
+use tokio::net::TcpStream;
+
+use super::{OPEN, metrics};
+use crate::support::{client::Raw, eventually, gate::TestGate, program::Gate, upstream::TestUpstream};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_was_just_taken_is_served_its_first_request() {
+    let mut gate = TestGate::start(OPEN).await;
+    let address = gate.address();
+    let mut fresh = [Raw::connect(address).await, Raw::connect(address).await];
+    eventually("they are taken", async || metrics(&gate).await["portcullis_connections"] == 2).await;
+    let stopping = tokio::spawn(async move { gate.stop().await });
+    eventually("the gate does not listen any more", async || TcpStream::connect(address).await.is_err()).await;
+    fresh[0].write("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    let reply = fresh[0].read_to_end().await;
+    assert!(reply.starts_with("HTTP/1.1 200") && reply.contains("connection: close"), "{reply}");
+    assert_eq!(fresh[1].read_to_end().await, "", "who says nothing is let go");
+    assert!(stopping.await.unwrap());
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_signal_ends_at_once() {

@@ -3,12 +3,14 @@
 use std::{
     fs,
     os::unix::fs::symlink,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
+
+use portcullis::server::tls::{CertificateFiles, TlsSettings};
 
 use super::{OPEN, ask, connect, exchange, metrics, resumed, shown, warnings};
 use crate::{
@@ -136,4 +138,31 @@ async fn clients_of_an_authority_that_is_gone_are_not_resumed() {
     fs::copy(second.file(), directory.path().join("new")).unwrap();
     fs::rename(directory.path().join("new"), &clients).unwrap();
     eventually("the first authority is forgotten", async || ask().await.is_err()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn other_settings_take_the_place_of_those_before() {
+    let authority = Authority::new("test");
+    let [old, new] = ["api.example", "api.example"].map(|name| authority.certify(&[name]));
+    let directory = tempfile::tempdir().unwrap();
+    mount(directory.path(), &authority, &old, "1");
+    let gate = TestGate::start(&settings(directory.path(), "")).await;
+    let tls = gate.instance().tls().unwrap();
+    let [certificate, key] = authority.write("new", &new).map(PathBuf::from);
+    let of = |certificate: &Path| TlsSettings {
+        certificates: vec![CertificateFiles { certificate: certificate.to_owned(), key: key.clone() }],
+        clients: None,
+    };
+    let client = Arc::new(authority.client(&[], None));
+    let served = async || shown(&connect(gate.address(), "api.example", &client).await.unwrap());
+    let fault = tls.replace(of(&directory.path().join("tls.crt"))).unwrap_err();
+    assert_eq!(fault.path, key);
+    assert_eq!(served().await, old.certificate());
+    tls.replace(of(&certificate)).unwrap();
+    assert_eq!(served().await, new.certificate());
+    // From now on it is the new files that are followed.
+    mount(directory.path(), &authority, &authority.certify(&["api.example"]), "2");
+    let newer = authority.certify(&["api.example"]);
+    authority.write("new", &newer);
+    eventually("the new files are followed", async || served().await == newer.certificate()).await;
 }

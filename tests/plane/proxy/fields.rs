@@ -31,6 +31,7 @@ async fn fields_of_one_connection_stop_here() {
         "x-forwarded-proto",
         "x-forwarded-user",
         "x-kept",
+        "x-request-id",
     ];
     assert_eq!(names, expected);
 }
@@ -53,7 +54,7 @@ async fn fields_of_the_upstreams_connection_stop_here() {
         let mut names: Vec<&str> = reply.headers.keys().map(http::HeaderName::as_str).collect();
         names.retain(|name| *name != "transfer-encoding");
         names.sort_unstable();
-        assert_eq!(names, ["date", "x-kept"]);
+        assert_eq!(names, ["date", "x-kept", "x-request-id"]);
     }
 }
 

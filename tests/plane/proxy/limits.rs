@@ -277,7 +277,7 @@ async fn an_upstream_that_does_not_accept_is_a_gateway_timeout() {
         queued.push(stream);
     }
     let toml = format!("[[routes]]\nupstream = \"http://{address}\"\nauth = \"none\"\nconnect_timeout = \"200ms\"");
-    assert_problem(&TestGate::start(&toml).await, 504, "upstream_timeout").await;
+    assert_problem(&TestGate::start(&toml).await, 504, "upstream_connect_timeout").await;
 }
 
 /// Reads a request's header.

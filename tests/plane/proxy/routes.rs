@@ -239,7 +239,7 @@ async fn observing_lets_through_what_is_signed() {
 }
 
 /// `Some`: what the upstream gets. `None`: it gets nothing.
-const TRICKS: [(&str, Option<&str>); 41] = [
+const TRICKS: [(&str, Option<&str>); 51] = [
     ("/public", Some("/public")),
     ("/public/", Some("/public/")),
     ("/public/x?q=/admin&r=%2e%2e%2f;//", Some("/public/x?q=/admin&r=%2e%2e%2f;//")),
@@ -281,6 +281,17 @@ const TRICKS: [(&str, Option<&str>); 41] = [
     ("/publicity", None),
     ("/%61dmin", None),
     ("/public%3b/../admin", None),
+    // Those who take these for `/public` would serve `/` by its rules, and those who do not the other way round.
+    ("/Public", None),
+    ("/public.", None),
+    ("/public%20", None),
+    ("/public..", None),
+    ("/public%20./x", None),
+    ("/public.;x/y", None),
+    ("/public;x", None),
+    ("/PUBLIC/../public/X", Some("/public/X")),
+    ("/public/x.", Some("/public/x.")),
+    ("/public/x%20/Y", Some("/public/x%20/Y")),
 ];
 
 #[tokio::test(flavor = "multi_thread")]

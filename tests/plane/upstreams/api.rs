@@ -48,6 +48,7 @@ struct Shared {
     handler: Mutex<Arc<Handler>>,
     seen: Mutex<Vec<Seen>>,
     connections: AtomicUsize,
+    open: AtomicUsize,
 }
 
 impl Api {
@@ -125,6 +126,11 @@ impl Api {
         self.shared.seen.lock().unwrap().last().expect("it got a request").clone()
     }
 
+    /// How many connections to it are open.
+    pub(super) fn open(&self) -> usize {
+        self.shared.open.load(Ordering::SeqCst)
+    }
+
     /// How many connections it accepted so far.
     pub(super) fn connections(&self) -> usize {
         self.shared.connections.load(Ordering::SeqCst)
@@ -134,7 +140,12 @@ impl Api {
 impl Shared {
     fn new(name: &'static str) -> Arc<Self> {
         let handler: Arc<Handler> = Arc::new(move |_| Box::pin(async move { text(name) }));
-        Arc::new(Self { handler: Mutex::new(handler), seen: Mutex::default(), connections: AtomicUsize::default() })
+        Arc::new(Self {
+            handler: Mutex::new(handler),
+            seen: Mutex::default(),
+            connections: AtomicUsize::default(),
+            open: AtomicUsize::default(),
+        })
     }
 }
 
@@ -149,6 +160,8 @@ async fn serve<S>(stream: S, shared: Arc<Shared>, server_name: Option<String>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    shared.open.fetch_add(1, Ordering::SeqCst);
+    let closing = Arc::clone(&shared);
     let service = service_fn(move |request: Request<Incoming>| {
         shared.seen.lock().unwrap().push(Seen {
             uri: request.uri().clone(),
@@ -163,4 +176,5 @@ where
     let _ = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new())
         .serve_connection(TokioIo::new(stream), service)
         .await;
+    closing.open.fetch_sub(1, Ordering::SeqCst);
 }

@@ -154,7 +154,7 @@ async fn the_handshake_is_within_the_time_for_connecting() {
     ))
     .await;
     let reply = gate.get("/", "").await;
-    assert_eq!((reply.status.as_u16(), reply.code().as_str()), (504, "upstream_timeout"));
+    assert_eq!((reply.status.as_u16(), reply.code().as_str()), (504, "upstream_connect_timeout"));
 }
 
 /// Something that speaks, but not TLS.

@@ -38,5 +38,5 @@ async fn an_upstream_may_be_a_unix_socket() {
 async fn its_path_may_be_relative() {
     let text = "[[routes]]\nauth = \"none\"\nupstream = \"unix:run/app.sock\"\n";
     let config = portcullis::config::Config::parse(text, "/etc/gate/gate.toml", []).unwrap();
-    assert_eq!(config.routes[0].upstream.transport.to_string(), "unix:/etc/gate/run/app.sock");
+    assert_eq!(config.routes[0].upstream.origins[0].transport.to_string(), "unix:/etc/gate/run/app.sock");
 }

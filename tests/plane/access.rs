@@ -1,0 +1,4 @@
+//! The access log, and what a request is called.
+
+mod identifiers;
+mod lines;
