@@ -170,7 +170,7 @@ fn take_passed(name: Option<&str>) -> io::Result<Vec<Bound>> {
 fn adopt(descriptor: OwnedFd) -> io::Result<Bound> {
     let socket = Socket::from(descriptor);
     let unfit = |what| io::Error::new(io::ErrorKind::InvalidInput, what);
-    if socket.r#type()? != Type::STREAM || !socket.is_listener()? {
+    if socket.r#type()? != Type::STREAM || !listens(&socket)? {
         return Err(unfit(
             "systemd passed something on that is no listening stream socket: use ListenStream=, and Accept=no",
         ));
@@ -184,6 +184,17 @@ fn adopt(descriptor: OwnedFd) -> io::Result<Bound> {
         (None, None) => return Err(unfit("systemd passed a socket on that has neither an address nor a path")),
     };
     Ok(Bound { socket, address, origin: Origin::Passed, file: None })
+}
+
+#[cfg(target_os = "linux")]
+fn listens(socket: &Socket) -> io::Result<bool> {
+    socket.is_listener()
+}
+
+/// There is no systemd elsewhere, and nothing is passed on.
+#[cfg(not(target_os = "linux"))]
+fn listens(_: &Socket) -> io::Result<bool> {
+    Ok(false)
 }
 
 /// How many sockets systemd passed on that nobody has taken.

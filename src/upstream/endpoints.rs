@@ -231,7 +231,12 @@ impl Endpoints {
         match change {
             Change::Ejected(time) => {
                 endpoint.metrics.ejections.inc();
-                tracing::warn!(route, endpoint = %endpoint, seconds = time.as_secs_f64(), "endpoint fails, and is left alone");
+                let seconds = time.as_secs_f64();
+                if self.choice.load().endpoints.len() > 1 {
+                    tracing::warn!(route, endpoint = %endpoint, seconds, "endpoint fails, and is left alone");
+                } else {
+                    tracing::warn!(route, endpoint = %endpoint, "endpoint fails, and is asked all the same: there is no other");
+                }
             }
             Change::OnTrial => tracing::debug!(route, endpoint = %endpoint, "endpoint is tried again"),
             Change::Good => tracing::info!(route, endpoint = %endpoint, "endpoint is back"),

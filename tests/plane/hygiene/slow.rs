@@ -214,13 +214,13 @@ async fn room_that_nobody_makes() {
 #[tokio::test(flavor = "multi_thread")]
 async fn patience_is_for_those_who_take_something() {
     let upstream = api().await;
-    let settings = "[listener]\nidle_timeout = \"600ms\"\nheader_timeout = \"30s\"\n";
+    let settings = "[listener]\nidle_timeout = \"3s\"\nheader_timeout = \"30s\"\n";
     let gate = TestGate::start(&[settings, &upstream.route("auth = \"none\"")].concat()).await;
-    let mut connection = Http2::with_settings(gate.address(), &setting(4, 20_000)).await;
+    let mut connection = Http2::with_settings(gate.address(), &setting(4, 60_000)).await;
     connection.send([frame(WINDOW_UPDATE, 0, 0, &1_000_000_000_u32.to_be_bytes()), get(1, "/big")].concat()).await;
-    for _ in 0..20 {
+    for _ in 0..40 {
         sleep(Duration::from_millis(100)).await;
-        connection.send(frame(WINDOW_UPDATE, 0, 1, &20_000_u32.to_be_bytes())).await;
+        connection.send(frame(WINDOW_UPDATE, 0, 1, &60_000_u32.to_be_bytes())).await;
         while let Some(received) = connection.next().await {
             if received.kind == PING && received.flags == 0 {
                 connection.send(frame(PING, 1, 0, &received.payload)).await;
@@ -244,7 +244,8 @@ async fn patience_is_for_those_who_take_something() {
     let sent = request(http::Version::HTTP_2, Method::GET, "/", "").body(StreamBody::from("")).unwrap();
     let mut response = client.send(sent).await.unwrap();
     for _ in 0..2 {
-        sleep(Duration::from_millis(1300)).await;
+        // For longer than anybody may take nothing of what is there.
+        sleep(Duration::from_millis(3500)).await;
         frames.send(Ok(Frame::data(Bytes::from("event")))).await.unwrap();
         let frame = http_body_util::BodyExt::frame(response.body_mut()).await.unwrap().unwrap();
         assert_eq!(frame.into_data().unwrap(), "event");

@@ -7,7 +7,7 @@ use http::Version;
 use super::api::Api;
 use crate::{
     authority::{Authority, Identity},
-    support::{client::Reply, gate::TestGate},
+    support::{client::Reply, gate::TestGate, log},
 };
 
 const HTTP1: [&str; 1] = ["http/1.1"];
@@ -24,6 +24,13 @@ async fn gate(api: &Api, protocol: &str, tls: &str) -> TestGate {
 
 fn trusting(authority: &Authority) -> String {
     format!("ca_file = \"{}\"", authority.file())
+}
+
+/// It is said why.
+#[track_caller]
+fn explained(api: &Api, why: &str) {
+    let said = format!("TLS with upstream `https://{}` failed: {why}", api.address());
+    assert!(log::lines(&said).len() == 1, "{said}");
 }
 
 #[track_caller]
@@ -81,8 +88,10 @@ async fn bodies_go_through_tls() {
 async fn the_name_is_sent_and_checked() {
     let authority = Authority::new("test");
     let api = Api::tls(authority.certify_only(&["api.test"]).server(&HTTP1, None), "tls");
+    log::capture();
     let other = gate(&api, "http1", &trusting(&authority)).await;
     refused(&other.get("/", "").await);
+    explained(&api, "its certificate is for another name; see `tls.server_name`");
     let named = gate(&api, "http1", &format!("{}\nserver_name = \"api.test\"", trusting(&authority))).await;
     assert_eq!(named.get("/", "").await.text(), "tls");
     assert_eq!(api.last().server_name.as_deref(), Some("api.test"));
@@ -95,14 +104,17 @@ async fn nobody_else_is_believed() {
     let (authority, stranger) = (Authority::new("test"), Authority::new("stranger"));
     let serve = |identity: &Identity| Api::tls(identity.server(&HTTP1, None), "tls");
 
+    log::capture();
     let api = serve(&stranger.certify(&[]));
     refused(&gate(&api, "http1", &trusting(&authority)).await.get("/", "").await);
+    explained(&api, "its certificate is signed by nobody who is trusted; see `tls.ca_file`");
     // The system does not know the authorities of this test.
     refused(&gate(&api, "http1", "").await.get("/", "").await);
     assert_eq!(gate(&api, "http1", &trusting(&stranger)).await.get("/", "").await.text(), "tls");
 
     let api = serve(&authority.expired(&[]));
     refused(&gate(&api, "http1", &trusting(&authority)).await.get("/", "").await);
+    explained(&api, "its certificate has expired");
     assert_eq!(api.hits(), 0);
 }
 
