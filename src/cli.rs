@@ -20,6 +20,7 @@ mod sources;
 use std::{io, path::PathBuf, process::ExitCode};
 
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum, error::ErrorKind};
+use tokio::runtime::{Builder, Runtime};
 
 use self::{
     admin::{Explain, Remote, Target},
@@ -240,8 +241,16 @@ fn load(path: &std::path::Path) -> anyhow::Result<Config> {
     Ok(Config::load(path, environment())?)
 }
 
-fn runtime() -> io::Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_multi_thread().enable_all().build()
+/// With one core there is nobody to share work with, which is then not paid for.
+fn runtime() -> io::Result<Runtime> {
+    let mut builder = if workers() == 1 { Builder::new_current_thread() } else { Builder::new_multi_thread() };
+    builder.enable_all().build()
+}
+
+/// How many threads serve requests: one for each core that the process may use, or as `TOKIO_WORKER_THREADS` says.
+fn workers() -> usize {
+    let told = std::env::var("TOKIO_WORKER_THREADS").ok().and_then(|told| told.parse().ok());
+    told.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get))
 }
 
 /// Prints an error with its causes, and says which code to exit with.

@@ -70,6 +70,9 @@ pub mod drain;
 pub mod file_watch;
 
 #[cfg(feature = "server")]
+pub mod seldom;
+
+#[cfg(feature = "server")]
 pub mod admin;
 
 #[cfg(feature = "server")]

@@ -52,4 +52,5 @@ targets!(
     return_url,
     user,
     export,
+    response,
 );

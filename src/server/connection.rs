@@ -21,7 +21,10 @@ use super::{
     tls::{self, Tls},
     transport::{Begun, Transport},
 };
-use crate::upstream::fields::{Downstream, Scheme};
+use crate::{
+    seldom::Seldom,
+    upstream::fields::{Downstream, Scheme},
+};
 
 /// How many requests an HTTP/2 connection may have under way.
 const MAX_STREAMS: u32 = 200;
@@ -82,7 +85,8 @@ pub async fn serve(accepted: Accepted, held: Held, service: Service) {
             Ok::<_, Infallible>(response.map(served))
         }
     });
-    let ends = either(begun.cancelled(), progress.idle(settings.idle_timeout));
+    let ends = pin!(either(begun.cancelled(), progress.idle(settings.idle_timeout)));
+    let ends = Seldom::new(ends);
     let result = if speaks_http2 {
         let mut connection = pin!(http2(&settings).serve_connection(TokioIo::new(stream), service));
         tokio::select! {

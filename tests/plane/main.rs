@@ -11,6 +11,7 @@ mod it {
 mod access;
 mod authority;
 mod cors;
+mod http1;
 mod hygiene;
 mod limits;
 mod listener;

@@ -35,6 +35,7 @@ use portcullis::{
         key::{parse_key_set, select},
         verify::{VerifiedToken, Verifier, VerifierOptions},
     },
+    upstream::http1::decode_in_pieces,
 };
 
 /// A target: its name, what it does, and inputs to begin from.
@@ -61,6 +62,7 @@ pub(crate) const TARGETS: &[Target] = &[
     Target { name: "return_url", run: return_url, seeds: RETURN_URLS },
     Target { name: "user", run: user, seeds: USERS },
     Target { name: "export", run: export, seeds: EXPORTS },
+    Target { name: "response", run: response, seeds: RESPONSES },
 ];
 
 const ISSUER: &str = "https://issuer.example/";
@@ -547,4 +549,33 @@ pub(crate) fn export(data: &[u8]) {
     let expected: Vec<_> = expected.map(|line| (line.len() <= LONGEST).then(|| line.to_vec())).collect();
     assert_eq!(lines(&file, 7), (expected, true));
     assert!(!lines(&file[..file.len() - 1], 7).1, "what is not whole passes for it");
+}
+
+const RESPONSES: &[&[u8]] = &[
+    b"\x07\x30HTTP/1.1 200 OK\r\nContent-Length: 4\r\nContent-Type: text/plain\r\n\r\nbodyHTTP/1.1 200 OK",
+    b"\x20\x43HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4;a=b\r\nbody\r\n0a\r\n0123456789\r\n0\r\nX-Sum: 1\r\n\r\n",
+    b"\x01\x01HTTP/1.1 100 Continue\r\n\r\nHTTP/1.0 204 Nothing at all\r\nConnection: keep-alive\r\n\r\n",
+    b"\x11\x11HTTP/1.1 502 Bad Gateway\r\nContent-Length: 3, 3\r\nContent-Length: 3\r\n\r\nall",
+];
+
+/// A response of an upstream, cut in three at places that the first two bytes tell: it comes to the same as in one piece.
+pub(crate) fn response(data: &[u8]) {
+    let [first, second, response @ ..] = data else { return };
+    let first = usize::from(*first).min(response.len());
+    let second = (first + usize::from(*second)).min(response.len());
+    let pieces = [&response[..first], &response[first..second], &response[second..]];
+    for (method, ended) in [(http::Method::GET, false), (http::Method::GET, true), (http::Method::HEAD, false)] {
+        let whole = decode_in_pieces(&method, [response], ended);
+        assert_eq!(decode_in_pieces(&method, pieces, ended), whole);
+        let Ok(Some(decoded)) = whole else { continue };
+        assert!(!decoded.status.is_informational());
+        assert!(decoded.body.len() + decoded.left <= response.len());
+        let coded = decoded.headers.contains_key("transfer-encoding");
+        assert!(!(coded && decoded.headers.contains_key("content-length")), "framed in two ways");
+        let lengths: Vec<_> = decoded.headers.get_all("content-length").iter().collect();
+        assert!(lengths.len() <= 1, "two lengths");
+        if let (&http::Method::GET, Some(length), true) = (&method, lengths.first(), decoded.status != 304) {
+            assert_eq!(length.to_str().ok().and_then(|length| length.parse().ok()), Some(decoded.body.len()));
+        }
+    }
 }
