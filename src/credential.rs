@@ -142,24 +142,27 @@ fn bearer(value: &[u8]) -> Credential<'_> {
     b64token(token.strip_suffix(b" ").unwrap_or(token), None, false)
 }
 
-/// The characters of a `b64token`, padding aside. A table, because every byte of every token is looked at.
-const B64TOKEN: [bool; 256] = {
-    let mut allowed = [false; 256];
-    let mut byte = 0_u8;
-    while byte < 128 {
-        allowed[byte as usize] =
-            byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~' | b'+' | b'/');
-        byte += 1;
-    }
-    allowed
-};
+/// Whether these are characters of a `b64token`, padding aside. Without branches, since every byte of every token is looked at: so
+/// the compiler looks at many at once, which took an eighth off a request's instructions.
+#[expect(clippy::needless_bitwise_bool, reason = "lazy operators are branches")]
+fn are_b64token(characters: &[u8]) -> bool {
+    // `-`, `.`, `/` and the digits stand in a row.
+    let is_allowed = |byte: u8| {
+        ((byte | 0x20).wrapping_sub(b'a') < 26)
+            | (byte.wrapping_sub(b'-') < 13)
+            | (byte == b'_')
+            | (byte == b'~')
+            | (byte == b'+')
+    };
+    characters.iter().fold(true, |all, &byte| all & is_allowed(byte))
+}
 
 /// `1*( ALPHA / DIGIT / "-" / "." / "_" / "~" / "+" / "/" ) *"="`
 fn b64token<'a>(value: &'a [u8], only: Option<&'a IssuerName>, ambient: bool) -> Credential<'a> {
     let body = value.trim_ascii_end();
     let padding = body.iter().rev().take_while(|&&byte| byte == b'=').count();
     let characters = &body[..body.len() - padding];
-    if characters.is_empty() || !characters.iter().all(|&byte| B64TOKEN[usize::from(byte)]) {
+    if characters.is_empty() || !are_b64token(characters) {
         return Credential::Malformed;
     }
     match str::from_utf8(body) {
@@ -243,6 +246,20 @@ mod tests {
         ];
         for case in cases {
             assert_eq!(sources().find(&fields(case)), Credential::Malformed, "{case:?}");
+        }
+    }
+
+    #[test]
+    fn the_characters_of_a_token_are_those_of_the_grammar() {
+        for byte in 0..=u8::MAX {
+            let expected = byte.is_ascii_alphanumeric() || b"-._~+/".contains(&byte);
+            assert_eq!(are_b64token(&[byte]), expected, "{byte}");
+            // Wherever it stands.
+            for place in [0, 15, 16, 40, 99] {
+                let mut text = [b'a'; 100];
+                text[place] = byte;
+                assert_eq!(are_b64token(&text), expected, "{byte} at {place}");
+            }
         }
     }
 

@@ -70,10 +70,16 @@ pub mod drain;
 pub mod file_watch;
 
 #[cfg(feature = "server")]
+pub mod seldom;
+
+#[cfg(feature = "server")]
 pub mod admin;
 
 #[cfg(feature = "server")]
 pub mod config;
+
+#[cfg(feature = "server")]
+pub mod reload;
 
 #[cfg(feature = "gate")]
 pub mod telemetry;

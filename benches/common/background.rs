@@ -83,6 +83,7 @@ pub(crate) fn requests(address: SocketAddr, tokens: &Arc<[HeaderValue]>) -> Arc<
         tokens: Arc::clone(tokens),
         first: 0,
         expected: http::StatusCode::OK,
+        manner: crate::client::Manner::Kept,
     })
 }
 

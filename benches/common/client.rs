@@ -6,11 +6,11 @@ use anyhow::{Context, ensure};
 use bytes::Bytes;
 use http::{HeaderValue, Request, StatusCode, header};
 use http_body_util::{BodyExt, Empty};
-use hyper::client::conn::http1::{self, SendRequest};
-use hyper_util::rt::TokioIo;
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::{net::TcpStream, time::timeout};
 
-use crate::upstream::BODY;
+use crate::upstream::length;
 
 /// Whoever takes longer counts as an error.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -25,12 +25,31 @@ pub(crate) struct Requests {
     /// The place of the first to be taken.
     pub(crate) first: usize,
     pub(crate) expected: StatusCode,
+    pub(crate) manner: Manner,
+}
+
+/// How connections are used.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+#[allow(dead_code, reason = "most benches keep connections")]
+pub(crate) enum Manner {
+    /// HTTP/1.1, kept.
+    #[default]
+    Kept,
+    /// HTTP/1.1, a new one for each request.
+    New,
+    /// HTTP/2 with prior knowledge, kept.
+    Http2,
+}
+
+enum Connection {
+    Http1(http1::SendRequest<Empty<Bytes>>),
+    Http2(http2::SendRequest<Empty<Bytes>>),
 }
 
 /// Where requests are sent from.
 pub(crate) struct Client {
     pub(crate) requests: Arc<Requests>,
-    connection: Option<SendRequest<Empty<Bytes>>>,
+    connection: Option<Connection>,
 }
 
 impl Client {
@@ -54,12 +73,21 @@ impl Client {
     /// One request and what it was answered, whatever that is.
     pub(crate) async fn ask(&mut self, number: usize) -> anyhow::Result<(StatusCode, Bytes)> {
         let request = self.requests.build(number);
+        let Requests { address, manner, .. } = *self.requests;
         let connection = match &mut self.connection {
-            Some(connection) if !connection.is_closed() => connection,
-            closed => closed.insert(connect(self.requests.address).await?),
+            Some(connection) if manner != Manner::New && !connection.is_closed() => connection,
+            closed => closed.insert(connect(address, manner).await?),
         };
-        connection.ready().await?;
-        let response = connection.send_request(request).await?;
+        let response = match connection {
+            Connection::Http1(sender) => {
+                sender.ready().await?;
+                sender.send_request(request).await?
+            }
+            Connection::Http2(sender) => {
+                sender.ready().await?;
+                sender.send_request(request).await?
+            }
+        };
         let status = response.status();
         Ok((status, response.into_body().collect().await?.to_bytes()))
     }
@@ -68,7 +96,8 @@ impl Client {
         let (status, body) = self.ask(number).await?;
         let expected = self.requests.expected;
         ensure!(status == expected, "answered {status} instead of {expected}: {}", String::from_utf8_lossy(&body));
-        ensure!(status != StatusCode::OK || body.len() == BODY, "answered {} bytes instead of {BODY}", body.len());
+        let length = length(self.requests.path);
+        ensure!(status != StatusCode::OK || body.len() == length, "answered {} bytes instead of {length}", body.len());
         Ok(())
     }
 }
@@ -76,9 +105,15 @@ impl Client {
 impl Requests {
     fn build(&self, number: usize) -> Request<Empty<Bytes>> {
         let mut request = Request::new(Empty::new());
-        *request.uri_mut() = http::Uri::from_static(self.path);
+        *request.uri_mut() = match self.manner {
+            Manner::Kept | Manner::New => http::Uri::from_static(self.path),
+            // It is fixed, and valid.
+            Manner::Http2 => format!("http://api.example{}", self.path).parse().unwrap_or_default(),
+        };
         let fields = request.headers_mut();
-        fields.insert(header::HOST, HeaderValue::from_static("api.example"));
+        if self.manner != Manner::Http2 {
+            fields.insert(header::HOST, HeaderValue::from_static("api.example"));
+        }
         fields.insert(header::USER_AGENT, HeaderValue::from_static("load/1.0 (generator of load)"));
         fields.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
         fields.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("gzip, br"));
@@ -89,11 +124,26 @@ impl Requests {
     }
 }
 
-async fn connect(address: SocketAddr) -> anyhow::Result<SendRequest<Empty<Bytes>>> {
+impl Connection {
+    fn is_closed(&self) -> bool {
+        match self {
+            Self::Http1(sender) => sender.is_closed(),
+            Self::Http2(sender) => sender.is_closed(),
+        }
+    }
+}
+
+async fn connect(address: SocketAddr, manner: Manner) -> anyhow::Result<Connection> {
     let stream = TcpStream::connect(address).await.with_context(|| format!("cannot connect to {address}"))?;
     stream.set_nodelay(true)?;
-    let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    // How it ends shows in the requests that go over it.
+    let io = TokioIo::new(stream);
+    // How a connection ends shows in the requests that go over it.
+    if manner == Manner::Http2 {
+        let (sender, connection) = http2::handshake(TokioExecutor::new(), io).await?;
+        tokio::spawn(connection);
+        return Ok(Connection::Http2(sender));
+    }
+    let (sender, connection) = http1::handshake(io).await?;
     tokio::spawn(connection);
-    Ok(sender)
+    Ok(Connection::Http1(sender))
 }

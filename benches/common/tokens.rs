@@ -14,7 +14,7 @@ use aws_lc_rs::{
     encoding::{AsDer, PublicKeyX509Der},
     rand::SystemRandom,
     rsa::{KeyPair, KeySize},
-    signature::{KeyPair as _, RSA_PKCS1_SHA256},
+    signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _, RSA_PKCS1_SHA256},
 };
 use base64::{
     Engine,
@@ -29,35 +29,71 @@ pub(crate) const AUDIENCE: &str = "https://api.example";
 const KEY_ID: &str = "NzQ1RDI0QkM4RDVBODk1";
 const LIFETIME: u64 = 6 * 3600;
 
-/// An RSA key of 2048 bits, as most issuers have.
+/// An issuer of access tokens.
 pub(crate) struct Issuer {
-    key: KeyPair,
+    key: Key,
     issued_at: u64,
 }
 
+enum Key {
+    /// 2048 bits, as most issuers have.
+    Rsa(KeyPair),
+    /// On the curve P-256.
+    Ec(EcdsaKeyPair),
+}
+
 impl Issuer {
-    #[expect(clippy::disallowed_methods, reason = "a generator of tokens, nothing that judges")]
+    /// Signs with RS256.
     pub(crate) fn new() -> anyhow::Result<Self> {
-        let issued_at = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
-        Ok(Self { key: KeyPair::generate(KeySize::Rsa2048).context("no RSA key can be made")?, issued_at })
+        Self::with(Key::Rsa(KeyPair::generate(KeySize::Rsa2048).context("no RSA key can be made")?))
+    }
+
+    /// Signs with ES256.
+    #[allow(dead_code, reason = "of one bench only")]
+    pub(crate) fn es256() -> anyhow::Result<Self> {
+        let key = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).context("no EC key can be made")?;
+        Self::with(Key::Ec(key))
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "a generator of tokens, nothing that judges")]
+    fn with(key: Key) -> anyhow::Result<Self> {
+        Ok(Self { key, issued_at: SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs() })
     }
 
     pub(crate) fn jwks(&self) -> Value {
-        let key = self.key.public_key();
         let encode = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
-        json!({ "keys": [{
-            "kty": "RSA",
-            "use": "sig",
-            "alg": "RS256",
-            "kid": KEY_ID,
-            "n": encode(key.modulus().big_endian_without_leading_zero()),
-            "e": encode(key.exponent().big_endian_without_leading_zero()),
-        }] })
+        let mut key = match &self.key {
+            Key::Rsa(key) => json!({
+                "kty": "RSA",
+                "n": encode(key.public_key().modulus().big_endian_without_leading_zero()),
+                "e": encode(key.public_key().exponent().big_endian_without_leading_zero()),
+            }),
+            Key::Ec(key) => {
+                // 4, and the coordinates (SEC 1 §2.3.3).
+                let (x, y) = key.public_key().as_ref()[1..].split_at(32);
+                json!({ "kty": "EC", "crv": "P-256", "x": encode(x), "y": encode(y) })
+            }
+        };
+        key["use"] = "sig".into();
+        key["alg"] = self.algorithm().into();
+        key["kid"] = KEY_ID.into();
+        json!({ "keys": [key] })
+    }
+
+    const fn algorithm(&self) -> &'static str {
+        match self.key {
+            Key::Rsa(_) => "RS256",
+            Key::Ec(_) => "ES256",
+        }
     }
 
     /// The public key in the form that OpenSSL reads.
     pub(crate) fn pem(&self) -> anyhow::Result<String> {
-        let der: PublicKeyX509Der<'_> = self.key.public_key().as_der().context("the public key has no DER form")?;
+        let der: PublicKeyX509Der<'_> = match &self.key {
+            Key::Rsa(key) => key.public_key().as_der(),
+            Key::Ec(key) => key.public_key().as_der(),
+        }
+        .context("the public key has no DER form")?;
         let text = STANDARD.encode(der.as_ref());
         let mut pem = "-----BEGIN PUBLIC KEY-----\n".to_owned();
         for line in text.as_bytes().chunks(64) {
@@ -106,7 +142,7 @@ impl Issuer {
 
     /// `Bearer` and a token like those of an Auth0 tenant, about 940 bytes long.
     fn field(&self, n: usize) -> anyhow::Result<HeaderValue> {
-        let header = json!({ "alg": "RS256", "typ": "at+jwt", "kid": KEY_ID });
+        let header = json!({ "alg": self.algorithm(), "typ": "at+jwt", "kid": KEY_ID });
         let claims = json!({
             "iss": ISSUER,
             "sub": subject(n),
@@ -121,10 +157,18 @@ impl Issuer {
         });
         let encode = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
         let message = format!("{}.{}", encode(&header), encode(&claims));
-        let mut signature = vec![0; self.key.public_modulus_len()];
-        self.key
-            .sign(&RSA_PKCS1_SHA256, &SystemRandom::new(), message.as_bytes(), &mut signature)
-            .context("a token cannot be signed")?;
+        let signature = match &self.key {
+            Key::Rsa(key) => {
+                let mut signature = vec![0; key.public_modulus_len()];
+                key.sign(&RSA_PKCS1_SHA256, &SystemRandom::new(), message.as_bytes(), &mut signature)
+                    .context("a token cannot be signed")?;
+                signature
+            }
+            Key::Ec(key) => {
+                let signature = key.sign(&SystemRandom::new(), message.as_bytes());
+                signature.context("a token cannot be signed")?.as_ref().to_vec()
+            }
+        };
         Ok(HeaderValue::try_from(format!("Bearer {message}.{}", URL_SAFE_NO_PAD.encode(signature)))?)
     }
 }

@@ -1,4 +1,4 @@
-//! The upstream: answers everything with 1 KiB.
+//! The upstream: answers with 1 KiB, or with 16 KiB where the path says so.
 
 use std::{
     convert::Infallible,
@@ -13,10 +13,15 @@ use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
 
-/// The length of its answer.
-pub(crate) const BODY: usize = 1024;
+/// The end of paths that are answered with much.
+pub(crate) const LARGE: &str = "/large";
 
-static ANSWER: [u8; BODY] = [b'x'; BODY];
+static ANSWER: [u8; 16 * 1024] = [b'x'; 16 * 1024];
+
+/// The length of its answer.
+pub(crate) fn length(path: &str) -> usize {
+    if path.ends_with(LARGE) { ANSWER.len() } else { 1024 }
+}
 
 /// Starts it on a free port.
 pub(crate) async fn start() -> anyhow::Result<SocketAddr> {
@@ -49,8 +54,8 @@ pub(crate) fn start_apart() -> anyhow::Result<SocketAddr> {
     address.recv().context("the upstream does not start")
 }
 
-async fn answer(_: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
-    let mut response = Response::new(Full::new(Bytes::from_static(&ANSWER)));
+async fn answer(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+    let mut response = Response::new(Full::new(Bytes::from_static(&ANSWER[..length(request.uri().path())])));
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
     Ok(response)
 }

@@ -42,7 +42,7 @@ pub(crate) struct Arguments {
     /// Kept-alive connections
     #[arg(long, value_name = "N", default_value_t = 64)]
     connections: usize,
-    /// Other proxies to measure beside the gate, `none` for none; those of nginx and haproxy that are installed unless given
+    /// Other proxies to measure beside the gate, `none` for none; those of nginx and haproxy that are installed unless given; `direct` goes to the upstream without any, to compare latencies
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     peers: Option<Vec<String>>,
     /// Threads of the gate that serve requests (`TOKIO_WORKER_THREADS`)
@@ -116,7 +116,8 @@ impl Arguments {
             let kind = match name.as_str() {
                 "nginx" => Kind::Nginx,
                 "haproxy" => Kind::Haproxy,
-                _ => bail!("`{name}` is not among the proxies that are known here: nginx, haproxy"),
+                "direct" => Kind::Direct,
+                _ => bail!("`{name}` is not among the peers that are known here: nginx, haproxy, direct"),
             };
             kind.version().with_context(|| format!("{name} is not installed"))?;
             peers.push(kind);
@@ -139,7 +140,12 @@ impl Plan {
     pub(crate) fn tokens_of(&self, scenario: Scenario) -> usize {
         match scenario {
             Scenario::Pass | Scenario::NoToken => 1,
-            Scenario::Repeated1k | Scenario::Revoked | Scenario::BadSignature => {
+            Scenario::Repeated1k
+            | Scenario::Revoked
+            | Scenario::BadSignature
+            | Scenario::Large
+            | Scenario::NewConnection
+            | Scenario::Http2 => {
                 if self.smoke {
                     100
                 } else {
@@ -153,7 +159,7 @@ impl Plan {
                     50_000
                 }
             }
-            Scenario::AllNew => self.requests(scenario) * self.rounds,
+            Scenario::AllNew | Scenario::Es256New => self.requests(scenario) * self.rounds,
         }
     }
 

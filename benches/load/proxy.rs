@@ -13,6 +13,7 @@ use http::{Method, StatusCode};
 use tokio::time::{Instant, sleep};
 
 use crate::{
+    client::Manner,
     gate::{self, ask, free_address},
     process,
     tokens::ISSUER,
@@ -26,6 +27,8 @@ const PROXY_CORE: &str = "0";
 pub(crate) enum Kind {
     Nginx,
     Haproxy,
+    /// None: straight to the upstream.
+    Direct,
     Gate,
 }
 
@@ -37,6 +40,8 @@ pub(crate) struct Setup {
     pub(crate) upstream: SocketAddr,
     pub(crate) pinned: bool,
     pub(crate) workers: usize,
+    /// What tokens are signed with.
+    pub(crate) algorithm: &'static str,
 }
 
 /// A running proxy. Dropping it kills it.
@@ -44,8 +49,9 @@ pub(crate) struct Setup {
 pub(crate) struct Proxy {
     pub(crate) kind: Kind,
     pub(crate) address: SocketAddr,
+    /// The gate's admin listener; where the others speak HTTP/2.
     admin: SocketAddr,
-    child: Child,
+    child: Option<Child>,
     log: PathBuf,
 }
 
@@ -54,6 +60,7 @@ impl Kind {
         match self {
             Self::Nginx => "nginx",
             Self::Haproxy => "haproxy",
+            Self::Direct => "direct",
             Self::Gate => "portcullis",
         }
     }
@@ -63,6 +70,7 @@ impl Kind {
         let (program, flag) = match self {
             Self::Nginx => ("nginx", "-v"),
             Self::Haproxy => ("haproxy", "-v"),
+            Self::Direct => return Some("none, direct".to_owned()),
             Self::Gate => return Some(format!("portcullis {}", env!("CARGO_PKG_VERSION"))),
         };
         let output = Command::new(program).arg(flag).output().ok()?;
@@ -77,12 +85,19 @@ impl Proxy {
     /// Starts it and waits until it is ready.
     pub(crate) async fn start(kind: Kind, setup: &Setup) -> anyhow::Result<Self> {
         let (address, admin) = (free_address()?, free_address()?);
+        if kind == Kind::Direct {
+            let address = setup.upstream;
+            return Ok(Self { kind, address, admin: address, child: None, log: PathBuf::new() });
+        }
         let directory = setup.directory.join(kind.name());
         fs::create_dir(&directory)?;
         let configuration = directory.join("configuration");
         let text = match kind {
-            Kind::Nginx => nginx(&directory, address, setup.upstream),
-            Kind::Haproxy => haproxy(&setup.directory.join("key.pem"), address, setup.upstream),
+            Kind::Nginx => nginx(&directory, [address, admin], setup.upstream),
+            Kind::Haproxy => {
+                haproxy(&setup.directory.join("key.pem"), setup.algorithm, [address, admin], setup.upstream)
+            }
+            Kind::Direct => String::new(),
             Kind::Gate => gate::configuration(&gate::Settings {
                 address,
                 admin,
@@ -97,7 +112,7 @@ impl Proxy {
         let mut command = command(kind, setup, &directory, &configuration);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(File::create(&log)?);
         let child = command.spawn().with_context(|| format!("{} does not start", kind.name()))?;
-        let mut proxy = Self { kind, address, admin, child, log };
+        let mut proxy = Self { kind, address, admin, child: Some(child), log };
         proxy.wait_until_ready().await?;
         Ok(proxy)
     }
@@ -110,14 +125,23 @@ impl Proxy {
         Ok(())
     }
 
+    /// Where it takes requests that come in this manner.
+    pub(crate) fn address(&self, manner: Manner) -> SocketAddr {
+        match (manner, self.kind) {
+            (Manner::Http2, Kind::Nginx | Kind::Haproxy) => self.admin,
+            _ => self.address,
+        }
+    }
+
     /// CPU time of all its threads so far.
     pub(crate) fn cpu_time(&self) -> anyhow::Result<Duration> {
-        process::cpu_time(self.child.id())
+        self.child.as_ref().map_or(Ok(Duration::ZERO), |child| process::cpu_time(child.id()))
     }
 
     /// Resident memory, in bytes.
     pub(crate) fn memory(&self) -> anyhow::Result<u64> {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
+        let Some(child) = &self.child else { return Ok(0) };
+        let status = fs::read_to_string(format!("/proc/{}/status", child.id()))?;
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
         let kib: u64 = line.trim().trim_end_matches(" kB").parse()?;
         Ok(kib * 1024)
@@ -130,12 +154,12 @@ impl Proxy {
                 Kind::Gate => {
                     ask(self.admin, Method::GET, "/readyz").await.is_ok_and(|status| status == StatusCode::OK)
                 }
-                Kind::Nginx | Kind::Haproxy => ask(self.address, Method::GET, "/open/ready").await.is_ok(),
+                _ => ask(self.address, Method::GET, "/open/ready").await.is_ok(),
             };
             if answered {
                 return Ok(());
             }
-            if let Some(status) = self.child.try_wait()? {
+            if let Some(status) = self.child.as_mut().map(Child::try_wait).transpose()?.flatten() {
                 bail!("{} ended with {status}: {}", self.kind.name(), fs::read_to_string(&self.log)?);
             }
             if Instant::now() > deadline {
@@ -149,8 +173,10 @@ impl Proxy {
 impl Drop for Proxy {
     fn drop(&mut self) {
         // It is our own child: it is there until it has been waited for.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        if let Some(child) = &mut self.child {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
     }
 }
 
@@ -158,7 +184,7 @@ fn command(kind: Kind, setup: &Setup, directory: &Path, configuration: &Path) ->
     let program = match kind {
         Kind::Nginx => "nginx",
         Kind::Haproxy => "haproxy",
-        Kind::Gate => gate::PROGRAM,
+        Kind::Direct | Kind::Gate => gate::PROGRAM,
     };
     // `taskset` becomes the program: the process stays the same.
     let mut command = if setup.pinned {
@@ -171,7 +197,7 @@ fn command(kind: Kind, setup: &Setup, directory: &Path, configuration: &Path) ->
     match kind {
         Kind::Nginx => command.arg("-p").arg(directory).arg("-e").arg("stderr").arg("-c").arg(configuration),
         Kind::Haproxy => command.arg("-db").arg("-f").arg(configuration),
-        Kind::Gate => command
+        Kind::Direct | Kind::Gate => command
             .arg("serve")
             .arg("--config")
             .arg(configuration)
@@ -181,7 +207,7 @@ fn command(kind: Kind, setup: &Setup, directory: &Path, configuration: &Path) ->
 }
 
 /// A plain proxy with kept-alive connections on both sides. It looks at no token.
-fn nginx(directory: &Path, address: SocketAddr, upstream: SocketAddr) -> String {
+fn nginx(directory: &Path, [address, http2]: [SocketAddr; 2], upstream: SocketAddr) -> String {
     let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
         .map(|kind| format!("    {kind}_temp_path {}/{kind};\n", directory.display()))
         .concat();
@@ -191,7 +217,7 @@ master_process off;
 worker_processes 1;
 pid {}/pid;
 error_log stderr warn;
-events {{ worker_connections 1024; }}
+events {{ worker_connections 8192; }}
 http {{
 {temporary}    access_log off;
     keepalive_requests 1000000000;
@@ -204,6 +230,7 @@ http {{
     }}
     server {{
         listen {address};
+        listen {http2} http2;
         location / {{
             proxy_pass http://api;
             proxy_http_version 1.1;
@@ -217,11 +244,11 @@ http {{
 }
 
 /// Checks signature, issuer and expiry of each token, each time.
-fn haproxy(key: &Path, address: SocketAddr, upstream: SocketAddr) -> String {
+fn haproxy(key: &Path, algorithm: &str, [address, http2]: [SocketAddr; 2], upstream: SocketAddr) -> String {
     format!(
         "global
     nbthread 1
-    maxconn 1000
+    maxconn 8000
 defaults
     mode http
     timeout connect 5s
@@ -230,13 +257,14 @@ defaults
     http-reuse always
 frontend public
     bind {address}
+    bind {http2} proto h2
     acl open path_beg /open
     http-request set-var(txn.bearer) http_auth_bearer unless open
     http-request set-var(txn.alg) var(txn.bearer),jwt_header_query('$.alg') unless open
     http-request set-var(txn.iss) var(txn.bearer),jwt_payload_query('$.iss') unless open
     http-request set-var(txn.exp) var(txn.bearer),jwt_payload_query('$.exp','int') unless open
     http-request set-var(txn.now) date() unless open
-    http-request deny deny_status 401 unless open or {{ var(txn.alg) -m str RS256 }}
+    http-request deny deny_status 401 unless open or {{ var(txn.alg) -m str {algorithm} }}
     http-request deny deny_status 401 unless open or {{ var(txn.iss) -m str {ISSUER} }}
     http-request deny deny_status 401 unless open or {{ var(txn.exp),sub(txn.now) -m int gt 0 }}
     http-request deny deny_status 401 unless open or {{ var(txn.bearer),jwt_verify(txn.alg,\"{}\") -m int 1 }}

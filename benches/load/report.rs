@@ -21,6 +21,8 @@ pub(crate) struct Row {
     pub(crate) idle: Duration,
     /// In bytes, at the end.
     pub(crate) memory: u64,
+    /// What an idle connection adds to that, in bytes.
+    pub(crate) connection: u64,
 }
 
 /// One turn of one proxy.
@@ -53,7 +55,7 @@ pub(crate) struct Report<'a> {
 
 impl Row {
     pub(crate) const fn new(proxy: Proxy) -> Self {
-        Self { proxy, rounds: Vec::new(), idle: Duration::ZERO, memory: 0 }
+        Self { proxy, rounds: Vec::new(), idle: Duration::ZERO, memory: 0, connection: 0 }
     }
 
     pub(crate) const fn kind(&self) -> Kind {
@@ -87,7 +89,7 @@ impl<'a> Report<'a> {
         let versions: Vec<_> = self.plan.proxies().into_iter().filter_map(Kind::version).collect();
         println!("{}; tokens of {} bytes", versions.join(", "), self.token_length);
         println!(
-            "{:<14} {:<11} {:>9} {:>7} {:>8} {:>8} {:>9} {:>7} {:>10} {:>8} {:>8}",
+            "{:<14} {:<11} {:>9} {:>7} {:>8} {:>8} {:>9} {:>7} {:>10} {:>8} {:>9} {:>8}",
             "scenario",
             "proxy",
             "requests",
@@ -98,6 +100,7 @@ impl<'a> Report<'a> {
             "errors",
             "cpu us/rq",
             "RSS MiB",
+            "KiB/conn",
             "x nginx"
         );
     }
@@ -163,6 +166,7 @@ impl<'a> Report<'a> {
             "cpu_us_per_request": figures.cpu,
             "cpu_us_idle_per_second": micros(row.idle),
             "rss_mib": figures.memory,
+            "bytes_per_idle_connection": row.connection,
             "cpu_ratio_to_nginx": ratio,
             "rounds": row.rounds.iter().map(round).collect::<Vec<_>>(),
         })
@@ -172,7 +176,7 @@ impl<'a> Report<'a> {
 fn print_row(scenario: Scenario, row: &Row, figures: &Figures, ratio: Option<f64>) {
     let [p50, p99, p999] = figures.latency;
     println!(
-        "{:<14} {:<11} {:>9} {:>7.0} {p50:>8.2} {p99:>8.2} {p999:>9.2} {:>7} {:>10.1} {:>8.0} {:>8}",
+        "{:<14} {:<11} {:>9} {:>7.0} {p50:>8.2} {p99:>8.2} {p999:>9.2} {:>7} {:>10.1} {:>8.0} {:>9.1} {:>8}",
         scenario.name(),
         row.kind().name(),
         figures.requests,
@@ -180,6 +184,7 @@ fn print_row(scenario: Scenario, row: &Row, figures: &Figures, ratio: Option<f64
         figures.errors,
         figures.cpu,
         figures.memory,
+        row.connection as f64 / 1024.0,
         ratio.map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.2}")),
     );
 }

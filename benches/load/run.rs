@@ -26,25 +26,46 @@ use crate::{
 /// The core of generator and upstream.
 const OWN_CORE: &str = "1";
 
+/// How many connections are opened to see what one takes.
+const IDLE_CONNECTIONS: usize = 2000;
+
 /// How many logouts are asked for at once.
 const LOGOUTS: usize = 32;
 
 struct Bench<'a> {
     plan: &'a Plan,
     upstream: std::net::SocketAddr,
+    rsa: Signed,
+    /// Where a scenario wants it.
+    ec: Option<Signed>,
+}
+
+struct Signed {
     issuer: Arc<Issuer>,
     tokens: Vec<HeaderValue>,
 }
 
+impl Signed {
+    async fn new(issuer: Issuer, count: usize) -> anyhow::Result<Self> {
+        let issuer = Arc::new(issuer);
+        let tokens = issuer.sign(count).await?;
+        Ok(Self { issuer, tokens })
+    }
+}
+
 /// Runs the plan and prints what came of it. Whether every answer was as expected.
 pub(crate) async fn run(plan: &Plan) -> anyhow::Result<bool> {
-    let issuer = Arc::new(Issuer::new()?);
-    let tokens = issuer.sign(plan.tokens()).await?;
+    let rsa = Signed::new(Issuer::new()?, plan.tokens()).await?;
+    let ec = if plan.scenarios.contains(&Scenario::Es256New) {
+        Some(Signed::new(Issuer::es256()?, SPARE_TOKENS + plan.tokens_of(Scenario::Es256New)).await?)
+    } else {
+        None
+    };
     if plan.pinned {
         pin_self()?;
     }
-    let bench = Bench { plan, upstream: upstream::start().await?, issuer, tokens };
-    let mut report = Report::new(plan, bench.tokens[0].len() - "Bearer ".len());
+    let bench = Bench { plan, upstream: upstream::start().await?, rsa, ec };
+    let mut report = Report::new(plan, bench.rsa.tokens[0].len() - "Bearer ".len());
     report.begin();
     for scenario in &plan.scenarios {
         bench.measure(*scenario, &mut report).await.with_context(|| format!("scenario {}", scenario.name()))?;
@@ -61,9 +82,11 @@ impl Bench<'_> {
             upstream: self.upstream,
             pinned: self.plan.pinned,
             workers: self.plan.workers,
+            algorithm: if scenario == Scenario::Es256New { "ES256" } else { "RS256" },
         };
-        fs::write(setup.directory.join("jwks.json"), self.issuer.jwks().to_string())?;
-        fs::write(setup.directory.join("key.pem"), self.issuer.pem()?)?;
+        let issuer = &self.signed(scenario).issuer;
+        fs::write(setup.directory.join("jwks.json"), issuer.jwks().to_string())?;
+        fs::write(setup.directory.join("key.pem"), issuer.pem()?)?;
         let tokens = self.tokens_of(scenario)?;
         let mut rows = Vec::new();
         for kind in self.plan.proxies() {
@@ -89,9 +112,27 @@ impl Bench<'_> {
         }
         for row in &mut rows {
             row.memory = row.proxy.memory()?;
+            if !self.plan.smoke {
+                row.connection = self.measure_connection(scenario, &row.proxy, &tokens).await?;
+            }
         }
         report.add(scenario, &rows);
         Ok(())
+    }
+
+    /// By how much a kept-alive connection that had one request makes the process grow, in bytes.
+    async fn measure_connection(
+        &self,
+        scenario: Scenario,
+        proxy: &Proxy,
+        tokens: &Arc<[HeaderValue]>,
+    ) -> anyhow::Result<u64> {
+        let before = proxy.memory()?;
+        let spare = Arc::new(requests(scenario, proxy, &self.spare(scenario, tokens)));
+        let clients = Clients::connect(IDLE_CONNECTIONS, &spare).await?;
+        let grown = proxy.memory()?.saturating_sub(before);
+        drop(clients);
+        Ok(grown / IDLE_CONNECTIONS as u64)
     }
 
     async fn round(
@@ -124,7 +165,15 @@ impl Bench<'_> {
         let spare = Arc::new(requests(scenario, proxy, &self.spare(scenario, tokens)));
         let clients = Clients::connect(self.plan.connections, &spare).await?;
         let seen = match (scenario, proxy.kind) {
-            (Scenario::Repeated1k | Scenario::Repeated50k | Scenario::Revoked, Kind::Gate) => tokens,
+            (
+                Scenario::Repeated1k
+                | Scenario::Repeated50k
+                | Scenario::Revoked
+                | Scenario::Large
+                | Scenario::NewConnection
+                | Scenario::Http2,
+                Kind::Gate,
+            ) => tokens,
             // Connections to the upstream, buffers and branch predictors.
             _ => &self.spare(scenario, tokens),
         };
@@ -133,8 +182,15 @@ impl Bench<'_> {
         Ok(())
     }
 
+    fn signed(&self, scenario: Scenario) -> &Signed {
+        match &self.ec {
+            Some(ec) if scenario == Scenario::Es256New => ec,
+            _ => &self.rsa,
+        }
+    }
+
     fn tokens_of(&self, scenario: Scenario) -> anyhow::Result<Arc<[HeaderValue]>> {
-        let tokens = self.tokens.iter().skip(SPARE_TOKENS).take(self.plan.tokens_of(scenario));
+        let tokens = self.signed(scenario).tokens.iter().skip(SPARE_TOKENS).take(self.plan.tokens_of(scenario));
         match scenario {
             Scenario::NoToken => Ok([].into()),
             Scenario::BadSignature => tokens.map(tokens::with_bad_signature).collect(),
@@ -145,7 +201,7 @@ impl Bench<'_> {
     /// Tokens that get the scenario's answer and are not among those that are measured, where that matters.
     fn spare(&self, scenario: Scenario, tokens: &Arc<[HeaderValue]>) -> Arc<[HeaderValue]> {
         match scenario {
-            Scenario::AllNew => self.tokens[..SPARE_TOKENS].into(),
+            Scenario::AllNew | Scenario::Es256New => self.signed(scenario).tokens[..SPARE_TOKENS].into(),
             _ => Arc::clone(tokens),
         }
     }
@@ -153,11 +209,12 @@ impl Bench<'_> {
 
 fn requests(scenario: Scenario, proxy: &Proxy, tokens: &Arc<[HeaderValue]>) -> Requests {
     Requests {
-        address: proxy.address,
+        address: proxy.address(scenario.manner()),
         path: scenario.path(),
         tokens: Arc::clone(tokens),
         first: 0,
         expected: scenario.expected(proxy.kind),
+        manner: scenario.manner(),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use http::StatusCode;
 
-use crate::proxy::Kind;
+use crate::{client::Manner, proxy::Kind};
 
 /// One kind of load.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -14,10 +14,14 @@ pub(crate) enum Scenario {
     BadSignature,
     Revoked,
     NoToken,
+    Es256New,
+    Large,
+    NewConnection,
+    Http2,
 }
 
 impl Scenario {
-    pub(crate) const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 11] = [
         Self::Pass,
         Self::Repeated1k,
         Self::Repeated50k,
@@ -25,6 +29,10 @@ impl Scenario {
         Self::BadSignature,
         Self::Revoked,
         Self::NoToken,
+        Self::Es256New,
+        Self::Large,
+        Self::NewConnection,
+        Self::Http2,
     ];
 
     pub(crate) const fn name(self) -> &'static str {
@@ -36,6 +44,10 @@ impl Scenario {
             Self::BadSignature => "bad_signature",
             Self::Revoked => "revoked",
             Self::NoToken => "no_token",
+            Self::Es256New => "es256_new",
+            Self::Large => "large",
+            Self::NewConnection => "new_connection",
+            Self::Http2 => "http2",
         }
     }
 
@@ -48,6 +60,10 @@ impl Scenario {
             Self::BadSignature => "every token is well-formed and has a wrong signature: 401",
             Self::Revoked => "1,000 tokens in turn whose subjects have logged out: 401",
             Self::NoToken => "no token: 401",
+            Self::Es256New => "every token is new, and signed with ES256",
+            Self::Large => "as repeated_1k, with answers of 16 KiB",
+            Self::NewConnection => "as repeated_1k, with a new connection for each request",
+            Self::Http2 => "as repeated_1k, over HTTP/2; HTTP/1.1 to the upstream",
         }
     }
 
@@ -58,7 +74,17 @@ impl Scenario {
     pub(crate) const fn path(self) -> &'static str {
         match self {
             Self::Pass => "/open/v1/orders/4711",
+            Self::Large => "/api/v1/orders/4711/large",
             _ => "/api/v1/orders/4711",
+        }
+    }
+
+    /// How connections are used.
+    pub(crate) const fn manner(self) -> Manner {
+        match self {
+            Self::NewConnection => Manner::New,
+            Self::Http2 => Manner::Http2,
+            _ => Manner::Kept,
         }
     }
 
@@ -74,7 +100,8 @@ impl Scenario {
     /// Requests a second, unless the command line says otherwise. Tokens that are all new have to be signed beforehand.
     pub(crate) const fn default_rate(self) -> u32 {
         match self {
-            Self::AllNew => 1500,
+            Self::AllNew | Self::Es256New => 1500,
+            Self::NewConnection => 2000,
             _ => 4000,
         }
     }

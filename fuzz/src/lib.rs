@@ -53,4 +53,5 @@ targets!(
     user,
     export,
     websocket,
+    response,
 );

@@ -21,9 +21,12 @@ use super::{
     tls::{self, Tls},
     transport::{Begun, Transport},
 };
-use crate::upstream::{
-    fields::{Downstream, Scheme},
-    tunnel::Hold,
+use crate::{
+    seldom::Seldom,
+    upstream::{
+        fields::{Downstream, Scheme},
+        tunnel::Hold,
+    },
 };
 
 /// How many requests an HTTP/2 connection may have under way.
@@ -89,7 +92,8 @@ pub async fn serve(accepted: Accepted, held: Held, service: Service) {
             Ok::<_, Infallible>(response.map(served))
         }
     });
-    let ends = either(begun.cancelled(), progress.idle(settings.idle_timeout));
+    let ends = pin!(either(begun.cancelled(), progress.idle(settings.idle_timeout)));
+    let ends = Seldom::new(ends);
     let result = if speaks_http2 {
         let mut connection = pin!(http2(&settings).serve_connection(TokioIo::new(stream), service));
         tokio::select! {

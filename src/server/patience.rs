@@ -22,6 +22,8 @@ use tokio::{
     time::{Instant, Sleep},
 };
 
+use crate::seldom::Seldom;
+
 #[cfg(test)]
 mod tests;
 
@@ -275,7 +277,7 @@ pub struct Patient<T: Abort> {
     write_since: Option<u64>,
     /// When closing began.
     closing: Option<Instant>,
-    timer: Pin<Box<Sleep>>,
+    timer: Seldom<Pin<Box<Sleep>>>,
 }
 
 /// A header that is being read.
@@ -291,18 +293,18 @@ impl<T: Abort> Patient<T> {
     /// Watches over `stream`.
     #[must_use]
     pub fn new(stream: T, progress: Arc<Progress>, limits: Limits) -> Self {
-        let timer = Box::pin(tokio::time::sleep(limits.header.min(limits.idle)));
+        let timer = Seldom::new(Box::pin(tokio::time::sleep(limits.header.min(limits.idle))));
         Self { stream, progress, limits, header: None, write_since: None, closing: None, timer }
     }
 
     /// Fails when the time is up; else the timer wakes the task when it may be.
     fn check(&mut self, context: &mut Context<'_>) -> io::Result<()> {
-        while self.timer.as_mut().poll(context).is_ready() {
+        while Pin::new(&mut self.timer).poll(context).is_ready() {
             let left = self.time_left();
             if left.is_zero() {
                 return Err(io::Error::new(io::ErrorKind::TimedOut, "client took too long"));
             }
-            self.timer.as_mut().reset(Instant::now() + left);
+            self.timer.inner_mut().as_mut().reset(Instant::now() + left);
         }
         Ok(())
     }
@@ -351,9 +353,9 @@ impl<T: AsyncRead + Abort + Unpin> Patient<T> {
             let mut bytes = [MaybeUninit::uninit(); 4096];
             let mut buffer = ReadBuf::uninit(&mut bytes);
             match Pin::new(&mut self.stream).poll_read(context, &mut buffer) {
-                Poll::Pending => return self.timer.as_mut().poll(context),
+                Poll::Pending => return Pin::new(&mut self.timer).poll(context),
                 Poll::Ready(Ok(())) if !buffer.filled().is_empty() && since.elapsed() < self.limits.header => {
-                    self.timer.as_mut().reset(Instant::now() + LINGER);
+                    self.timer.inner_mut().as_mut().reset(Instant::now() + LINGER);
                 }
                 Poll::Ready(_) => return Poll::Ready(()),
             }
@@ -419,7 +421,7 @@ impl<T: AsyncRead + AsyncWrite + Abort + Unpin> AsyncWrite for Patient<T> {
             since
         } else {
             ready!(Pin::new(&mut self.stream).poll_shutdown(context))?;
-            self.timer.as_mut().reset(Instant::now() + LINGER);
+            self.timer.inner_mut().as_mut().reset(Instant::now() + LINGER);
             *self.closing.insert(Instant::now())
         };
         self.poll_linger(context, since).map(Ok)

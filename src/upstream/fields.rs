@@ -61,6 +61,10 @@ pub fn strip_response(fields: &mut HeaderMap) {
 }
 
 fn strip_hop_by_hop(fields: &mut HeaderMap) {
+    // Most messages have none of them. One look at each name takes less than one search for each of theirs.
+    if !fields.keys().any(|name| HOP_BY_HOP.contains(name)) {
+        return;
+    }
     if let Some(connection) = fields.get(header::CONNECTION) {
         // Nearly every request says just this.
         if connection != "keep-alive" || fields.get_all(header::CONNECTION).iter().nth(1).is_some() {

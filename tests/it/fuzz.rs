@@ -172,4 +172,5 @@ fuzzed!(
     return_url,
     user,
     export,
+    response,
 );

@@ -11,10 +11,12 @@ mod it {
 mod access;
 mod authority;
 mod cors;
+mod http1;
 mod hygiene;
 mod limits;
 mod listener;
 mod proxy;
+mod reload;
 mod streams;
 mod upstreams;
 

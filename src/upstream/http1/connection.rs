@@ -17,6 +17,8 @@ use tokio::{
 };
 use tokio_util::io::poll_read_buf;
 
+use crate::seldom::Seldom;
+
 /// What connections of a thread read into, in bytes. It is cut into what each read brought, and begun anew when all of that is
 /// gone; what is still held then keeps the block, and another takes its place.
 const BLOCK: usize = 64 * 1024;
@@ -115,22 +117,22 @@ pub(super) fn append(buffer: &mut Bytes, more: Bytes) {
 /// One timer for all that a connection waits for. It is only moved when it would go off too late, or goes off: so a request that
 /// is answered in time moves none.
 #[derive(Debug)]
-pub(super) struct Timer(Option<Pin<Box<Sleep>>>);
+pub(super) struct Timer(Option<Seldom<Pin<Box<Sleep>>>>);
 
 impl Timer {
     /// Ready once `since` is `limit` ago.
     pub(super) fn poll_elapsed(&mut self, context: &mut Context<'_>, since: Instant, limit: Duration) -> Poll<()> {
         let Some(deadline) = since.checked_add(limit) else { return Poll::Pending };
-        let sleep = self.0.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
-        if sleep.deadline() > deadline {
-            sleep.as_mut().reset(deadline);
+        let sleep = self.0.get_or_insert_with(|| Seldom::new(Box::pin(tokio::time::sleep_until(deadline))));
+        if sleep.inner().deadline() > deadline {
+            sleep.inner_mut().as_mut().reset(deadline);
         }
         loop {
-            ready!(sleep.as_mut().poll(context));
+            ready!(Pin::new(&mut *sleep).poll(context));
             if Instant::now() >= deadline {
                 return Poll::Ready(());
             }
-            sleep.as_mut().reset(deadline);
+            sleep.inner_mut().as_mut().reset(deadline);
         }
     }
 }

@@ -36,6 +36,7 @@ use portcullis::{
         key::{parse_key_set, select},
         verify::{VerifiedToken, Verifier, VerifierOptions},
     },
+    upstream::http1::decode_in_pieces,
 };
 
 /// A target: its name, what it does, and inputs to begin from.
@@ -63,6 +64,7 @@ pub(crate) const TARGETS: &[Target] = &[
     Target { name: "user", run: user, seeds: USERS },
     Target { name: "export", run: export, seeds: EXPORTS },
     Target { name: "websocket", run: websocket, seeds: FRAMES },
+    Target { name: "response", run: response, seeds: RESPONSES },
 ];
 
 const ISSUER: &str = "https://issuer.example/";
@@ -584,5 +586,34 @@ pub(crate) fn websocket(data: &[u8]) {
         assert_eq!(frames.follow_one(data), first);
         frames.follow(&data[first..]);
         assert_eq!(frames.is_between(), whole.last() == Some(&data.len()));
+    }
+}
+
+const RESPONSES: &[&[u8]] = &[
+    b"\x07\x30HTTP/1.1 200 OK\r\nContent-Length: 4\r\nContent-Type: text/plain\r\n\r\nbodyHTTP/1.1 200 OK",
+    b"\x20\x43HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4;a=b\r\nbody\r\n0a\r\n0123456789\r\n0\r\nX-Sum: 1\r\n\r\n",
+    b"\x01\x01HTTP/1.1 100 Continue\r\n\r\nHTTP/1.0 204 Nothing at all\r\nConnection: keep-alive\r\n\r\n",
+    b"\x11\x11HTTP/1.1 502 Bad Gateway\r\nContent-Length: 3, 3\r\nContent-Length: 3\r\n\r\nall",
+];
+
+/// A response of an upstream, cut in three at places that the first two bytes tell: it comes to the same as in one piece.
+pub(crate) fn response(data: &[u8]) {
+    let [first, second, response @ ..] = data else { return };
+    let first = usize::from(*first).min(response.len());
+    let second = (first + usize::from(*second)).min(response.len());
+    let pieces = [&response[..first], &response[first..second], &response[second..]];
+    for (method, ended) in [(http::Method::GET, false), (http::Method::GET, true), (http::Method::HEAD, false)] {
+        let whole = decode_in_pieces(&method, [response], ended);
+        assert_eq!(decode_in_pieces(&method, pieces, ended), whole);
+        let Ok(Some(decoded)) = whole else { continue };
+        assert!(!decoded.status.is_informational());
+        assert!(decoded.body.len() + decoded.left <= response.len());
+        let coded = decoded.headers.contains_key("transfer-encoding");
+        assert!(!(coded && decoded.headers.contains_key("content-length")), "framed in two ways");
+        let lengths: Vec<_> = decoded.headers.get_all("content-length").iter().collect();
+        assert!(lengths.len() <= 1, "two lengths");
+        if let (&http::Method::GET, Some(length), true) = (&method, lengths.first(), decoded.status != 304) {
+            assert_eq!(length.to_str().ok().and_then(|length| length.parse().ok()), Some(decoded.body.len()));
+        }
     }
 }

@@ -1,0 +1,274 @@
+//! How many instructions a request takes, counted by callgrind: a figure that does not depend on what else a machine does.
+//!
+//! A gate runs under valgrind twice for each kind of request, with many requests and with few; the difference is what they take,
+//! without starting and stopping. It fails when that is more than the figure below and a margin, and says so when it is much less.
+//!
+//! `docs/performance.md` says what to do then.
+#![allow(clippy::cast_precision_loss, reason = "figures for people")]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a report on standard output, progress beside it")]
+
+#[path = "../common/client.rs"]
+#[allow(dead_code, reason = "shared with other benches")]
+mod client;
+#[path = "../common/gate.rs"]
+mod gate;
+#[path = "../common/single_thread.rs"]
+mod single_thread;
+#[path = "../common/tokens.rs"]
+#[allow(dead_code, reason = "shared with other benches")]
+mod tokens;
+#[path = "../common/upstream.rs"]
+mod upstream;
+
+use std::{
+    fs,
+    net::SocketAddr,
+    path::Path,
+    process::{Child, Command, ExitCode, Stdio},
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::{Context, bail, ensure};
+use clap::Parser;
+use http::{HeaderValue, Method, StatusCode};
+use tokio::time::{Instant, sleep};
+
+use self::{
+    client::{Client, Requests},
+    gate::{ask, free_address},
+    tokens::Issuer,
+};
+
+/// One kind of request, and what it may take.
+struct Case {
+    name: &'static str,
+    path: &'static str,
+    tokens: Tokens,
+    expected: StatusCode,
+    /// Instructions of a request, as last measured.
+    instructions: u64,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Tokens {
+    None,
+    /// A hundred in turn, all seen before.
+    Known,
+    /// Each once.
+    New,
+    /// Each with a wrong signature.
+    Bad,
+}
+
+/// By how much a request may exceed its figure: compilers and system libraries differ a little, regressions by more.
+const MARGIN: f64 = 1.10;
+
+const CASES: [Case; 5] = [
+    Case {
+        name: "pass",
+        path: "/open/v1/orders/4711",
+        tokens: Tokens::None,
+        expected: StatusCode::OK,
+        instructions: 36_900,
+    },
+    Case {
+        name: "known_token",
+        path: "/api/v1/orders/4711",
+        tokens: Tokens::Known,
+        expected: StatusCode::OK,
+        instructions: 50_300,
+    },
+    Case {
+        name: "new_token",
+        path: "/api/v1/orders/4711",
+        tokens: Tokens::New,
+        expected: StatusCode::OK,
+        instructions: 416_000,
+    },
+    Case {
+        name: "bad_signature",
+        path: "/api/v1/orders/4711",
+        tokens: Tokens::Bad,
+        expected: StatusCode::UNAUTHORIZED,
+        instructions: 346_000,
+    },
+    Case {
+        name: "no_token",
+        path: "/api/v1/orders/4711",
+        tokens: Tokens::None,
+        expected: StatusCode::UNAUTHORIZED,
+        instructions: 22_000,
+    },
+];
+
+/// Requests of the short run, in which caches fill, and how many more the long one has.
+const FEW: usize = 300;
+const MORE: usize = 1500;
+
+/// How many tokens are known.
+const KNOWN: usize = 100;
+
+/// Under valgrind everything takes fifty times as long.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Counts the instructions of a request.
+#[derive(Parser, Debug)]
+#[command(name = "instructions")]
+struct Arguments {
+    /// The kinds of requests; all of them unless given
+    #[arg(value_name = "KIND")]
+    cases: Vec<String>,
+    /// Keep what callgrind wrote about the long run in this directory, for `callgrind_annotate`
+    #[arg(long, value_name = "DIRECTORY")]
+    keep: Option<std::path::PathBuf>,
+    /// What `cargo bench` adds
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+fn main() -> ExitCode {
+    if std::env::args().len() == 1 {
+        println!("nothing to do: name a kind of request, or `--bench` for all of them");
+        return ExitCode::SUCCESS;
+    }
+    match single_thread::run(run(&Arguments::parse())) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Whether no kind of request takes more than it may.
+async fn run(arguments: &Arguments) -> anyhow::Result<bool> {
+    let wanted = |case: &&Case| arguments.cases.is_empty() || arguments.cases.iter().any(|name| name == case.name);
+    let cases: Vec<&Case> = CASES.iter().filter(wanted).collect();
+    ensure!(!cases.is_empty(), "there is no such kind of request");
+    let issuer = Arc::new(Issuer::new()?);
+    let tokens = issuer.sign(FEW + MORE).await?;
+    let upstream = upstream::start().await?;
+    let mut holds = true;
+    println!("{:<14} {:>12} {:>12} {:>7}", "request", "instructions", "figure", "ratio");
+    for case in cases {
+        let tokens: Arc<[HeaderValue]> = match case.tokens {
+            Tokens::None => [].into(),
+            Tokens::Known => tokens[..KNOWN].into(),
+            Tokens::New => tokens[..].into(),
+            Tokens::Bad => tokens[..].iter().map(tokens::with_bad_signature).collect::<anyhow::Result<_>>()?,
+        };
+        let bench = Bench { case, issuer: &issuer, upstream, tokens };
+        let few = bench.count(FEW, None).await?;
+        let many = bench.count(FEW + MORE, arguments.keep.as_deref()).await?;
+        let measured = many.saturating_sub(few) / MORE as u64;
+        let ratio = measured as f64 / case.instructions as f64;
+        println!("{:<14} {measured:>12} {:>12} {ratio:>7.2}", case.name, case.instructions);
+        if ratio > MARGIN {
+            holds = false;
+            eprintln!("{}: more than the figure and its margin of {:.0} %", case.name, (MARGIN - 1.0) * 100.0);
+        } else if ratio < 2.0 - MARGIN {
+            eprintln!("{}: so much less than the figure that it should be lowered", case.name);
+        }
+    }
+    Ok(holds)
+}
+
+struct Bench<'a> {
+    case: &'a Case,
+    issuer: &'a Issuer,
+    upstream: SocketAddr,
+    tokens: Arc<[HeaderValue]>,
+}
+
+impl Bench<'_> {
+    /// The instructions of a gate that serves so many requests.
+    async fn count(&self, requests: usize, keep: Option<&Path>) -> anyhow::Result<u64> {
+        let directory = tempfile::tempdir()?;
+        let path = |name: &str| directory.path().join(name);
+        fs::write(path("jwks.json"), self.issuer.jwks().to_string())?;
+        let (address, admin) = (free_address()?, free_address()?);
+        let settings = gate::Settings {
+            address,
+            admin,
+            store: &format!("embedded:{}", path("store").display()),
+            jwks: &path("jwks.json"),
+            upstream: self.upstream,
+            more: "",
+        };
+        fs::write(path("configuration"), gate::configuration(&settings))?;
+        let mut gate = Gate::start(directory.path(), &path("configuration"))?;
+        gate.wait_until_ready(admin).await?;
+        let mut client = Client::new(Arc::new(Requests {
+            address,
+            path: self.case.path,
+            tokens: Arc::clone(&self.tokens),
+            first: 0,
+            expected: self.case.expected,
+            manner: crate::client::Manner::Kept,
+        }));
+        for number in 0..requests {
+            client.exchange(number).await.with_context(|| format!("request {number}"))?;
+        }
+        drop(client);
+        gate.stop().await?;
+        let written = fs::read_to_string(path("callgrind"))?;
+        if let Some(keep) = keep {
+            fs::create_dir_all(keep)?;
+            fs::write(keep.join(format!("callgrind.{}", self.case.name)), &written)?;
+        }
+        let total = written.lines().rev().find_map(|line| line.strip_prefix("totals: "));
+        Ok(total.context("callgrind wrote no total")?.trim().parse()?)
+    }
+}
+
+/// A gate under callgrind. Dropping it kills it.
+struct Gate(Child);
+
+impl Gate {
+    fn start(directory: &Path, configuration: &Path) -> anyhow::Result<Self> {
+        let child = Command::new("valgrind")
+            .args(["--quiet", "--tool=callgrind", "--callgrind-out-file=callgrind", gate::PROGRAM, "serve", "--config"])
+            .arg(configuration)
+            .env("TOKIO_WORKER_THREADS", "1")
+            .current_dir(directory)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(fs::File::create(directory.join("log"))?)
+            .spawn()
+            .context("valgrind does not start")?;
+        Ok(Self(child))
+    }
+
+    async fn wait_until_ready(&mut self, admin: SocketAddr) -> anyhow::Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        while !ask(admin, Method::GET, "/readyz").await.is_ok_and(|status| status == StatusCode::OK) {
+            if let Some(status) = self.0.try_wait()? {
+                bail!("the gate ended with {status}");
+            }
+            ensure!(Instant::now() < deadline, "the gate is not ready");
+            sleep(Duration::from_millis(50)).await;
+        }
+        Ok(())
+    }
+
+    async fn stop(&mut self) -> anyhow::Result<()> {
+        let status = Command::new("kill").args(["-TERM", &self.0.id().to_string()]).status()?;
+        ensure!(status.success(), "the gate cannot be stopped");
+        let deadline = Instant::now() + PATIENCE;
+        while self.0.try_wait()?.is_none() {
+            ensure!(Instant::now() < deadline, "the gate does not stop");
+            sleep(Duration::from_millis(50)).await;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Gate {
+    fn drop(&mut self) {
+        // It is our own child: it is there until it has been waited for.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
