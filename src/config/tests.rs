@@ -686,6 +686,20 @@ fn the_manual_tells_the_defaults() {
     assert!(defaults > 45, "{defaults} defaults were found");
 }
 
+#[test]
+fn what_is_taken_at_the_start_is_there() {
+    let (_, one) = asked(MANUAL, &[]);
+    let (_, other) = asked(SOURCES, SOURCE_SECRETS);
+    let known: Vec<&String> = one.iter().chain(&other).collect();
+    for pattern in written::AT_START {
+        let names = |key: &str| {
+            let (mut wanted, mut found) = (pattern.split('.'), key.split('.'));
+            wanted.all(|wanted| found.next().is_some_and(|found| wanted == "*" || wanted == found))
+        };
+        assert!(known.iter().any(|key| names(key)), "no key is called {pattern}");
+    }
+}
+
 /// Lines `# e.g. key = value` are settings that work.
 #[test]
 fn the_examples_of_the_manuals_work() {

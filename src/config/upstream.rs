@@ -286,7 +286,12 @@ impl Tls {
             let fault = Fault::new("no certificate can be for that host");
             reader.report(&placed.at, fault.hint("say in `tls.server_name` whom it is for"));
         }
-        let resolved = |file: &Option<(String, At)>| file.as_ref().map(|(path, at)| reader.resolve(at, path));
+        let resolved = |file: &Option<(String, At)>| {
+            let (path, at) = file.as_ref()?;
+            let path = reader.resolve(at, path);
+            reader.note_file(at, &path);
+            Some(path)
+        };
         let [authorities_path, certificate_path, key_path] = files.map(resolved);
         let identity = match (&certificate, &key) {
             (Some((_, at)), None) => {

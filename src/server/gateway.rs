@@ -50,6 +50,17 @@ pub struct GatewayOptions {
     pub access: Option<AccessSettings>,
 }
 
+/// What a gateway has in common with the one before it.
+#[derive(Debug)]
+pub struct Lasting<'a> {
+    /// What is counted.
+    pub metrics: Arc<ServerMetrics>,
+    /// What was used of limits.
+    pub limits: &'a Limits,
+    /// The one before it.
+    pub former: Option<&'a Gateway>,
+}
+
 /// One route: its gate, and the upstream behind it.
 #[derive(Debug)]
 struct Route {
@@ -61,20 +72,28 @@ struct Route {
 }
 
 impl Gateway {
-    /// A gateway with these routes. `layers` are their gates, in the same order.
+    /// A gateway with these routes. `layers` are their gates, in the same order. The upstream of a route of `former` goes
+    /// on to be used by the route of the same name, if its settings are the same.
     #[must_use]
     pub fn new(
         routes: &[RouteSettings],
         layers: &[GateLayer],
         reserved: &ReservedNames,
         own: OwnEndpoints,
-        metrics: Arc<ServerMetrics>,
-        limits: &Limits,
         options: GatewayOptions,
+        Lasting { metrics, limits, former }: Lasting<'_>,
     ) -> Self {
+        let keep = |settings: &RouteSettings| {
+            let stays = |route: &&Route| {
+                route.gate.policy().name == settings.policy.name && route.upstream.is_of(&settings.upstream, reserved)
+            };
+            Some(former?.routes.iter().find(stays)?.upstream.clone())
+        };
         let route = |(settings, layer): (&RouteSettings, &GateLayer)| {
             let name = &settings.policy.name;
-            let upstream = Upstream::new(settings.upstream.clone(), reserved.clone(), metrics.upstreams.route(name));
+            let upstream = keep(settings).unwrap_or_else(|| {
+                Upstream::new(settings.upstream.clone(), reserved.clone(), metrics.upstreams.route(name))
+            });
             let limits = limits.of_route(name, settings.limits);
             let passage = Passage::new(upstream.clone(), limits.clone(), options.access.is_some());
             let route = Route {

@@ -128,6 +128,12 @@ impl Upstream {
         Self::with_resolver(settings, reserved, metrics, Arc::new(SystemResolver))
     }
 
+    /// Whether it is an upstream with these settings, so that its connections can go on to be used.
+    #[must_use]
+    pub fn is_of(&self, settings: &UpstreamSettings, reserved: &ReservedNames) -> bool {
+        *self.0.endpoints.settings() == *settings && self.0.reserved == *reserved
+    }
+
     /// The same, with another resolver.
     #[must_use]
     pub fn with_resolver(
