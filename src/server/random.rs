@@ -10,8 +10,7 @@ thread_local! {
     static STATE: Cell<u64> = Cell::new(seed());
 }
 
-/// As random as the keys of hash maps. Not by `aws-lc-rs`, whose generator gathers entropy for each thread anew, with milliseconds of
-/// work and megabytes of memory, for what nobody has to be unable to predict.
+/// As random as the keys of hash maps, which is more than enough for what nobody has to be unable to predict.
 fn seed() -> u64 {
     RandomState::new().hash_one(thread::current().id())
 }
