@@ -68,7 +68,9 @@ impl<F: Future + Unpin> Future for Seldom<F> {
     type Output = F::Output;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
-        if self.task.as_ref().is_none_or(|task| !task.will_wake(context.waker())) {
+        // Whoever rang took the waker along, so it has to be left once more, before the future can ring again.
+        let has_rung = self.bell.rung.load(Ordering::Relaxed);
+        if has_rung || self.task.as_ref().is_none_or(|task| !task.will_wake(context.waker())) {
             self.bell.task.register(context.waker());
             self.task = Some(context.waker().clone());
         }
@@ -85,6 +87,24 @@ mod tests {
     use std::{cell::Cell, future::poll_fn};
 
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_timer_that_is_moved_wakes_its_task_again() {
+        use tokio::time::{Duration, Instant, Sleep, sleep, timeout};
+
+        let begun = Instant::now();
+        let mut timer: Seldom<Pin<Box<Sleep>>> = Seldom::new(Box::pin(sleep(Duration::from_secs(1))));
+        let moved = poll_fn(|context| {
+            while Pin::new(&mut timer).poll(context).is_ready() {
+                if begun.elapsed() >= Duration::from_secs(3) {
+                    return Poll::Ready(());
+                }
+                timer.inner_mut().as_mut().reset(Instant::now() + Duration::from_secs(1));
+            }
+            Poll::Pending
+        });
+        timeout(Duration::from_secs(60), moved).await.expect("it goes off three times");
+    }
 
     #[tokio::test]
     async fn a_future_is_polled_when_it_wakes_and_not_else() {
