@@ -14,6 +14,7 @@ mod health;
 mod inactive;
 mod look_up;
 mod names;
+mod reload;
 mod sessions;
 mod sources;
 #[cfg(test)]
@@ -22,13 +23,15 @@ mod tests;
 use std::{
     future::IntoFuture,
     net::SocketAddr,
+    ops::Deref,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
+use arc_swap::ArcSwap;
 use axum::{
     Router,
-    extract::{ConnectInfo, DefaultBodyLimit, State},
+    extract::{ConnectInfo, DefaultBodyLimit, FromRef, State},
     http::{HeaderValue, StatusCode, header},
     middleware,
     response::{IntoResponse, Response},
@@ -65,42 +68,67 @@ pub struct AdminSettings {
     pub token: Option<SecretString>,
 }
 
-/// What the endpoints work with.
+/// What a request to the endpoints is answered by.
 #[derive(Clone, Debug)]
 pub struct Admin(Arc<Inner>);
 
+/// What a configuration says of them.
+#[derive(Debug)]
+pub struct View {
+    /// The bearer secret.
+    pub token: Option<SecretString>,
+    /// All issuers.
+    pub issuers: Vec<IssuerName>,
+    /// The policies of the routes.
+    pub policies: Vec<Policy>,
+    /// What judges.
+    pub judge: Judge,
+}
+
 #[derive(Debug)]
 struct Inner {
-    token: Option<SecretString>,
-    issuers: Vec<IssuerName>,
-    policies: Vec<Policy>,
-    judge: Judge,
+    view: View,
+    lasting: Arc<Lasting>,
+}
+
+/// What outlives configurations.
+#[derive(Debug)]
+struct Lasting {
     readiness: Arc<Readiness>,
     records: Arc<dyn Records>,
     registry: Mutex<Registry>,
 }
 
-impl Admin {
-    /// Endpoints over these parts, for these issuers and the policies of the routes.
+impl Deref for Inner {
+    type Target = View;
+
+    fn deref(&self) -> &View {
+        &self.view
+    }
+}
+
+/// What the endpoints work with now. Clones share it.
+#[derive(Clone, Debug)]
+pub struct CurrentAdmin(Arc<ArcSwap<Inner>>);
+
+impl FromRef<CurrentAdmin> for Admin {
+    fn from_ref(current: &CurrentAdmin) -> Self {
+        Self(current.0.load_full())
+    }
+}
+
+impl CurrentAdmin {
+    /// Endpoints over these parts.
     #[must_use]
-    pub fn new(
-        settings: &AdminSettings,
-        issuers: Vec<IssuerName>,
-        policies: Vec<Policy>,
-        judge: Judge,
-        readiness: Arc<Readiness>,
-        records: Arc<dyn Records>,
-        registry: Registry,
-    ) -> Self {
-        Self(Arc::new(Inner {
-            token: settings.token.clone(),
-            issuers,
-            policies,
-            judge,
-            readiness,
-            records,
-            registry: Mutex::new(registry),
-        }))
+    pub fn new(view: View, readiness: Arc<Readiness>, records: Arc<dyn Records>, registry: Registry) -> Self {
+        let lasting = Arc::new(Lasting { readiness, records, registry: Mutex::new(registry) });
+        Self(Arc::new(ArcSwap::from_pointee(Inner { view, lasting })))
+    }
+
+    /// From now on requests are answered by this.
+    pub fn exchange(&self, view: View) {
+        let lasting = Arc::clone(&self.0.load().lasting);
+        self.0.store(Arc::new(Inner { view, lasting }));
     }
 
     fn router(self) -> Router {
@@ -123,7 +151,7 @@ impl Admin {
 }
 
 /// What only those may use who are let in.
-fn guarded() -> Vec<(&'static str, MethodRouter<Admin>)> {
+fn guarded() -> Vec<(&'static str, MethodRouter<CurrentAdmin>)> {
     vec![
         ("/v1/subjects/{issuer}/{subject}", get(look_up::subject)),
         ("/v1/subjects/{issuer}/{subject}/logout", post(change::log_out)),
@@ -146,13 +174,14 @@ fn guarded() -> Vec<(&'static str, MethodRouter<Admin>)> {
                 .layer(DefaultBodyLimit::max(inactive::MAX_BODY)),
         ),
         ("/v1/explain", post(explain::explain)),
+        ("/v1/reload", get(reload::last).post(reload::reload)),
         ("/v1/sources", get(sources::list)),
         ("/v1/sources/{source}/events", post(sources::take).layer(DefaultBodyLimit::max(sources::MAX_BODY))),
     ]
 }
 
 /// What everybody may use who can reach it.
-fn open() -> Vec<(&'static str, MethodRouter<Admin>)> {
+fn open() -> Vec<(&'static str, MethodRouter<CurrentAdmin>)> {
     vec![
         ("/livez", get(health::live)),
         ("/healthz", get(health::live)),
@@ -164,7 +193,7 @@ fn open() -> Vec<(&'static str, MethodRouter<Admin>)> {
 }
 
 /// Serves the admin endpoints until `stop` is cancelled, and then for what requests under way need, `GRACE` at most.
-pub async fn serve(listener: TcpListener, admin: Admin, stop: CancellationToken) {
+pub async fn serve(listener: TcpListener, admin: CurrentAdmin, stop: CancellationToken) {
     let service = admin.router().into_make_service_with_connect_info::<SocketAddr>();
     let stopping = stop.clone();
     let served = axum::serve(listener, service).with_graceful_shutdown(async move { stopping.cancelled().await });
@@ -187,7 +216,7 @@ type Peer = ConnectInfo<SocketAddr>;
 async fn metrics(State(Admin(admin)): State<Admin>) -> Response {
     admin.judge.maintain().await;
     let mut text = String::new();
-    let encoded = encode(&mut text, &admin.registry.lock().unwrap_or_else(PoisonError::into_inner));
+    let encoded = encode(&mut text, &admin.lasting.registry.lock().unwrap_or_else(PoisonError::into_inner));
     if encoded.is_err() {
         let detail = "metrics could not be written";
         return Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "metrics", detail).into_response();

@@ -1,7 +1,7 @@
 //! The command line.
 //!
 //! Data goes to standard output, everything else to standard error. Exit codes: 0 done, 1 failed, 2 the command line or the
-//! configuration is wrong, 3 the answer is no (`check` found a problem, `explain` a refusal, `status` a gate that is not
+//! configuration is wrong, 3 the answer is no (`check` found a problem, `reload` too, `explain` a refusal, `status` a gate that is not
 //! ready, `sources` one that needs somebody to look at it, `inactive` a user with whom it failed).
 
 mod admin;
@@ -11,6 +11,7 @@ mod demo;
 mod inactive;
 mod print;
 mod progress;
+mod reload;
 mod replay;
 mod serve;
 mod sessions;
@@ -34,8 +35,8 @@ const EXIT_CODES: &str = "Exit codes:
   0  done
   1  failed
   2  the command line or the configuration is wrong
-  3  the answer is no: `check` found a problem, `explain` a refusal, `status` a gate that is not ready,
-     `sources` a source that somebody should look at, `inactive` a user with whom it failed";
+  3  the answer is no: `check` found a problem, `reload` too, `explain` a refusal, `status` a gate that is not
+     ready, `sources` a source that somebody should look at, `inactive` a user with whom it failed";
 
 /// A gate in front of APIs: a JWT is good until its session ends, not until it expires.
 #[derive(Parser, Debug)]
@@ -82,7 +83,7 @@ enum Output {
 enum Command {
     /// Runs the gate
     #[command(
-        after_help = "Examples:\n  portcullis serve --config gateway.toml\n  PORTCULLIS_LISTENER_ADDRESS=0.0.0.0:8080 portcullis serve\n\nSIGTERM and SIGINT drain: requests in flight end, what waits is written."
+        after_help = "Examples:\n  portcullis serve --config gateway.toml\n  PORTCULLIS_LISTENER_ADDRESS=0.0.0.0:8080 portcullis serve\n\nSIGTERM and SIGINT drain: requests in flight end, what waits is written. SIGHUP reloads the configuration."
     )]
     Serve,
     /// Checks the configuration, reaches the issuers' keys, the store and the sources that are asked, and says what it found
@@ -93,6 +94,12 @@ enum Command {
         /// Look at the configuration only
         #[arg(long)]
         offline: bool,
+    },
+    /// Has a running gate read its configuration again, and says what came of it
+    #[command(after_help = "Examples:\n  portcullis reload --config gateway.toml\n  portcullis reload --output json")]
+    Reload {
+        #[command(flatten)]
+        remote: Remote,
     },
     /// Shows it working: an issuer, an API and the gate in one process
     Demo(Demo),
@@ -204,6 +211,7 @@ impl Cli {
         match command {
             Command::Serve => serve::run(&config),
             Command::Check { offline } => check::run(&config, offline, output),
+            Command::Reload { remote } => reload::run(&config, &remote, output),
             Command::Demo(demo) => demo.run(),
             Command::Logout { target, remote } => admin::log_out(&config, &target, &remote, output),
             Command::Block { target, until, remote } => admin::block(&config, &target, until, &remote, output),

@@ -27,14 +27,18 @@ mod tests;
 mod upstream;
 mod value;
 mod web;
+mod written;
 
 use std::path::Path;
 
 use http::HeaderName;
 use toml::de::DeTable;
 
-pub use self::problem::{ConfigErrors, Place, Problem};
 use self::reader::{Reader, Section};
+pub use self::{
+    problem::{ConfigErrors, Place, Problem},
+    written::{Files, Written, fingerprint, is_taken_at_start},
+};
 use crate::{
     activity::{ActivitySettings, UpkeepSettings},
     admin::AdminSettings,
@@ -43,6 +47,7 @@ use crate::{
     inactive::settings::InactiveSettings,
     logout::LogoutSettings,
     marker::{Retention, cache::MarkerSettings},
+    reload::ReloadMode,
     revocation::RevocationSettings,
     route::RouteSettings,
     server::{ListenerSettings, own::last_logout::LastLogoutSettings},
@@ -95,8 +100,21 @@ pub struct Config {
     pub last_logout: Option<LastLogoutSettings>,
     /// What is logged.
     pub log: LogSettings,
+    /// What makes a running gate read its configuration again.
+    pub reload: ReloadMode,
     /// What works, and should be looked at.
     pub warnings: Vec<Problem>,
+    /// What it is made of, to be compared with another.
+    pub written: Written,
+}
+
+/// A configuration that was read, or what is wrong with it; and what it was read from.
+#[derive(Debug)]
+pub struct Reading {
+    /// The configuration.
+    pub result: Result<Config, ConfigErrors>,
+    /// The file, and those that it names: a change of one may make another configuration.
+    pub files: Files,
 }
 
 /// Which store.
@@ -123,16 +141,28 @@ impl Config {
     /// # Errors
     /// [`ConfigErrors`]: everything that is wrong, or that the file cannot be read.
     pub fn load(path: &Path, variables: impl IntoIterator<Item = (String, String)>) -> Result<Self, ConfigErrors> {
+        Self::read(path, variables).result
+    }
+
+    /// Reads a file, and the variables over it, and tells which files that involves.
+    #[must_use]
+    pub fn read(path: &Path, variables: impl IntoIterator<Item = (String, String)>) -> Reading {
         let name = path.to_string_lossy();
-        let text = std::fs::read_to_string(path).map_err(|error| {
-            ConfigErrors(vec![Problem {
-                place: Place::File(name.to_string()),
-                key: String::new(),
-                message: format!("cannot be read: {error}"),
-                hint: None,
-            }])
-        })?;
-        Self::parse(&text, &name, variables)
+        let reading = match std::fs::read_to_string(path) {
+            Ok(text) => {
+                let reader = Reader::new(&name, &text, variables);
+                let result = read(&reader, &text);
+                Reading { result, files: reader.files() }
+            }
+            Err(error) => {
+                let message = format!("cannot be read: {error}");
+                let place = Place::File(name.to_string());
+                let problem = Problem { place, key: String::new(), message, hint: None };
+                Reading { result: Err(ConfigErrors(vec![problem])), files: Files::new() }
+            }
+        };
+        let files = reading.files.into_iter().chain([path.to_owned()]).collect();
+        Reading { files, ..reading }
     }
 
     /// Reads the text of a file. `name` is shown in errors, and relative paths start at its directory.
@@ -166,11 +196,11 @@ fn read(reader: &Reader<'_>, text: &str) -> Result<Config, ConfigErrors> {
     }
     let config = read_sections(&reader.root(table.get_ref()));
     let warnings = reader.finish()?;
-    Ok(Config { warnings, ..config })
+    Ok(Config { warnings, written: reader.written(table.get_ref()), ..config })
 }
 
 fn read_sections(root: &Section<'_>) -> Config {
-    const SECTIONS: [&str; 14] = [
+    const SECTIONS: [&str; 15] = [
         "LISTENER",
         "ADMIN",
         "STORE",
@@ -185,8 +215,10 @@ fn read_sections(root: &Section<'_>) -> Config {
         "SOURCES",
         "ROUTES",
         "MODE",
+        "RELOAD",
     ];
     let mode = root.get("mode").or(Mode::Enforce);
+    let reload = root.get("reload").or(ReloadMode::Auto);
     let listener = listener::read(&root.section("listener"));
     let admin = gateway::admin(&root.section("admin"), &listener.addresses);
     let markers = gateway::markers(&root.section("markers"));
@@ -238,6 +270,8 @@ fn read_sections(root: &Section<'_>) -> Config {
         identity_fields: routes.fields.into(),
         sources,
         log,
+        reload,
         warnings: Vec::new(),
+        written: Written::default(),
     }
 }

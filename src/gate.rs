@@ -24,7 +24,7 @@ pub mod tokens;
 pub mod verdicts;
 
 pub use self::{
-    engine::{Engine, EngineSettings},
+    engine::{Engine, EngineSettings, Trust},
     future::ResponseFuture,
     judge::{Decision, Judge, Judgement},
     layer::GateLayer,

@@ -1,4 +1,9 @@
 //! A running gate: assembled from a configuration, started, and stopped in order.
+//!
+//! What a gate has once, such as its store and its sockets, is built here when it starts. What it has by a configuration is built in
+//! [`assembly`], then and again at each reload.
+
+mod assembly;
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -13,19 +18,17 @@ use tokio_util::{
     task::AbortOnDropHandle,
 };
 
+use self::assembly::{Assembly, Foundation};
 use crate::{
-    activity::upkeep::Upkeep,
-    admin::{self, Admin, Readiness},
+    activity::upkeep::{Upkeep, Whose},
+    admin::{self, CurrentAdmin, Readiness},
     clock::Clock,
     config::{Config, StoreSettings},
-    credential::CredentialSources,
     drain::Drain,
     event::{Pipeline, Sources, identifier_index::IdentifierIndex, sources::SourceError},
     gate::{
-        Engine, EngineSettings, Judge, Policy,
-        identity::ReservedNames,
+        Engine, EngineSettings, Judge,
         judge::{Parts, TokenObserver},
-        policy::{ActivityRule, Authentication, Mode},
     },
     http_client::HttpClient,
     inactive::{
@@ -33,32 +36,22 @@ use crate::{
         schedule::{Running, Scheduled},
     },
     limit::Limits,
-    logout::{IssuerLogouts, NoEndpoint},
+    logout::NoEndpoint,
+    reload::{Reloads, file::ConfigFile, reloader::Reloader},
     revocation::{Revocations, Revoking},
     server::{
         current::CurrentGateway,
-        gateway::{Gateway, GatewayOptions},
         listener::{self, Service, Sockets},
-        own::{
-            OwnEndpoints, cross_origin::TrustedOrigins, last_logout::LastLogoutEndpoint, logout::LogoutEndpoint,
-            session::SessionEndpoint,
-        },
         socket::{self, ListenAddress},
         tls::{Tls, TlsFault, TlsMetrics},
     },
-    session::SessionLimits,
     store::{
         Notes, Store, Watcher,
         embedded::{EmbeddedOpenError, EmbeddedStore},
         redis::{InvalidRedisSettings, RedisStore},
     },
     telemetry::{log, metrics::ServerMetrics},
-    token::{
-        claims::IssuerName,
-        issuer::IssuerSettings,
-        verify::{Verifier, VerifierError, VerifierOptions},
-    },
-    verdict::{OutagePolicy, Settings},
+    token::verify::{Verifier, VerifierError},
 };
 
 /// How often unused connections are let go.
@@ -110,7 +103,9 @@ pub struct Instance {
     sources: Sources,
     gateways: CurrentGateway,
     readiness: Arc<Readiness>,
-    indexing: Option<AbortOnDropHandle<()>>,
+    reloads: Reloads,
+    reloading: Option<AbortOnDropHandle<()>>,
+    indexing: AbortOnDropHandle<()>,
     upkeep: AbortOnDropHandle<()>,
     drain: Drain,
     listening: oneshot::Receiver<()>,
@@ -144,15 +139,7 @@ pub fn open_store(settings: &StoreSettings, watcher: Arc<dyn Watcher>, clock: Cl
 /// # Errors
 /// [`StartError`].
 pub fn verifier(config: &Config, clock: Clock) -> Result<Verifier, StartError> {
-    Ok(Verifier::new(config.issuers.clone(), verifier_options(config, clock))?)
-}
-
-fn verifier_options(config: &Config, clock: Clock) -> VerifierOptions {
-    VerifierOptions {
-        max_token_length: config.tokens.max_length,
-        forwarded_claims: config.forwarded_claims.clone(),
-        clock,
-    }
+    Ok(Verifier::new(config.issuers.clone(), assembly::verifier_options(config, clock))?)
 }
 
 impl Instance {
@@ -162,8 +149,23 @@ impl Instance {
     ///
     /// # Errors
     /// [`StartError`].
-    #[expect(clippy::unused_async, reason = "it needs a runtime, which a future has")]
     pub async fn start(config: Config) -> Result<Self, StartError> {
+        Self::launch(config, None).await
+    }
+
+    /// Starts a gate by a configuration that came from this file, which is read again when the gate is asked to, or, where the
+    /// configuration says so, when it changes.
+    ///
+    /// Must be called within a multi-thread tokio runtime.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub async fn start_from(file: ConfigFile, config: Config) -> Result<Self, StartError> {
+        Self::launch(config, Some(file)).await
+    }
+
+    #[expect(clippy::unused_async, reason = "it needs a runtime, which a future has")]
+    async fn launch(config: Config, file: Option<ConfigFile>) -> Result<Self, StartError> {
         let clock = Clock::System;
         let mut bound = Vec::new();
         for address in &config.listener.addresses {
@@ -179,17 +181,16 @@ impl Instance {
         let tls = config.listener.tls.clone().map(|settings| Tls::new(settings, Arc::clone(&tls_metrics)));
         let tls = tls.transpose()?;
 
-        let contacts = |issuer: &IssuerSettings| issuer.claims.email.is_some() || issuer.claims.phone.is_some();
-        let index = config.issuers.iter().any(contacts).then(|| Arc::new(IdentifierIndex::default()));
+        let index = Arc::new(IdentifierIndex::default());
         let settings = EngineSettings {
             issuers: config.issuers.clone(),
-            tokens: verifier_options(&config, clock.clone()),
+            tokens: assembly::verifier_options(&config, clock.clone()),
             token_cache_size: config.tokens.cache_size,
             markers: config.markers,
             retention: config.retention,
             activity: config.activity,
             sessions: config.sessions.clone(),
-            observer: index.clone().map(|index| index as Arc<dyn TokenObserver>),
+            observer: Some(Arc::clone(&index) as Arc<dyn TokenObserver>),
         };
         let mut notes = None;
         let engine = Engine::start(settings, |watcher, clock| {
@@ -198,38 +199,31 @@ impl Instance {
             Ok::<_, StartError>(store)
         })?;
         let Some(notes) = notes else { unreachable!("the engine opens its store") };
-        let judge = engine.judge().clone();
+        let judge = engine.judge();
         let http = HttpClient::new()?;
         let revocations = Revocations::new(config.revocations.clone(), &notes, &http, &clock);
         let pipeline = Pipeline::new(judge.parts().ledger.clone(), Arc::clone(&notes), clock.clone());
         let owner = gateway_id(&config.sessions.gateway);
-        let sources = Sources::start(config.sources.clone(), &pipeline, &judge.parts().verifier, &owner)?;
-
+        let sources = Sources::start(config.sources.clone(), &pipeline, engine.trust().verifier(), &owner)?;
         let (metrics, limits) = (ServerMetrics::new(), Limits::default());
-        let reserved = ReservedNames::new(&config.identity_fields);
-        let gates = Gateway::gates(&config.routes, &reserved, &judge);
-        let (own_policy, origins) = (own_policy(&config), TrustedOrigins::new(config.origins.clone()));
-        let policies: Vec<&Policy> = config.routes.iter().map(|route| &route.policy).collect();
-        let own = OwnEndpoints {
-            session: SessionEndpoint::new(judge.clone(), &own_policy, &policies, origins.clone()),
-            logout: LogoutEndpoint::new(
-                judge.clone(),
-                own_policy,
-                IssuerLogouts::start(config.logouts.clone(), &http)?,
-                revocations.clone(),
-                origins.clone(),
-                clock.clone(),
-            ),
-            origins,
-            last_logout: config.last_logout.clone().map(|settings| {
-                let issuers = config.issuers.iter().map(|issuer| issuer.name.clone()).collect();
-                LastLogoutEndpoint::new(settings, issuers, judge.clone(), clock.clone())
-            }),
+        let foundation = Foundation {
+            trust: engine.trust().clone(),
+            http: http.clone(),
+            metrics: Arc::clone(&metrics),
+            limits: limits.clone(),
+            revocations: revocations.clone(),
             receivers: Arc::clone(sources.receivers()),
+            clock: clock.clone(),
         };
-        let options = GatewayOptions { listener: Arc::new(config.listener.clone()), access: config.log.access };
-        let gateway = Gateway::new(&config.routes, &gates, &reserved, own, Arc::clone(&metrics), &limits, options);
-        let gateways = CurrentGateway::new(gateway);
+        let logouts = foundation.logouts(&config)?;
+        let gateways = CurrentGateway::new(foundation.gateway(&config, &judge, &logouts, None));
+        let (reloader, reloads) = match file {
+            Some(file) => {
+                let (reloader, reloads) = Reloader::new(file, &config, clock.clone());
+                (Some(reloader), reloads)
+            }
+            None => (None, Reloads::none(clock.now())),
+        };
 
         let mut registry = Registry::with_prefix("portcullis");
         judge.register(&mut registry);
@@ -239,7 +233,8 @@ impl Instance {
         tls_metrics.register(&mut registry);
         sources.register(&mut registry);
         revocations.register(&mut registry);
-        let Parts { verifier, ledger, recorder, .. } = judge.parts();
+        reloads.register(&mut registry);
+        let Parts { ledger, recorder, .. } = judge.parts();
         let records: Arc<dyn Records> = Arc::new(Direct::new(
             ledger.clone(),
             Arc::clone(recorder),
@@ -251,14 +246,14 @@ impl Instance {
         let scheduled =
             Scheduled::new(config.inactive.clone(), Arc::clone(&records), Arc::clone(&notes), &http, &clock);
         scheduled.register(&mut registry);
-        let (cache, store) = (Arc::clone(ledger.cache()), Arc::clone(ledger.store()));
-        let readiness = Arc::new(Readiness::new(Arc::clone(verifier), cache, store, sources.watcher()));
+        let (verifier, cache, store) =
+            (engine.trust().verifier().clone(), Arc::clone(ledger.cache()), Arc::clone(ledger.store()));
+        let readiness = Readiness::new(verifier, cache, Arc::clone(&store), sources.watcher(), reloads.clone());
+        let readiness = Arc::new(readiness);
         readiness.register(&mut registry);
-        let issuers: Vec<_> = config.issuers.iter().map(|issuer| issuer.name.clone()).collect();
-        let (recorded, store) = (recorded_issuers(&config), Arc::clone(judge.parts().ledger.store()));
-        let upkeep = Upkeep::new(config.upkeep, issuers.clone(), recorded, store, Arc::clone(&notes), clock);
-        let policies = config.routes.iter().map(|route| route.policy.clone()).collect();
-        let admin = Admin::new(&config.admin, issuers, policies, judge, Arc::clone(&readiness), records, registry);
+        let whose = Whose::new(assembly::issuers(&config), assembly::recorded_issuers(&config));
+        let upkeep = Upkeep::new(config.upkeep, whose.clone(), store, Arc::clone(&notes), clock);
+        let admin = CurrentAdmin::new(assembly::view(&config, &judge), Arc::clone(&readiness), records, registry);
 
         let (drain, stop_rest) = (Drain::default(), CancellationToken::new());
         let ready = Arc::clone(&readiness);
@@ -271,14 +266,16 @@ impl Instance {
         let service = Service { gateways: gateways.clone(), tls: tls.clone(), drain: drain.clone() };
         let serving = AbortOnDropHandle::new(tokio::spawn(listener::run(sockets, service)));
         tokio::spawn(maintain(gateways.clone(), stop_rest.clone()));
-        let indexing = index.map(|index| {
-            let run = index.run(notes, config.retention.session, stop_rest.clone());
-            AbortOnDropHandle::new(tokio::spawn(run))
-        });
+        let indexing = index.run(notes, config.retention.session, stop_rest.clone());
+        let indexing = AbortOnDropHandle::new(tokio::spawn(indexing));
         let upkeep = AbortOnDropHandle::new(tokio::spawn(upkeep.run(stop_rest.clone())));
         tokio::spawn(Arc::clone(&readiness).watch(stop_rest.clone()));
-        let administrating = tokio::spawn(admin::serve(admin_listener, admin, stop_rest.clone()));
+        let administrating = tokio::spawn(admin::serve(admin_listener, admin.clone(), stop_rest.clone()));
         let administrating = AbortOnDropHandle::new(administrating);
+        let reloading = reloader.map(|reloader| {
+            let assembly = Assembly::new(foundation, &config, logouts, gateways.clone(), admin, whose, tls.clone());
+            AbortOnDropHandle::new(tokio::spawn(reloader.run(Box::new(assembly), stop_rest.clone())))
+        });
         Ok(Self {
             addresses,
             admin_address,
@@ -289,6 +286,8 @@ impl Instance {
             sources,
             gateways,
             readiness,
+            reloads,
+            reloading,
             indexing,
             upkeep,
             drain,
@@ -341,8 +340,14 @@ impl Instance {
 
     /// What judges.
     #[must_use]
-    pub const fn judge(&self) -> &Judge {
+    pub fn judge(&self) -> Judge {
         self.engine.judge()
+    }
+
+    /// Asks for reloads of the configuration, and knows how they went.
+    #[must_use]
+    pub const fn reloads(&self) -> &Reloads {
+        &self.reloads
     }
 
     /// Whether keys and store have answered.
@@ -362,9 +367,10 @@ impl Instance {
         self.stop_rest.disarm().cancel();
         // A task that panicked has nothing left to wait for.
         let _ = self.administrating.await;
-        if let Some(indexing) = self.indexing {
-            let _ = indexing.await;
+        if let Some(reloading) = self.reloading {
+            let _ = reloading.await;
         }
+        let _ = self.indexing.await;
         let _ = self.upkeep.await;
         self.sources.stop().await;
         self.revoking.stop().await;
@@ -394,96 +400,10 @@ fn listen_for_admin(address: SocketAddr) -> Result<(TcpListener, SocketAddr), St
     listen().map_err(|source| StartError::Listen { address: ListenAddress::Tcp(address), source })
 }
 
-/// The gate's own endpoints take the tokens of every issuer, from wherever any route takes them. While the store is silent they try
-/// all the same: whether a logout was stored is for the store to say.
-fn own_policy(config: &Config) -> Policy {
-    let Some(first) = config.routes.first() else { unreachable!("a configuration without routes is refused") };
-    let sources = config.routes.iter().map(|route| &route.policy.sources);
-    Policy {
-        name: "portcullis".into(),
-        authentication: Authentication::Required,
-        mode: Mode::Enforce,
-        issuers: None,
-        sources: sources.fold(CredentialSources::default(), CredentialSources::union),
-        settings: Settings {
-            required_scopes: Box::default(),
-            outage: OutagePolicy::Allow,
-            ..first.policy.settings.clone()
-        },
-        identity: Box::default(),
-        limits: SessionLimits::NONE,
-        activity: ActivityRule::Never,
-        ..first.policy.clone()
-    }
-}
-
-/// The issuers of whose subjects activity is recorded, by a route. What sources tell is recorded too, but nobody notices when one is not
-/// told any more, so that it makes nothing complete.
-fn recorded_issuers(config: &Config) -> Vec<IssuerName> {
-    let by_route = |issuer: &IssuerName| {
-        config.routes.iter().map(|route| &route.policy).any(|policy| {
-            policy.activity != ActivityRule::Never
-                && policy.authentication != Authentication::None
-                && policy.issuers.as_ref().is_none_or(|issuers| issuers.contains(issuer))
-        })
-    };
-    config.issuers.iter().map(|issuer| &issuer.name).filter(|issuer| by_route(issuer)).cloned().collect()
-}
-
 async fn maintain(gateways: CurrentGateway, stop: CancellationToken) {
     let mut ticks = interval(MAINTENANCE);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while stop.run_until_cancelled(ticks.tick()).await.is_some() {
         gateways.load().maintain();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const ISSUERS: &str = r#"
-        [issuers.a]
-        issuer = "https://a.example/"
-        audiences = ["api"]
-        [issuers.b]
-        issuer = "https://b.example/"
-        audiences = ["api"]
-        "#;
-    const LOG: &str = r#"
-        [sources.log]
-        type = "auth0_log_stream"
-        issuer = "b"
-        "#;
-    const ROUTE: &str = r#"
-        [[routes]]
-        upstream = "http://127.0.0.1:3000"
-        "#;
-    const OTHER: &str = r#"
-        activity = false
-        [[routes]]
-        path = "/other"
-        issuers = ["a"]
-        upstream = "http://127.0.0.1:3001"
-        "#;
-
-    #[test]
-    fn activity_is_recorded_by_routes_and_not_by_sources_alone() {
-        let variable = ("PORTCULLIS_SOURCES_LOG_AUTHORIZATION".to_owned(), "a secret that is long enough".to_owned());
-        for (name, source, route, expected) in [
-            ("a route for all", "", "", &["a", "b"][..]),
-            ("a route for one", "", "issuers = [\"b\"]", &["b"]),
-            ("a route that does not count", "", "activity = false", &[]),
-            ("beside one that does", "", OTHER, &["a"]),
-            ("a route without tokens", "", "auth = \"none\"", &[]),
-            ("a source that tells of it", LOG, "activity = false", &[]),
-        ] {
-            let text = format!("{ISSUERS}{source}{ROUTE}{route}");
-            let variables = (!source.is_empty()).then(|| variable.clone());
-            let config =
-                Config::parse(&text, "gate.toml", variables).unwrap_or_else(|errors| panic!("{name}: {errors}"));
-            let recorded = recorded_issuers(&config);
-            assert_eq!(recorded.iter().map(IssuerName::as_str).collect::<Vec<_>>(), expected, "{name}");
-        }
     }
 }

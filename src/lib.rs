@@ -78,6 +78,9 @@ pub mod admin;
 #[cfg(feature = "server")]
 pub mod config;
 
+#[cfg(feature = "server")]
+pub mod reload;
+
 #[cfg(feature = "gate")]
 pub mod telemetry;
 

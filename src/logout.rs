@@ -27,7 +27,7 @@ pub const MAX_STATE: usize = 512;
 const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// How people are logged out at an issuer.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct LogoutSettings {
     /// The issuer.
     pub issuer: IssuerName,

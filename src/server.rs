@@ -31,6 +31,7 @@ pub mod socket;
 pub mod tls;
 mod trace_context;
 pub mod transport;
+mod upgrade;
 
 use std::{net::IpAddr, time::Duration};
 

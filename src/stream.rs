@@ -8,6 +8,7 @@
 //! - `warden`: the one task that judges streams again.
 //! - [`tether`]: a request that is under way, and becomes a stream when it lasts.
 //! - [`metrics`]: open streams, and what they ended by.
+//! - [`websocket`]: frames of WebSocket, and how to say goodbye.
 //! - `message`: where messages of gRPC begin and end.
 //!
 //! # What it costs
@@ -33,6 +34,7 @@ pub mod open;
 pub mod registry;
 pub mod tether;
 mod warden;
+pub mod websocket;
 
 pub(crate) use self::warden::watch_over;
 pub use self::{

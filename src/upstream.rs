@@ -26,6 +26,7 @@ pub mod proxy;
 pub mod resolve;
 pub mod retry;
 pub mod transport;
+pub mod tunnel;
 
 use std::time::Duration;
 
@@ -49,6 +50,10 @@ pub struct UpstreamSettings {
     pub response_timeout: Duration,
     /// How long a body may stand still, either way.
     pub body_idle_timeout: Duration,
+    /// Whether WebSockets may be opened to it.
+    pub websocket: bool,
+    /// How long nothing may pass through a WebSocket, either way.
+    pub tunnel_idle_timeout: Duration,
     /// How long a request may take in all, to the end of its response.
     pub total_timeout: Option<Duration>,
     /// How long a connection is kept without use.

@@ -52,5 +52,6 @@ targets!(
     return_url,
     user,
     export,
+    websocket,
     response,
 );

@@ -7,6 +7,7 @@
 
 use std::{error::Error, sync::Arc, time::Duration};
 
+use arc_swap::ArcSwap;
 use serde::{Deserialize, Serialize};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
@@ -101,29 +102,50 @@ pub async fn recording(notes: &dyn Notes, issuer: &IssuerName) -> Result<Option<
     Ok(notes.note(&note_name(issuer)).await?.as_deref().and_then(Recording::decode))
 }
 
+/// Whose activity there is, as it is at present. Clones share it.
+#[derive(Clone, Debug)]
+pub struct Whose(Arc<ArcSwap<Issuers>>);
+
+#[derive(Debug)]
+struct Issuers {
+    all: Vec<IssuerName>,
+    recorded: Vec<IssuerName>,
+}
+
+impl Whose {
+    /// The activity of all their subjects is kept, and of those of `recorded` it is recorded here.
+    #[must_use]
+    pub fn new(all: Vec<IssuerName>, recorded: Vec<IssuerName>) -> Self {
+        Self(Arc::new(ArcSwap::from_pointee(Issuers { all, recorded })))
+    }
+
+    /// From now on it is that of these.
+    pub fn exchange(&self, all: Vec<IssuerName>, recorded: Vec<IssuerName>) {
+        self.0.store(Arc::new(Issuers { all, recorded }));
+    }
+}
+
 /// Keeps the index of activity.
 #[derive(Debug)]
 pub struct Upkeep {
     settings: UpkeepSettings,
-    issuers: Vec<IssuerName>,
-    recorded: Vec<IssuerName>,
+    whose: Whose,
     store: Arc<dyn Store>,
     notes: Arc<dyn Notes>,
     clock: Clock,
 }
 
 impl Upkeep {
-    /// Of the subjects of `issuers`; of those of `recorded` activity is recorded.
+    /// That of these issuers' subjects.
     #[must_use]
     pub fn new(
         settings: UpkeepSettings,
-        issuers: Vec<IssuerName>,
-        recorded: Vec<IssuerName>,
+        whose: Whose,
         store: Arc<dyn Store>,
         notes: Arc<dyn Notes>,
         clock: Clock,
     ) -> Self {
-        Self { settings, issuers, recorded, store, notes, clock }
+        Self { settings, whose, store, notes, clock }
     }
 
     /// Notes that activity is recorded now.
@@ -131,7 +153,7 @@ impl Upkeep {
     /// # Errors
     /// [`StoreError`]: of some issuers it may be noted.
     pub async fn note(&self) -> Result<(), StoreError> {
-        for issuer in &self.recorded {
+        for issuer in &self.whose.0.load_full().recorded {
             self.note_of(issuer).await?;
         }
         Ok(())
@@ -160,7 +182,7 @@ impl Upkeep {
     /// [`StoreError`]: any part of it may have been done.
     pub async fn forget(&self) -> Result<(), StoreError> {
         let before = self.clock.now().minus(self.settings.retention);
-        for issuer in &self.issuers {
+        for issuer in &self.whose.0.load_full().all {
             self.store.forget_inactive(issuer, before).await?;
         }
         Ok(())

@@ -20,12 +20,19 @@ pub(super) struct Refusal {
     status: StatusCode,
     code: &'static str,
     detail: Cow<'static, str>,
+    /// A member of its own (RFC 9457 §3.2).
+    extension: Option<(&'static str, Value)>,
 }
 
 impl Refusal {
     /// `code` is public and stable; `detail` repeats nothing that may be a secret.
     pub(super) fn new(status: StatusCode, code: &'static str, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self { status, code, detail: detail.into() }
+        Self { status, code, detail: detail.into(), extension: None }
+    }
+
+    /// The same, with a member of this name.
+    pub(super) fn with(self, name: &'static str, value: Value) -> Self {
+        Self { extension: Some((name, value)), ..self }
     }
 
     /// The request is not as it should be.
@@ -63,9 +70,12 @@ impl Refusal {
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
-        let Self { status, code, detail } = self;
+        let Self { status, code, detail, extension } = self;
         let title = status.canonical_reason().unwrap_or("Error");
-        let body = json!({ "title": title, "status": status.as_u16(), "code": code, "detail": detail });
+        let mut body = json!({ "title": title, "status": status.as_u16(), "code": code, "detail": detail });
+        if let Some((name, value)) = extension {
+            body[name] = value;
+        }
         let mut response = say(status, &body);
         let fields = response.headers_mut();
         fields.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));

@@ -13,7 +13,7 @@ use serde::{
 };
 use serde_json::Value;
 
-use super::{Admin, MAX_BODY, answer::Refusal};
+use super::{CurrentAdmin, MAX_BODY, answer::Refusal};
 use crate::clock::Timestamp;
 
 /// Times outside of this are slips, seconds taken for milliseconds most likely: 2001-09-09 to 9999-01-01.
@@ -31,10 +31,10 @@ pub(super) trait Members: Default {
 /// A body that was read.
 pub(super) struct Body<T>(pub(super) T);
 
-impl<T: Members> FromRequest<Admin> for Body<T> {
+impl<T: Members> FromRequest<CurrentAdmin> for Body<T> {
     type Rejection = Refusal;
 
-    async fn from_request(request: Request, admin: &Admin) -> Result<Self, Refusal> {
+    async fn from_request(request: Request, admin: &CurrentAdmin) -> Result<Self, Refusal> {
         let bytes = Bytes::from_request(request, admin).await.map_err(|rejection| match rejection.status() {
             StatusCode::PAYLOAD_TOO_LARGE => {
                 let detail = format!("a body may have {} KiB", MAX_BODY / 1024);

@@ -18,8 +18,8 @@ use super::{
     answer::{ok, say},
 };
 use crate::{
-    clock::Clock, event::sources::SourceWatcher, marker::cache::MarkerCache, server::tls::Tls, store::Store,
-    telemetry::with_causes, token::verify::Verifier,
+    clock::Clock, event::sources::SourceWatcher, marker::cache::MarkerCache, reload::Reloads, server::tls::Tls,
+    store::Store, telemetry::with_causes, token::verify::CurrentVerifier,
 };
 
 /// How often the store is asked whether it can keep its promises.
@@ -33,7 +33,7 @@ const READINESS_INTERVAL: Duration = Duration::from_millis(10);
 /// Whether the gate can do its work.
 #[derive(Debug)]
 pub struct Readiness {
-    verifier: Arc<Verifier>,
+    verifier: CurrentVerifier,
     cache: Arc<MarkerCache>,
     store: Arc<dyn Store>,
     draining: AtomicBool,
@@ -42,6 +42,7 @@ pub struct Readiness {
     troubles: Gauge,
     tls: OnceLock<Arc<Tls>>,
     pub(super) sources: SourceWatcher,
+    pub(super) reloads: Reloads,
 }
 
 /// What the store said when it was last asked.
@@ -56,10 +57,11 @@ impl Readiness {
     /// Not ready yet.
     #[must_use]
     pub fn new(
-        verifier: Arc<Verifier>,
+        verifier: CurrentVerifier,
         cache: Arc<MarkerCache>,
         store: Arc<dyn Store>,
         sources: SourceWatcher,
+        reloads: Reloads,
     ) -> Self {
         Self {
             verifier,
@@ -71,6 +73,7 @@ impl Readiness {
             troubles: Gauge::default(),
             tls: OnceLock::new(),
             sources,
+            reloads,
         }
     }
 
@@ -86,7 +89,7 @@ impl Readiness {
     /// Whether keys and store have answered, the store lately, and the gate does not drain.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        let ready = self.verifier.is_ready() && self.cache.is_current();
+        let ready = self.verifier.load().is_ready() && self.cache.is_current();
         if ready {
             self.started.store(true, Ordering::Relaxed);
         }
@@ -157,16 +160,16 @@ pub(super) async fn live() -> Response {
 
 /// It was ready once.
 pub(super) async fn started(State(Admin(admin)): State<Admin>) -> Response {
-    let started = admin.readiness.is_ready() || admin.readiness.started.load(Ordering::Relaxed);
+    let started = admin.lasting.readiness.is_ready() || admin.lasting.readiness.started.load(Ordering::Relaxed);
     let status = if started { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     say(status, &json!({ "status": if started { "started" } else { "starting" } }))
 }
 
 /// It can judge: load balancers send requests here.
 pub(super) async fn ready(State(Admin(admin)): State<Admin>) -> Response {
-    let readiness = &admin.readiness;
+    let readiness = &admin.lasting.readiness;
     let ready = readiness.is_ready();
-    let issuers = readiness.verifier.status().into_iter().map(|(name, status)| {
+    let issuers = readiness.verifier.load().status().into_iter().map(|(name, status)| {
         let keys = json!({
             "keys": status.keys,
             "skipped": status.skipped,
@@ -187,6 +190,7 @@ pub(super) async fn ready(State(Admin(admin)): State<Admin>) -> Response {
             "error": error,
         },
         "sources": readiness.sources.reports(),
+        "configuration": super::reload::state(&readiness.reloads),
         "warnings": warnings,
     });
     say(if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, &body)

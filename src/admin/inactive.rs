@@ -42,7 +42,7 @@ pub(super) async fn list(
     RawQuery(query): RawQuery,
 ) -> Answer {
     let page = Page::read(query.as_deref().unwrap_or_default())?;
-    let records = &admin.records;
+    let records = &admin.lasting.records;
     let overview = match page.after {
         None => Some(records.overview(&issuer, page.since).await.map_err(not_read)?),
         Some(_) => None,
@@ -124,7 +124,7 @@ pub(super) async fn look_up(
     NamedIssuer(issuer): NamedIssuer,
     Body(Subjects(subjects)): Body<Subjects>,
 ) -> Answer {
-    let known = admin.records.look_up(&issuer, &subjects).await.map_err(not_read)?;
+    let known = admin.lasting.records.look_up(&issuer, &subjects).await.map_err(not_read)?;
     let told = subjects.iter().zip(known).map(|(subject, Known { last_activity, blocked })| {
         json!({
             "subject": subject.as_str(),
@@ -138,14 +138,14 @@ pub(super) async fn look_up(
 /// Takes a subject for active now.
 pub(super) async fn renew(State(Admin(admin)): State<Admin>, subject: Named<SubjectId>) -> Answer {
     let subject = Subject::from(subject);
-    admin.records.renew(&subject).await.map_err(not_written)?;
+    admin.lasting.records.renew(&subject).await.map_err(not_written)?;
     Ok(ok(&json!({ "issuer": subject.issuer.as_str(), "subject": subject.id.as_str() })))
 }
 
 /// Forgets when a subject was active.
 pub(super) async fn forget(State(Admin(admin)): State<Admin>, subject: Named<SubjectId>) -> Answer {
     let subject = Subject::from(subject);
-    admin.records.forget(&subject).await.map_err(not_written)?;
+    admin.lasting.records.forget(&subject).await.map_err(not_written)?;
     Ok(ok(&json!({ "issuer": subject.issuer.as_str(), "subject": subject.id.as_str() })))
 }
 
@@ -201,7 +201,7 @@ fn is_name(text: &str) -> bool {
 
 /// How far a run came.
 pub(super) async fn run(State(Admin(admin)): State<Admin>, NamedIssuer(issuer): NamedIssuer) -> Answer {
-    let state = admin.records.run(&issuer).await.map_err(not_read)?;
+    let state = admin.lasting.records.run(&issuer).await.map_err(not_read)?;
     Ok(ok(&json!({
         "issuer": issuer.as_str(),
         "owner": state.owner,
@@ -217,7 +217,7 @@ pub(super) async fn hold(
     Body(Change { owner, change }): Body<Change>,
 ) -> Answer {
     let owner = owner.ok_or_else(|| Refusal::invalid("`owner` is missing: who runs it"))?;
-    if admin.records.hold(&issuer, &owner, &change).await.map_err(not_written)? {
+    if admin.lasting.records.hold(&issuer, &owner, &change).await.map_err(not_written)? {
         return Ok(ok(&json!({ "issuer": issuer.as_str(), "owner": owner })));
     }
     let detail = "another run is under way for this issuer; nothing was changed";
@@ -231,7 +231,7 @@ pub(super) async fn let_go(
     Body(Change { owner, .. }): Body<Change>,
 ) -> Answer {
     let owner = owner.ok_or_else(|| Refusal::invalid("`owner` is missing: who runs it"))?;
-    admin.records.let_go(&issuer, &owner).await.map_err(not_written)?;
+    admin.lasting.records.let_go(&issuer, &owner).await.map_err(not_written)?;
     Ok(ok(&json!({ "issuer": issuer.as_str() })))
 }
 

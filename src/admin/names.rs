@@ -1,12 +1,12 @@
 //! What the path of a request names: a configured issuer, and an id within it.
 
 use axum::{
-    extract::{FromRequestParts, Path},
+    extract::{FromRef as _, FromRequestParts, Path},
     http::{StatusCode, request::Parts},
 };
 use serde::de::DeserializeOwned;
 
-use super::{Admin, Inner, answer::Refusal};
+use super::{Admin, CurrentAdmin, Inner, answer::Refusal};
 use crate::token::claims::{ClientId, InvalidId, IssuerName, SessionId, Subject, SubjectId, TokenId};
 
 /// An id and the issuer within which it means something.
@@ -55,10 +55,11 @@ impl From<Named<SubjectId>> for Subject {
     }
 }
 
-impl<T: Id> FromRequestParts<Admin> for Named<T> {
+impl<T: Id> FromRequestParts<CurrentAdmin> for Named<T> {
     type Rejection = Refusal;
 
-    async fn from_request_parts(parts: &mut Parts, Admin(admin): &Admin) -> Result<Self, Refusal> {
+    async fn from_request_parts(parts: &mut Parts, admin: &CurrentAdmin) -> Result<Self, Refusal> {
+        let Admin(admin) = Admin::from_ref(admin);
         let (issuer, id): (String, String) = decode(parts).await?;
         let issuer = admin.issuer(&issuer)?;
         let id = T::read(&id).map_err(|error| Refusal::invalid(format!("the {} {error}", T::WHAT)))?;
@@ -66,10 +67,11 @@ impl<T: Id> FromRequestParts<Admin> for Named<T> {
     }
 }
 
-impl FromRequestParts<Admin> for NamedIssuer {
+impl FromRequestParts<CurrentAdmin> for NamedIssuer {
     type Rejection = Refusal;
 
-    async fn from_request_parts(parts: &mut Parts, Admin(admin): &Admin) -> Result<Self, Refusal> {
+    async fn from_request_parts(parts: &mut Parts, admin: &CurrentAdmin) -> Result<Self, Refusal> {
+        let Admin(admin) = Admin::from_ref(admin);
         let issuer: String = decode(parts).await?;
         admin.issuer(&issuer).map(Self)
     }

@@ -10,7 +10,7 @@ use axum::{
 use serde_json::json;
 
 use super::{
-    Admin,
+    Admin, CurrentAdmin,
     answer::{Answer, Refusal, ok},
 };
 
@@ -19,7 +19,7 @@ pub(super) const MAX_BODY: usize = 4 * 1024 * 1024;
 
 /// How each source is.
 pub(super) async fn list(State(Admin(admin)): State<Admin>) -> Answer {
-    Ok(ok(&json!({ "sources": admin.readiness.sources.reports() })))
+    Ok(ok(&json!({ "sources": admin.lasting.readiness.sources.reports() })))
 }
 
 /// Takes records as if the source had sent them just now. Those that were taken before are left out.
@@ -28,7 +28,7 @@ pub(super) async fn take(
     Path(name): Path<String>,
     Records(body): Records,
 ) -> Answer {
-    let Some(context) = admin.readiness.sources.find(&name) else {
+    let Some(context) = admin.lasting.readiness.sources.find(&name) else {
         let detail = "there is no such source; GET /v1/sources lists them";
         return Err(Refusal::new(StatusCode::NOT_FOUND, "no_source", detail));
     };
@@ -56,10 +56,10 @@ pub(super) async fn take(
 /// A body of records.
 pub(super) struct Records(Bytes);
 
-impl FromRequest<Admin> for Records {
+impl FromRequest<CurrentAdmin> for Records {
     type Rejection = Refusal;
 
-    async fn from_request(request: Request, admin: &Admin) -> Result<Self, Refusal> {
+    async fn from_request(request: Request, admin: &CurrentAdmin) -> Result<Self, Refusal> {
         Bytes::from_request(request, admin).await.map(Self).map_err(|rejection| match rejection.status() {
             StatusCode::PAYLOAD_TOO_LARGE => {
                 let detail = format!("{} MiB of records are taken at once", MAX_BODY / 1024 / 1024);

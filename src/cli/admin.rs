@@ -260,6 +260,17 @@ impl Gate {
         bail!("the gate answered {}: {detail}{hint}", answer.status.as_u16());
     }
 
+    /// Asks, and takes the answers of those who are let in, with their status.
+    pub(super) async fn ask_with_status(&self, method: Method, path: &str) -> anyhow::Result<(StatusCode, Value)> {
+        let answer = self.exchange(method, path, Vec::new()).await?;
+        match answer.status {
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+                Self::success(&answer).map(|value| (answer.status, value))
+            }
+            status => Ok((status, answer.json()?)),
+        }
+    }
+
     /// Asks, and takes every answer.
     async fn ask_any(&self, method: Method, path: &str) -> anyhow::Result<Value> {
         self.exchange(method, path, Vec::new()).await?.json()

@@ -4,9 +4,16 @@ use std::{io, path::Path};
 
 use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::{Outcome, load, runtime};
-use crate::{instance::Instance, server::socket::ListenAddress, telemetry::log};
+use crate::{
+    config::environment,
+    instance::Instance,
+    reload::{Reloads, Trigger, file::ConfigFile},
+    server::socket::ListenAddress,
+    telemetry::log,
+};
 
 pub(super) fn run(path: &Path) -> anyhow::Result<Outcome> {
     let config = load(path)?;
@@ -16,7 +23,10 @@ pub(super) fn run(path: &Path) -> anyhow::Result<Outcome> {
     }
     runtime()?.block_on(async {
         let mut ends = EndSignals::new()?;
-        let mut instance = Instance::start(config).await?;
+        // From now on: a gate that is told to reload before it is up must not die of it.
+        let hangups = signal(SignalKind::hangup())?;
+        let mut instance = Instance::start_from(ConfigFile::new(path, environment()), config).await?;
+        let _hangups = AbortOnDropHandle::new(tokio::spawn(reload_on(hangups, instance.reloads().clone())));
         let early = tokio::select! {
             () = instance.listening() => None,
             signal = ends.next() => Some(signal),
@@ -45,6 +55,15 @@ pub(super) fn run(path: &Path) -> anyhow::Result<Outcome> {
         }
         Ok(Outcome::Done)
     })
+}
+
+/// Reloads the configuration whenever the signal comes. What came of it is in the log.
+async fn reload_on(mut signals: Signal, reloads: Reloads) {
+    while signals.recv().await.is_some() {
+        if let Err(no) = reloads.reload(Trigger::Signal).await {
+            tracing::warn!("configuration not reloaded: {no}");
+        }
+    }
 }
 
 fn shown(addresses: &[ListenAddress]) -> String {

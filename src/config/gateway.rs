@@ -19,6 +19,7 @@ use crate::{
     activity::{ActivitySettings, UpkeepSettings},
     admin::AdminSettings,
     marker::{Retention, cache::MarkerSettings},
+    reload::ReloadMode,
     server::socket::ListenAddress,
     telemetry::log::{AccessSettings, LogFormat, LogOutput, LogSettings},
     verdict::OutagePolicy,
@@ -167,6 +168,12 @@ fn check_filter(filter: &str) -> Result<(), Fault> {
         }
     }
     EnvFilter::try_new(filter).map(drop).map_err(|_| Fault::new("not a filter for log messages"))
+}
+
+impl Setting for ReloadMode {
+    fn read(raw: Raw<'_>) -> Result<Self, Fault> {
+        choose(raw, &[("auto", Self::Auto), ("signal", Self::Signal), ("off", Self::Off)])
+    }
 }
 
 impl Setting for LogFormat {

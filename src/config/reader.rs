@@ -17,6 +17,7 @@ use toml::{
 use super::{
     problem::{ConfigErrors, Fault, Place, Problem, nearest},
     value::{Raw, Setting},
+    written::{Files, Print, Written, print_of_file},
 };
 
 /// What every variable begins with.
@@ -34,6 +35,9 @@ pub(super) struct Reader<'a> {
     warnings: RefCell<Vec<Problem>>,
     /// Every key that was asked for, whether it was there or not.
     asked: RefCell<BTreeSet<String>>,
+    /// Digests of what stands in files of their own, by the key that names the file, and those files.
+    contents: RefCell<Vec<(String, Print)>>,
+    files: RefCell<Files>,
 }
 
 /// Where a setting is, or would be.
@@ -89,6 +93,8 @@ impl<'a> Reader<'a> {
             problems: RefCell::default(),
             warnings: RefCell::default(),
             asked: RefCell::default(),
+            contents: RefCell::default(),
+            files: RefCell::default(),
         }
     }
 
@@ -149,6 +155,32 @@ impl<'a> Reader<'a> {
         let mut problems = self.problems.take();
         problems.sort_by(|a, b| a.place.cmp(&b.place));
         if problems.is_empty() { Ok(self.warnings.take()) } else { Err(ConfigErrors(problems)) }
+    }
+
+    /// A file is about to be read because a key names it, whether it can be or not: a change of it is a change of the configuration.
+    pub(super) fn note_file(&self, at: &At, path: &Path) {
+        self.files.borrow_mut().insert(path.to_owned());
+        self.contents.borrow_mut().push((at.key.clone(), print_of_file(path)));
+    }
+
+    /// The files that were read, or should have been.
+    pub(super) fn files(&self) -> Files {
+        self.files.take()
+    }
+
+    /// Everything that was said.
+    pub(super) fn written(&self, table: &DeTable<'_>) -> Written {
+        let mut written = Written::default();
+        written.take_table("", table, &|offset| self.position(offset));
+        for (name, key) in &*self.known.borrow() {
+            if let Some(value) = self.variables.get(name) {
+                written.take(key.clone(), value.as_bytes(), Place::Variable(name.clone()));
+            }
+        }
+        for (key, contents) in self.contents.take() {
+            written.take_file(&key, &contents);
+        }
+        written
     }
 
     /// Every key that was asked for.

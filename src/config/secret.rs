@@ -25,6 +25,7 @@ pub(super) fn read(section: &Section<'_>, key: &str) -> Option<Secret> {
     }
     let (path, at) = file.placed()?;
     let path = section.reader().resolve(&at, &path);
+    section.reader().note_file(&at, &path);
     match read_file(section.reader(), &at, &path) {
         Ok(secret) => Some((secret, at)),
         Err(fault) => {

@@ -194,6 +194,8 @@ preserve_host = false
 connect_timeout = "18s"
 response_timeout = "19s"
 body_idle_timeout = "20s"
+upgrades = []
+tunnel_idle_timeout = "23s"
 keep_alive = "21s"
 max_idle = 22
 balance = "round_robin"
@@ -388,6 +390,8 @@ upstream = "http://[::1]:82/"
     assert_eq!([upstream.connect_timeout, upstream.response_timeout], [seconds(18), seconds(19)]);
     assert_eq!([upstream.body_idle_timeout, upstream.keep_alive], [seconds(20), seconds(21)]);
     assert_eq!((upstream.max_idle, upstream.preserve_host), (22, false));
+    assert_eq!((upstream.websocket, upstream.tunnel_idle_timeout), (false, seconds(23)));
+    assert!(every.upstream.websocket);
     assert_eq!((upstream.balance, every.upstream.balance), (Balance::RoundRobin, Balance::LeastLoaded));
     assert_eq!((upstream.total_timeout, upstream.resolve_interval), (Some(seconds(23)), seconds(24)));
     assert_eq!(upstream.retries, RetrySettings { attempts: 3, budget: 25, floor: 26 });
@@ -684,6 +688,20 @@ fn the_manual_tells_the_defaults() {
         assert_eq!(format!("{as_is:#?}"), format!("{uncommented:#?}"));
     }
     assert!(defaults > 45, "{defaults} defaults were found");
+}
+
+#[test]
+fn what_is_taken_at_the_start_is_there() {
+    let (_, one) = asked(MANUAL, &[]);
+    let (_, other) = asked(SOURCES, SOURCE_SECRETS);
+    let known: Vec<&String> = one.iter().chain(&other).collect();
+    for pattern in written::AT_START {
+        let names = |key: &str| {
+            let (mut wanted, mut found) = (pattern.split('.'), key.split('.'));
+            wanted.all(|wanted| found.next().is_some_and(|found| wanted == "*" || wanted == found))
+        };
+        assert!(known.iter().any(|key| names(key)), "no key is called {pattern}");
+    }
 }
 
 /// Lines `# e.g. key = value` are settings that work.

@@ -31,6 +31,10 @@ const MAX_UPSTREAMS: usize = 64;
 pub(super) fn read(section: &Section<'_>, basis: &Basis<'_>) -> Option<UpstreamSettings> {
     let origins = origins(section, basis);
     let protocol = section.get("protocol").or(Protocol::Http1);
+    let upgrades: Vec<Upgrade> = match section.list::<Upgrade>("upgrades") {
+        list if list.is_given() => list.or(Vec::new()).into_iter().map(|(upgrade, _)| upgrade).collect(),
+        _ => vec![Upgrade::WebSocket],
+    };
     let tls = Tls::read(&section.section("tls"), &origins, protocol);
     let timeout = |key, default| section.get::<Duration>(key).between(MILLISECOND, DAY).or(default);
     let settings = UpstreamSettings {
@@ -40,6 +44,8 @@ pub(super) fn read(section: &Section<'_>, basis: &Basis<'_>) -> Option<UpstreamS
         connect_timeout: timeout("connect_timeout", 2 * SECOND),
         response_timeout: timeout("response_timeout", 30 * SECOND),
         body_idle_timeout: timeout("body_idle_timeout", MINUTE),
+        websocket: upgrades.contains(&Upgrade::WebSocket),
+        tunnel_idle_timeout: timeout("tunnel_idle_timeout", 10 * MINUTE),
         total_timeout: section.get::<Duration>("total_timeout").between(MILLISECOND, DAY).option(),
         keep_alive: timeout("keep_alive", MINUTE),
         max_idle: section.get("max_idle").between(0, 65_535).or(256),
@@ -286,7 +292,12 @@ impl Tls {
             let fault = Fault::new("no certificate can be for that host");
             reader.report(&placed.at, fault.hint("say in `tls.server_name` whom it is for"));
         }
-        let resolved = |file: &Option<(String, At)>| file.as_ref().map(|(path, at)| reader.resolve(at, path));
+        let resolved = |file: &Option<(String, At)>| {
+            let (path, at) = file.as_ref()?;
+            let path = reader.resolve(at, path);
+            reader.note_file(at, &path);
+            Some(path)
+        };
         let [authorities_path, certificate_path, key_path] = files.map(resolved);
         let identity = match (&certificate, &key) {
             (Some((_, at)), None) => {
@@ -357,6 +368,18 @@ fn check_loop(origin: &Origin, basis: &Basis<'_>) -> Result<(), Fault> {
 
 fn is_local(address: std::net::IpAddr) -> bool {
     address.is_loopback() || address.is_unspecified()
+}
+
+/// What a connection may be used for instead of HTTP.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Upgrade {
+    WebSocket,
+}
+
+impl Setting for Upgrade {
+    fn read(raw: Raw<'_>) -> Result<Self, Fault> {
+        choose(raw, &[("websocket", Self::WebSocket)])
+    }
 }
 
 impl Setting for Balance {

@@ -236,7 +236,7 @@ impl BackchannelLogout {
         let token = logout_token(body)?;
         let skew = pipeline.ledger().retention().clock_skew;
         let read = |verifier: &Verifier| self.settings.read(verifier, &token, pipeline.now(), skew);
-        let event = match verifier.with_newer_keys(&self.settings.issuer, read).await {
+        let event = match verifier.load().with_newer_keys(&self.settings.issuer, read).await {
             Ok(read) => read?,
             Err(Unverified::KeysUnavailable) => return Err(Refusal::KeysUnavailable),
             Err(Unverified::UnknownKey { .. }) => return Err(TokenFault::UnknownKey.into()),

@@ -120,9 +120,8 @@ impl SharedSignalsSettings {
             keys.fetch_from(uri)?;
         }
         let notes = Arc::clone(context.pipeline.notes());
-        let resolver =
-            Resolver::new(Arc::clone(&context.verifier), Arc::clone(&notes), self.issuer.clone(), self.opaque)
-                .with_aliases(self.subject_issuers.clone());
+        let resolver = Resolver::new(context.verifier.clone(), Arc::clone(&notes), self.issuer.clone(), self.opaque)
+            .with_aliases(self.subject_issuers.clone());
         let is_asked = self.verify_every.is_some() || matches!(self.delivery, Delivery::Poll { .. });
         let stream = self.verify_every.map(|_| StreamNotes::new(notes, &name));
         let intake = Arc::new(Intake {

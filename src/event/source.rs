@@ -12,7 +12,7 @@ use super::{
     receiver::Receiver,
     session_event::Batch,
 };
-use crate::token::verify::Verifier;
+use crate::token::verify::CurrentVerifier;
 
 /// The name that the configuration gives a source: a part of its URL, of metrics and of keys in the store.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -77,7 +77,7 @@ pub struct Context {
     /// Who it is.
     pub origin: Arc<Origin>,
     /// Whose keys verify what issuers sign.
-    pub verifier: Arc<Verifier>,
+    pub verifier: CurrentVerifier,
     /// Who this gateway is in the fleet.
     pub owner: Arc<str>,
     /// What reads exported records.

@@ -19,7 +19,7 @@ use super::{
     source::{BatchReader, Context, Failure, Running, SourceName},
     token_revocation::TokenRevocationSettings,
 };
-use crate::{clock::Timestamp, marker::Source, token::verify::Verifier};
+use crate::{clock::Timestamp, marker::Source, token::verify::CurrentVerifier};
 
 /// A source, as it is configured.
 #[derive(Clone, Debug)]
@@ -130,7 +130,7 @@ impl Sources {
     pub fn start(
         settings: Vec<SourceSettings>,
         pipeline: &Pipeline,
-        verifier: &Arc<Verifier>,
+        verifier: &CurrentVerifier,
         owner: &Arc<str>,
     ) -> Result<Self, SourceError> {
         let metrics = SourceMetrics::default();
@@ -144,7 +144,7 @@ impl Sources {
             let context = Context {
                 pipeline: pipeline.clone(),
                 origin: Arc::new(Origin::new(label, source, health)),
-                verifier: Arc::clone(verifier),
+                verifier: verifier.clone(),
                 owner: Arc::clone(owner),
                 reader: kind.reader(),
             };

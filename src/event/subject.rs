@@ -18,7 +18,7 @@ use crate::{
     token::{
         claims::{IssuerName, SessionId, Subject, SubjectId, TokenId},
         json::{Object, Value},
-        verify::Verifier,
+        verify::CurrentVerifier,
     },
 };
 
@@ -219,7 +219,7 @@ pub enum Unresolved {
 /// Tells what identifiers mean for a source.
 #[derive(Clone, Debug)]
 pub struct Resolver {
-    verifier: Arc<Verifier>,
+    verifier: CurrentVerifier,
     notes: Arc<dyn Notes>,
     issuer: IssuerName,
     opaque: Opaque,
@@ -236,7 +236,7 @@ enum Meaning {
 impl Resolver {
     /// A resolver for a source that tells about users of `issuer`.
     #[must_use]
-    pub fn new(verifier: Arc<Verifier>, notes: Arc<dyn Notes>, issuer: IssuerName, opaque: Opaque) -> Self {
+    pub fn new(verifier: CurrentVerifier, notes: Arc<dyn Notes>, issuer: IssuerName, opaque: Opaque) -> Self {
         Self { verifier, notes, issuer, opaque, aliases: Box::default() }
     }
 
@@ -297,7 +297,7 @@ impl Resolver {
     fn meaning(&self, identifier: &SubjectIdentifier, opaque: Opaque) -> Result<Meaning, GapReason> {
         let issuer_of = |iss: &str| {
             let is_alias = self.aliases.iter().any(|alias| **alias == *iss);
-            let is_own = || self.verifier.issuer_by_identifier(iss) == Some(&self.issuer);
+            let is_own = || self.verifier.load().issuer_by_identifier(iss) == Some(&self.issuer);
             if is_alias || is_own() { Ok(&self.issuer) } else { Err(GapReason::UnknownIssuer) }
         };
         let known = match identifier {

@@ -34,7 +34,7 @@ use crate::{
         claims::{IssuerName, Subject, TokenId},
         issuer::{IssuerSettings, KeySource},
         json::{Object, Value},
-        verify::{ClaimReader, Refreshing, Unverified, Verifier, VerifierOptions, check_audience},
+        verify::{ClaimReader, CurrentVerifier, Refreshing, Unverified, Verifier, VerifierOptions, check_audience},
     },
 };
 
@@ -231,16 +231,13 @@ impl TokenRevocationSettings {
     pub(crate) fn start(self, context: Context) -> Result<Running, Failure> {
         let Context { pipeline, origin, verifier, .. } = &context;
         let notes = Arc::clone(pipeline.notes());
-        let resolver = Resolver::new(Arc::clone(verifier), notes, self.issuer.clone(), Opaque::Subject);
+        let resolver = Resolver::new(verifier.clone(), notes, self.issuer.clone(), Opaque::Subject);
         let signed = match self.assertions {
             None => None,
             Some(assertions) => Some(match &assertions.signer {
-                None => Signed {
-                    verifier: Arc::clone(verifier),
-                    signer: self.issuer.clone(),
-                    assertions,
-                    _refreshing: None,
-                },
+                None => {
+                    Signed { verifier: verifier.clone(), signer: self.issuer.clone(), assertions, _refreshing: None }
+                }
                 Some(Signer { identifier, keys, algorithms }) => {
                     let signer = IssuerName::try_from(&*origin.name)?;
                     let audience = assertions.audiences.first().ok_or("no audience")?;
@@ -251,6 +248,7 @@ impl TokenRevocationSettings {
                     };
                     let verifier = Arc::new(Verifier::new(vec![settings], VerifierOptions::default())?);
                     let refreshing = Some(verifier.start());
+                    let verifier = CurrentVerifier::new(verifier);
                     Signed { verifier, signer, assertions, _refreshing: refreshing }
                 }
             }),
@@ -276,7 +274,7 @@ struct TokenRevocation {
 /// How those who sign are known.
 #[derive(Debug)]
 struct Signed {
-    verifier: Arc<Verifier>,
+    verifier: CurrentVerifier,
     signer: IssuerName,
     assertions: Assertions,
     /// Keeps the keys of another signer fresh.
@@ -324,7 +322,7 @@ impl TokenRevocation {
             return Ok(());
         }
         let Signed { verifier, signer, assertions, .. } = self.signed.as_ref().ok_or(AssertionFault::Secret)?;
-        match assertions.judge(verifier, signer, bearer, self.context.pipeline.now(), self.skew()) {
+        match assertions.judge(&verifier.load(), signer, bearer, self.context.pipeline.now(), self.skew()) {
             Ok(judged) => judged.map(drop),
             // Newer keys may tell.
             Err(_) => Ok(()),
@@ -340,7 +338,7 @@ impl TokenRevocation {
         let Signed { verifier, signer, assertions, .. } = self.signed.as_ref().ok_or(AssertionFault::Secret)?;
         let judge =
             |verifier: &Verifier| assertions.judge(verifier, signer, bearer, self.context.pipeline.now(), self.skew());
-        match verifier.with_newer_keys(signer, judge).await {
+        match verifier.load().with_newer_keys(signer, judge).await {
             Ok(judged) => Ok(Some(judged?)),
             Err(Unverified::KeysUnavailable) => Err(Refusal::KeysUnavailable),
             Err(Unverified::UnknownKey { .. }) => Err(AssertionFault::Token(TokenFault::UnknownKey).into()),

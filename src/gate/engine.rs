@@ -3,8 +3,13 @@
 //! A service with a [`GateLayer`] of its own starts one [`Engine`], makes its layers of it, and stops it at the end. The
 //! gateway does the same.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    mem,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
+use arc_swap::ArcSwap;
 use tokio::{
     task::JoinHandle,
     time::{MissedTickBehavior, interval},
@@ -25,12 +30,15 @@ use crate::{
         cache::{MarkerCache, MarkerSettings},
         ledger::Ledger,
     },
-    session::register::{RegisterSettings, SessionRegister, SessionSettings},
+    session::{
+        LimitTable,
+        register::{RegisterSettings, SessionRegister, SessionSettings},
+    },
     store::{Store, Watcher},
     stream::{self, Streams, Watching},
     token::{
         issuer::IssuerSettings,
-        verify::{Refreshing, Verifier, VerifierError, VerifierOptions},
+        verify::{CurrentVerifier, Refreshing, Verifier, VerifierError, VerifierOptions},
     },
 };
 
@@ -79,8 +87,7 @@ impl EngineSettings {
 /// everything is written.
 #[derive(Debug)]
 pub struct Engine {
-    judge: Judge,
-    refreshing: Refreshing,
+    trust: Trust,
     recording: [JoinHandle<()>; 2],
     stop: DropGuard,
 }
@@ -104,7 +111,6 @@ impl Engine {
         let streams = Streams::new(settings.markers.max_staleness);
         let watching = Watching { cache: Arc::clone(&cache), streams: Arc::clone(&streams) };
         let store = open(Arc::new(watching), clock.clone())?;
-        let refreshing = verifier.start();
         let recorder = Arc::new(Recorder::new(settings.activity, clock.clone()));
         let register = RegisterSettings {
             sessions: settings.sessions,
@@ -130,46 +136,126 @@ impl Engine {
         });
         let stop = CancellationToken::new();
         let recording = [tokio::spawn(recorder.run(store, stop.clone())), tokio::spawn(sessions.run(stop.clone()))];
-        tokio::spawn(maintain(judge.clone(), stop.clone()));
         tokio::spawn(stream::watch_over(judge.clone(), stop.clone()));
-        Ok(Self { judge, refreshing, recording, stop: stop.drop_guard() })
+        let trust = Trust::new(judge);
+        tokio::spawn(maintain(trust.clone(), stop.clone()));
+        Ok(Self { trust, recording, stop: stop.drop_guard() })
     }
 
     /// A gate with this policy.
     #[must_use]
     pub fn layer(&self, policy: Policy) -> GateLayer {
-        GateLayer::new(self.judge.clone(), policy)
+        GateLayer::new(self.judge(), policy)
     }
 
     /// What judges.
     #[must_use]
-    pub const fn judge(&self) -> &Judge {
-        &self.judge
+    pub fn judge(&self) -> Judge {
+        self.trust.judge()
+    }
+
+    /// Whom it trusts, which can be changed while it runs.
+    #[must_use]
+    pub const fn trust(&self) -> &Trust {
+        &self.trust
     }
 
     /// Whether every issuer has given keys, and the store has been heard lately.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        let Parts { verifier, ledger, .. } = self.judge.parts();
+        let judge = self.judge();
+        let Parts { verifier, ledger, .. } = judge.parts();
         verifier.is_ready() && ledger.cache().is_current()
     }
 
     /// Writes the activity that waits, and closes the store.
     pub async fn stop(self) {
+        let judge = self.judge();
         self.stop.disarm().cancel();
         for recording in self.recording {
             // A task that panicked has nothing left to wait for.
             let _ = recording.await;
         }
-        self.refreshing.stop().await;
-        self.judge.parts().ledger.store().close().await;
+        self.trust.stop().await;
+        judge.parts().ledger.store().close().await;
     }
 }
 
-async fn maintain(judge: Judge, stop: CancellationToken) {
+/// Whom an engine trusts at present. Clones share it.
+///
+/// A judge that was handed out goes on as it is, so that whoever judges by it is not surprised by another.
+#[derive(Clone, Debug)]
+pub struct Trust(Arc<Trusted>);
+
+#[derive(Debug)]
+struct Trusted {
+    judge: ArcSwap<Judge>,
+    verifier: CurrentVerifier,
+    refreshing: Mutex<Option<Refreshing>>,
+}
+
+impl Trust {
+    fn new(judge: Judge) -> Self {
+        let verifier = Arc::clone(&judge.parts().verifier);
+        let refreshing = Mutex::new(Some(verifier.start()));
+        let verifier = CurrentVerifier::new(verifier);
+        Self(Arc::new(Trusted { judge: ArcSwap::from_pointee(judge), verifier, refreshing }))
+    }
+
+    /// What judges now.
+    #[must_use]
+    pub fn judge(&self) -> Judge {
+        Judge::clone(&self.0.judge.load())
+    }
+
+    /// What verifies now, for those who outlive a change.
+    #[must_use]
+    pub fn verifier(&self) -> &CurrentVerifier {
+        &self.0.verifier
+    }
+
+    /// A judge that trusts these issuers. It takes effect when it is [adopted](Self::adopt).
+    ///
+    /// # Errors
+    /// [`VerifierError`].
+    pub fn renew(&self, issuers: Vec<IssuerSettings>, tokens: VerifierOptions) -> Result<Judge, VerifierError> {
+        let judge = self.judge();
+        let verifier = judge.parts().verifier.succeed(issuers, tokens)?;
+        Ok(judge.succeed(Arc::new(verifier)))
+    }
+
+    /// From now on this judge judges, one of those that [`renew`](Self::renew) made, under these limits; and the keys of its issuers are
+    /// kept fresh. Must be called within a tokio runtime.
+    pub fn adopt(&self, judge: &Judge, limits: &LimitTable) {
+        let Parts { verifier, tokens, sessions, .. } = judge.parts();
+        sessions.set_limits(limits);
+        self.0.verifier.exchange(Arc::clone(verifier));
+        if let Some(refreshing) = &mut *self.refreshing() {
+            refreshing.follow(verifier);
+        }
+        let former = self.0.judge.swap(Arc::new(judge.clone()));
+        // What is under way may go on with the former for long; nobody else looks into its cache.
+        if !former.parts().tokens.is(tokens) {
+            former.parts().tokens.clear();
+        }
+    }
+
+    async fn stop(&self) {
+        let refreshing = mem::take(&mut *self.refreshing());
+        if let Some(refreshing) = refreshing {
+            refreshing.stop().await;
+        }
+    }
+
+    fn refreshing(&self) -> std::sync::MutexGuard<'_, Option<Refreshing>> {
+        self.0.refreshing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn maintain(trust: Trust, stop: CancellationToken) {
     let mut ticks = interval(MAINTENANCE);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while stop.run_until_cancelled(ticks.tick()).await.is_some() {
-        judge.maintain().await;
+        trust.judge().maintain().await;
     }
 }

@@ -1,7 +1,10 @@
 //! Refusals in gRPC's own form: a trailers-only response whose details carry the code.
 
 use base64::{Engine, engine::general_purpose::STANDARD_NO_PAD};
-use http::{HeaderMap, HeaderValue, StatusCode, header};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+
+use super::problem::Code;
 
 /// Whether the request is a gRPC call (`application/grpc`, `application/grpc+proto`, …).
 pub(crate) fn is_call(fields: &HeaderMap) -> bool {
@@ -16,9 +19,11 @@ pub(crate) fn is_call(fields: &HeaderMap) -> bool {
 pub(super) const fn code(status: StatusCode) -> u8 {
     match status {
         StatusCode::BAD_REQUEST => 3,
+        StatusCode::REQUEST_TIMEOUT | StatusCode::GATEWAY_TIMEOUT => 4,
         StatusCode::FORBIDDEN => 7,
         StatusCode::TOO_MANY_REQUESTS | StatusCode::PAYLOAD_TOO_LARGE => 8,
-        StatusCode::SERVICE_UNAVAILABLE => 14,
+        StatusCode::NOT_FOUND | StatusCode::NOT_IMPLEMENTED => 12,
+        StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE => 14,
         _ => 16,
     }
 }
@@ -38,6 +43,18 @@ pub(super) fn fields(status: StatusCode, reason: &'static str) -> HeaderMap {
         fields.insert("grpc-status-details-bin", details);
     }
     fields
+}
+
+/// Makes a problem of the gate's own what a gRPC call is told of it. Other responses stay as they are.
+pub(crate) fn translate<B: From<Bytes>>(response: &mut Response<B>) {
+    let Some(Code(code)) = response.extensions().get::<Code>() else { return };
+    let mut told = fields(response.status(), code);
+    if let Some(later) = response.headers_mut().remove(header::RETRY_AFTER) {
+        told.insert(header::RETRY_AFTER, later);
+    }
+    *response.headers_mut() = told;
+    *response.status_mut() = StatusCode::OK;
+    *response.body_mut() = Bytes::new().into();
 }
 
 /// A length-delimited field of the protocol buffers wire format. Short enough for a one-byte length, as all of ours are.

@@ -15,10 +15,10 @@ use crate::token::verify::VerifiedToken;
 pub const STALE: HeaderName = HeaderName::from_static("portcullis-stale");
 
 /// Names that belong to the gate.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ReservedNames(Arc<Folded>);
 
-#[derive(Debug)]
+#[derive(PartialEq, Eq, Debug)]
 struct Folded {
     names: Box<[Box<str>]>,
     /// Bit n: some name has n bytes. Nearly every other field is passed over by this alone.

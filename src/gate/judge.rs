@@ -109,6 +109,24 @@ impl Judge {
         Self(Arc::new(parts))
     }
 
+    /// One that goes by another verifier, and shares everything else; verified tokens too, where both read them alike.
+    #[must_use]
+    pub fn succeed(&self, verifier: Arc<Verifier>) -> Self {
+        let Parts { tokens, ledger, recorder, sessions, streams, clock, verdicts, observer, .. } = self.parts();
+        let tokens = if verifier.reads_as(&self.0.verifier) { tokens.clone() } else { tokens.anew() };
+        Self::new(Parts {
+            verifier,
+            tokens,
+            ledger: ledger.clone(),
+            recorder: Arc::clone(recorder),
+            sessions: Arc::clone(sessions),
+            streams: Arc::clone(streams),
+            clock: clock.clone(),
+            verdicts: verdicts.clone(),
+            observer: observer.clone(),
+        })
+    }
+
     /// What it is made of.
     #[must_use]
     pub fn parts(&self) -> &Parts {

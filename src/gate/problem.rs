@@ -5,11 +5,16 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 
 use super::grpc;
 
+/// The code of a problem: an extension of its response.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Code(pub &'static str);
+
 /// A problem with a stable `code`. Nothing in it comes from the request.
 #[must_use]
 pub fn response<B: From<Bytes>>(status: StatusCode, code: &'static str, detail: &'static str) -> Response<B> {
     let mut response = Response::new(body(status, code, detail).into());
     *response.status_mut() = status;
+    response.extensions_mut().insert(Code(code));
     let fields = response.headers_mut();
     fields.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
     fields.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));

@@ -114,6 +114,7 @@ impl Shared {
         let refusals = Refusals::new(&policy);
         let verdicts = judge.parts().verdicts.of_route(&policy.name);
         judge.parts().sessions.add_route(&policy.name, policy.limits);
+        judge.parts().streams.add_route(&policy);
         Self { judge, policy: Arc::new(policy), reserved, refusals, verdicts }
     }
 

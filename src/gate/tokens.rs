@@ -31,10 +31,12 @@ pub struct KnownToken {
     pub session: TokenSession,
 }
 
-/// A bounded cache of verified tokens.
-#[derive(Debug)]
+/// A bounded cache of verified tokens. Clones share it.
+#[derive(Clone, Debug)]
 pub struct TokenCache {
     entries: moka::sync::Cache<Arc<str>, Arc<KnownToken>, ahash::RandomState>,
+    /// Tells caches apart.
+    identity: Arc<()>,
     metrics: TokenCacheMetrics,
 }
 
@@ -48,8 +50,28 @@ impl TokenCache {
                 .max_capacity(size)
                 .weigher(weigh)
                 .build_with_hasher(ahash::RandomState::new()),
+            identity: Arc::default(),
             metrics: TokenCacheMetrics::default(),
         }
+    }
+
+    /// An empty one of the same size, that counts on with the same metrics: for those to whom the tokens of this one mean something
+    /// else.
+    #[must_use]
+    pub fn anew(&self) -> Self {
+        let size = self.entries.policy().max_capacity().unwrap_or(u64::MAX);
+        Self { metrics: self.metrics.clone(), ..Self::new(size) }
+    }
+
+    /// Whether both are one.
+    #[must_use]
+    pub fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.identity, &other.identity)
+    }
+
+    /// Lets go of everything.
+    pub fn clear(&self) {
+        self.entries.invalidate_all();
     }
 
     /// The token, if it was verified with a key that is still its issuer's.
@@ -85,7 +107,7 @@ impl TokenCache {
     }
 }
 
-#[derive(Default, Debug)]
+#[derive(Clone, Default, Debug)]
 struct TokenCacheMetrics {
     hits: Counter,
     misses: Counter,

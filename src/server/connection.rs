@@ -23,7 +23,10 @@ use super::{
 };
 use crate::{
     seldom::Seldom,
-    upstream::fields::{Downstream, Scheme},
+    upstream::{
+        fields::{Downstream, Scheme},
+        tunnel::Hold,
+    },
 };
 
 /// How many requests an HTTP/2 connection may have under way.
@@ -70,12 +73,16 @@ pub async fn serve(accepted: Accepted, held: Held, service: Service) {
     drop(gateway);
     let limits = Limits { header: settings.header_timeout, idle: settings.idle_timeout, shared: speaks_http2 };
     let stream = Patient::new(stream, Arc::clone(&progress), limits);
-    let serving = Arc::clone(&progress);
+    let requests = Arc::clone(&progress);
     let service = service_fn(move |request: Request<Incoming>| {
-        let (gateway, serving) = (current.load(), serving.serve());
+        let (gateway, serving) = (current.load(), requests.serve());
         let (downstream, drain) = (peer.seen_by(&gateway), drain.clone());
+        let progress = Arc::clone(&requests);
         async move {
             let mut response = gateway.serve(request, downstream).await;
+            if let Some(hold) = response.extensions_mut().remove::<Hold>() {
+                hold.keep(progress.serve());
+            }
             if response.status() == StatusCode::SWITCHING_PROTOCOLS {
                 serving.switch();
             } else if !speaks_http2 && drain.is_leaving() {
@@ -99,7 +106,7 @@ pub async fn serve(accepted: Accepted, held: Held, service: Service) {
         }
     } else {
         let strict = Strict::new(stream, Arc::clone(&progress));
-        let mut connection = pin!(http1(&settings).serve_connection(TokioIo::new(strict), service));
+        let mut connection = pin!(http1(&settings).serve_connection(TokioIo::new(strict), service).with_upgrades());
         tokio::select! {
             biased;
             result = connection.as_mut() => result,
@@ -136,7 +143,8 @@ fn http2(settings: &ListenerSettings) -> http2::Builder<TokioExecutor> {
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buf_size(SEND_BUFFER)
         .keep_alive_interval(settings.idle_timeout)
-        .keep_alive_timeout(settings.header_timeout);
+        .keep_alive_timeout(settings.header_timeout)
+        .enable_connect_protocol();
     builder
 }
 

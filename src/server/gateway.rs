@@ -11,12 +11,12 @@ use tower::{Layer, Service};
 
 use super::{
     ListenerSettings, access::Entry, client_address::client_address, current::Edition, ending::Ending, form,
-    own::OwnEndpoints, passage::Passage, request_id::REQUEST_ID, trace_context,
+    own::OwnEndpoints, passage::Passage, request_id::REQUEST_ID, trace_context, upgrade,
 };
 use crate::{
     clock::Clock,
     cors::{self, CorsSettings},
-    gate::{Gate, GateLayer, Judge, identity::ReservedNames, problem},
+    gate::{Gate, GateLayer, Judge, grpc, identity::ReservedNames, problem},
     limit::{Excess, Limits, RouteLimits, concurrency::Place},
     route::{RouteSettings, table::RouteTable},
     telemetry::{
@@ -50,6 +50,17 @@ pub struct GatewayOptions {
     pub access: Option<AccessSettings>,
 }
 
+/// What a gateway has in common with the one before it.
+#[derive(Debug)]
+pub struct Lasting<'a> {
+    /// What is counted.
+    pub metrics: Arc<ServerMetrics>,
+    /// What was used of limits.
+    pub limits: &'a Limits,
+    /// The one before it.
+    pub former: Option<&'a Gateway>,
+}
+
 /// One route: its gate, and the upstream behind it.
 #[derive(Debug)]
 struct Route {
@@ -61,20 +72,28 @@ struct Route {
 }
 
 impl Gateway {
-    /// A gateway with these routes. `layers` are their gates, in the same order.
+    /// A gateway with these routes. `layers` are their gates, in the same order. The upstream of a route of `former` goes
+    /// on to be used by the route of the same name, if its settings are the same.
     #[must_use]
     pub fn new(
         routes: &[RouteSettings],
         layers: &[GateLayer],
         reserved: &ReservedNames,
         own: OwnEndpoints,
-        metrics: Arc<ServerMetrics>,
-        limits: &Limits,
         options: GatewayOptions,
+        Lasting { metrics, limits, former }: Lasting<'_>,
     ) -> Self {
+        let keep = |settings: &RouteSettings| {
+            let stays = |route: &&Route| {
+                route.gate.policy().name == settings.policy.name && route.upstream.is_of(&settings.upstream, reserved)
+            };
+            Some(former?.routes.iter().find(stays)?.upstream.clone())
+        };
         let route = |(settings, layer): (&RouteSettings, &GateLayer)| {
             let name = &settings.policy.name;
-            let upstream = Upstream::new(settings.upstream.clone(), reserved.clone(), metrics.upstreams.route(name));
+            let upstream = keep(settings).unwrap_or_else(|| {
+                Upstream::new(settings.upstream.clone(), reserved.clone(), metrics.upstreams.route(name))
+            });
             let limits = limits.of_route(name, settings.limits);
             let passage = Passage::new(upstream.clone(), limits.clone(), options.access.is_some());
             let route = Route {
@@ -112,7 +131,11 @@ impl Gateway {
         });
         // HTTP/1.1 leaves the body out by itself.
         let bodiless = request.method() == Method::HEAD && request.version() == Version::HTTP_2;
+        let is_call = request.method() == Method::POST && grpc::is_call(request.headers());
         let (mut response, route) = self.answer(request, id.as_ref(), downstream).await;
+        if is_call {
+            grpc::translate(&mut response);
+        }
         if let Some(id) = id {
             response.headers_mut().insert(REQUEST_ID, id);
         }
@@ -164,6 +187,7 @@ impl Gateway {
         id: Option<&HeaderValue>,
         downstream: Arc<Downstream>,
     ) -> (Response<Body>, Option<&Route>) {
+        let handshake = upgrade::take(&mut request);
         if let Err(unserved) = form::normalise(&mut request, self.options.listener.max_headers) {
             return (unserved.answer(), None);
         }
@@ -181,6 +205,17 @@ impl Gateway {
         };
         if let Some(answer) = route.cors.as_ref().and_then(|cors| cors.preflight(&request)) {
             return (answer, Some(route));
+        }
+        if let Some(handshake) = handshake {
+            if upgrade::is_forged(&route.gate.policy().sources, &self.own.origins, request.headers()) {
+                let detail = "A page of this origin must not open WebSockets here.";
+                return (problem::response(StatusCode::FORBIDDEN, "origin", detail), Some(route));
+            }
+            if route.upstream.takes_websockets() {
+                request.extensions_mut().insert(handshake);
+            } else if handshake.is_extended_connect {
+                return (form::Unserved::Method.answer(), Some(route));
+            }
         }
         let origin = cors::one_origin(request.headers()).cloned();
         let mut response = match self.admit_address(route, &request, &downstream) {

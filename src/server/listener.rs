@@ -81,10 +81,11 @@ pub async fn run(sockets: Sockets, service: Service) -> bool {
     };
     let ended = timeout(gateways.load().listener().drain_timeout, all).await.is_ok();
     drop(end);
+    // They say goodbye over connections that others may share.
+    drain.tunnels_ended().await;
     for connections in &mut connections {
         connections.shutdown().await;
     }
-    drain.tunnels_ended().await;
     ended
 }
 

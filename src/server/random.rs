@@ -10,12 +10,8 @@ thread_local! {
     static STATE: Cell<u64> = Cell::new(seed());
 }
 
-/// Without randomness from `aws-lc-rs` there is still that of hash maps.
+/// As random as the keys of hash maps, which is more than enough for what nobody has to be unable to predict.
 fn seed() -> u64 {
-    let mut seed = [0; 8];
-    if aws_lc_rs::rand::fill(&mut seed).is_ok() {
-        return u64::from_ne_bytes(seed);
-    }
     RandomState::new().hash_one(thread::current().id())
 }
 

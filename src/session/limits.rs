@@ -78,6 +78,12 @@ impl LimitTable {
         find(&self.routes, route).or(find(&self.issuers, issuer.as_str()))
     }
 
+    /// The limits of an issuer's sessions where no route says anything.
+    #[must_use]
+    pub fn of_issuer(&self, issuer: &IssuerName) -> SessionLimits {
+        self.issuers.get(issuer.as_str()).map_or(SessionLimits::NONE, |written| (*written).into())
+    }
+
     /// Whether any route has limits of its own.
     #[must_use]
     pub fn limits_routes(&self) -> bool {

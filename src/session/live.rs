@@ -61,8 +61,16 @@ pub(super) struct Opened {
     pub(super) started: Timestamp,
     /// The limits under which it began.
     pub(super) table: Arc<Table>,
-    /// For how long what is recorded may be out of date: then some gateway may soon take it for idle.
-    pub(super) may_lag: Option<Duration>,
+    pub(super) lag: Lag,
+}
+
+/// For how long what is recorded may be out of date: then some gateway may soon take the session for idle.
+#[derive(Clone, Copy, Default, Debug)]
+pub(super) struct Lag {
+    /// Under which of the current tables it was reckoned.
+    pub(super) edition: u64,
+    /// `None`: for ever.
+    pub(super) limit: Option<Duration>,
 }
 
 impl LiveSession {
@@ -115,29 +123,27 @@ impl LiveSession {
     /// It begins `now`, and nothing is kept of it.
     pub(super) fn begin(&self, now: Timestamp, table: Arc<Table>) {
         self.here.fetch_max(now.as_millis(), Ordering::AcqRel);
-        let opened = Opened { started: self.told.unwrap_or(now), table, may_lag: None };
+        let opened = Opened { started: self.told.unwrap_or(now), table, lag: Lag::default() };
         self.opened.store(Some(Arc::new(opened)));
     }
 
     /// Takes in what the store keeps. What this gateway wrote itself is by its own clock.
-    pub(super) fn settle(
-        &self,
-        stored: &StoredSession,
-        table: Arc<Table>,
-        may_lag: Option<Duration>,
-        opened_here: bool,
-    ) {
+    pub(super) fn settle(&self, stored: &StoredSession, table: Arc<Table>, lag: Lag, opened_here: bool) {
         let active = stored.active.as_millis();
         let is_own = active == self.sent.load(Ordering::Acquire) || (opened_here && stored.active == stored.opened);
         let clock = if is_own { &self.here } else { &self.elsewhere };
         clock.fetch_max(active, Ordering::AcqRel);
         self.recorded.fetch_max(active, Ordering::AcqRel);
-        self.opened.store(Some(Arc::new(Opened { started: stored.started, table, may_lag })));
+        self.opened.store(Some(Arc::new(Opened { started: stored.started, table, lag })));
     }
 
     /// Whether what the store has is so old that activity at `now` has to be written before anybody relies on it.
-    pub(super) fn lags(&self, now: Timestamp) -> bool {
-        let may_lag = self.opened.load().as_ref().and_then(|opened| opened.may_lag);
+    /// `reckon` says how old it may be, where it was last reckoned before this edition of the limits.
+    pub(super) fn lags(&self, now: Timestamp, edition: u64, reckon: impl FnOnce(&Table) -> Option<Duration>) -> bool {
+        let opened = self.opened.load();
+        let may_lag = opened
+            .as_ref()
+            .and_then(|opened| if opened.lag.edition == edition { opened.lag.limit } else { reckon(&opened.table) });
         may_lag.is_some_and(|may_lag| time(&self.recorded).is_none_or(|recorded| now >= recorded.plus(may_lag)))
     }
 

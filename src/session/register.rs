@@ -33,7 +33,7 @@ use tokio::{sync::Semaphore, time::timeout};
 pub use super::live::TokenSession;
 use super::{
     Deadlines, Lifetime, LimitTable, SessionKey, SessionLimits,
-    live::{Asking, LiveSession, Opened},
+    live::{Asking, Lag, LiveSession, Opened},
     pool::Pool,
     tables::{Table, Tables},
 };
@@ -72,7 +72,7 @@ impl Default for SessionSettings {
 pub struct RegisterSettings {
     /// How sessions are recorded.
     pub sessions: SessionSettings,
-    /// The limits of issuers, where a route says nothing else.
+    /// The limits of issuers, where a route says nothing else, to begin with.
     pub issuers: Vec<(IssuerName, SessionLimits)>,
     /// How activity is recorded.
     pub activity: ActivitySettings,
@@ -148,6 +148,11 @@ impl SessionRegister {
     /// Takes in the limits of a route: sessions that begin from now on begin under them.
     pub fn add_route(&self, route: &str, limits: SessionLimits) {
         self.tables.amend(|table| table.set_route(route, limits));
+    }
+
+    /// These are the limits now, of all issuers and routes: sessions that begin from now on begin under them.
+    pub fn set_limits(&self, limits: &LimitTable) {
+        self.tables.amend(|table| table.clone_from(limits));
     }
 
     /// What belongs to a newly verified token.
@@ -234,7 +239,7 @@ impl SessionRegister {
             })
         };
         match timeout(self.settings.read_timeout, read).await {
-            Ok(Ok(Some((table, stored)))) => seen.settle(&stored, table, None, false),
+            Ok(Ok(Some((table, stored)))) => seen.settle(&stored, table, Lag::default(), false),
             Ok(Ok(None)) => seen.begin(self.clock.now(), self.tables.current()),
             Ok(Err(_)) | Err(_) => return Lifetime::Unknown { limits },
         }
@@ -251,7 +256,8 @@ impl SessionRegister {
     /// Whether activity at `now` has to be written before the request is admitted.
     #[must_use]
     pub fn lags(&self, session: &TokenSession, now: Timestamp) -> bool {
-        session.live.get().is_some_and(|live| live.lags(now))
+        let edition = self.tables.edition();
+        session.live.get().is_some_and(|live| live.lags(now, edition, |table| self.may_lag(table)))
     }
 
     /// When the session was last active here, written or not.
@@ -305,8 +311,7 @@ impl SessionRegister {
     }
 
     fn limits_of(&self, issuer: &IssuerName) -> SessionLimits {
-        let of = self.settings.issuers.iter().find(|(name, _)| name == issuer);
-        of.map_or(SessionLimits::NONE, |(_, limits)| *limits)
+        self.tables.current().limits.of_issuer(issuer)
     }
 
     /// What all tokens of the session share here.
@@ -360,8 +365,8 @@ impl SessionRegister {
         let opening = self.opening(live, told, &table);
         let stored = sessions.open_session(&opening).await?;
         let table = self.tables.named(&stored.limits, sessions).await?;
-        let may_lag = self.may_lag(&table);
-        live.settle(&stored, table, may_lag, is_first(&stored, &opening));
+        let lag = Lag { edition: self.tables.edition(), limit: self.may_lag(&table) };
+        live.settle(&stored, table, lag, is_first(&stored, &opening));
         Ok(())
     }
 

@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -37,12 +37,14 @@ impl Table {
 #[derive(Debug)]
 pub(super) struct Tables {
     current: ArcSwap<Table>,
+    /// How often it changed.
+    edition: AtomicU64,
     known: Mutex<HashMap<Arc<str>, Arc<Table>>>,
 }
 
 impl Tables {
     pub(super) fn new(limits: LimitTable) -> Self {
-        Self { current: ArcSwap::from_pointee(Table::new(limits)), known: Mutex::default() }
+        Self { current: ArcSwap::from_pointee(Table::new(limits)), edition: AtomicU64::new(0), known: Mutex::default() }
     }
 
     /// Takes in limits: what begins from now on is under a table with them.
@@ -52,6 +54,12 @@ impl Tables {
             amend(&mut limits);
             if limits == table.limits { Arc::clone(table) } else { Arc::new(Table::new(limits)) }
         });
+        self.edition.fetch_add(1, Ordering::Release);
+    }
+
+    /// Which table is the current one: what was reckoned under another has to be reckoned again. Read before the table.
+    pub(super) fn edition(&self) -> u64 {
+        self.edition.load(Ordering::Acquire)
     }
 
     pub(super) fn current(&self) -> Arc<Table> {

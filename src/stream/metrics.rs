@@ -72,17 +72,35 @@ impl StreamMetrics {
         registry.register("streams_judged", "Times that an open stream was judged again", self.judged.clone());
     }
 
+    /// Begins at zero with what a route's streams can be and end by.
+    pub(super) fn add_route(&self, route: &Arc<str>, enforced: bool) {
+        for kind in [Kind::Response, Kind::EventStream, Kind::Grpc, Kind::WebSocket, Kind::Service] {
+            self.gauge(route, kind);
+        }
+        for reason in Reason::ALL {
+            if !matches!(reason, Reason::MissingToken | Reason::InvalidRequest | Reason::InsufficientScope) {
+                self.counter(route, reason, enforced);
+            }
+        }
+    }
+
+    fn gauge(&self, route: &Arc<str>, kind: Kind) -> Gauge {
+        self.open.get_or_create_owned(&OpenLabels { route: Arc::clone(route), kind: kind.as_str() })
+    }
+
+    fn counter(&self, route: &Arc<str>, reason: Reason, enforced: bool) -> Counter {
+        let enforced = if enforced { "true" } else { "false" };
+        self.ended.get_or_create_owned(&EndedLabels { route: Arc::clone(route), reason: reason.code(), enforced })
+    }
+
     pub(super) fn open(&self, route: &Arc<str>, kind: Kind) -> Gauge {
-        let gauge = self.open.get_or_create_owned(&OpenLabels { route: Arc::clone(route), kind: kind.as_str() });
+        let gauge = self.gauge(route, kind);
         gauge.inc();
         gauge
     }
 
     pub(super) fn ended(&self, route: &Arc<str>, reason: Reason, enforced: bool) {
-        let enforced = if enforced { "true" } else { "false" };
-        self.ended
-            .get_or_create_owned(&EndedLabels { route: Arc::clone(route), reason: reason.code(), enforced })
-            .inc();
+        self.counter(route, reason, enforced).inc();
     }
 
     pub(super) fn judged(&self) {

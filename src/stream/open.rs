@@ -18,7 +18,12 @@ use super::{
     metrics::{Kind, StreamMetrics},
     registry::{Registry, StreamId},
 };
-use crate::{gate::Admission, marker::cache::MarkerCache, store::Watcher, verdict::Reason};
+use crate::{
+    gate::{Admission, Policy, policy::Mode},
+    marker::cache::MarkerCache,
+    store::Watcher,
+    verdict::Reason,
+};
 
 /// How long a request may take before it counts as a stream, at most.
 const GRACE: Duration = Duration::from_secs(1);
@@ -111,6 +116,11 @@ impl Streams {
         if self.silent.load(Ordering::Acquire) {
             self.work.notify_one();
         }
+    }
+
+    /// Takes in a route: what is counted of it begins at zero.
+    pub fn add_route(&self, policy: &Policy) {
+        self.metrics.add_route(&policy.name, policy.mode == Mode::Enforce);
     }
 
     /// Registers their metrics.

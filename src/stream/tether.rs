@@ -4,6 +4,7 @@ use std::{
     future::poll_fn,
     pin::pin,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -70,6 +71,12 @@ impl Tether {
         if let State::Young { admission, .. } = &self.state {
             self.state = State::Open(admission.streams().open(admission, self.kind));
         }
+    }
+
+    /// How long what is under way may go on once the session is over.
+    #[must_use]
+    pub fn grace(&self) -> Duration {
+        self.admission().map_or(Duration::from_secs(1), |admission| admission.streams().grace())
     }
 
     /// What it is.

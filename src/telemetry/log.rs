@@ -7,7 +7,7 @@ mod queue;
 
 use std::{
     io::{self, IsTerminal},
-    sync::LazyLock,
+    sync::{LazyLock, OnceLock},
 };
 
 use prometheus_client::{metrics::counter::Counter, registry::Registry};
@@ -16,6 +16,7 @@ use tracing_subscriber::{
     EnvFilter,
     fmt::{self, MakeWriter},
     layer::SubscriberExt,
+    reload,
     util::SubscriberInitExt,
 };
 
@@ -87,6 +88,19 @@ pub enum LogError {
     /// There is no thread that writes.
     #[error("log cannot be written")]
     Thread(#[from] io::Error),
+    /// The access log would have to go elsewhere than since the start.
+    #[error("needs a restart: where the access log is written to is settled when the gate starts")]
+    Output,
+}
+
+/// How what is logged can be changed, once logging has begun.
+static CONTROL: OnceLock<Control> = OnceLock::new();
+
+#[derive(Debug)]
+struct Control {
+    filter: reload::Handle<EnvFilter, tracing_subscriber::Registry>,
+    /// Whether the access log goes to standard output.
+    stdout: bool,
 }
 
 /// Logging, as long as somebody holds it. Dropped, it waits until what was logged is written, or for two seconds.
@@ -131,26 +145,57 @@ impl<'a> MakeWriter<'a> for Outputs {
 /// # Errors
 /// [`LogError`].
 pub fn start(settings: &LogSettings) -> Result<Logging, LogError> {
+    let stdout = goes_to_stdout(settings);
+    let outputs = Outputs {
+        stderr: Queue::start(io::stderr(), DROPPED.clone())?,
+        access: stdout.then(|| Queue::start(io::stdout(), DROPPED.clone())).transpose()?,
+    };
+    let (filter, handle) = reload::Layer::new(filter(settings)?);
+    let registry = tracing_subscriber::registry().with(filter);
+    // Colours are for whoever looks at standard error.
+    let lines = fmt::layer().with_writer(outputs.clone()).with_ansi(io::stderr().is_terminal() && !stdout);
+    // A second subscriber is refused, which leaves the first.
+    let begun = match settings.format {
+        LogFormat::Text => registry.with(lines).try_init(),
+        LogFormat::Json => registry.with(lines.json().flatten_event(true)).try_init(),
+    };
+    if begun.is_ok() {
+        let _ = CONTROL.set(Control { filter: handle, stdout });
+    }
+    Ok(Logging(outputs))
+}
+
+/// Prepares to log what these settings say, in the form of the start; calling what is returned does it. Changes nothing where somebody
+/// else logs.
+///
+/// # Errors
+/// [`LogError`]
+pub fn prepare(settings: &LogSettings) -> Result<impl FnOnce() + use<>, LogError> {
+    let filter = filter(settings)?;
+    let control = CONTROL.get();
+    if settings.access.is_some() && control.is_some_and(|control| control.stdout != goes_to_stdout(settings)) {
+        return Err(LogError::Output);
+    }
+    Ok(move || {
+        if let Some(control) = control {
+            // It fails only when the subscriber is gone.
+            let _ = control.filter.reload(filter);
+        }
+    })
+}
+
+fn goes_to_stdout(settings: &LogSettings) -> bool {
+    settings.access.is_some_and(|access| access.output == LogOutput::Stdout)
+}
+
+fn filter(settings: &LogSettings) -> Result<EnvFilter, LogError> {
     let mut filter = EnvFilter::builder().parse(&settings.level)?;
     // Audit and, where it is wanted, access log do not hang on the level of the rest.
     let wanted = [Some(audit::TARGET), settings.access.map(|_| ACCESS_TARGET)];
     for target in wanted.into_iter().flatten().filter(|target| !settings.level.contains(target)) {
         filter = filter.add_directive(format!("{target}=info").parse()?);
     }
-    let stdout = settings.access.is_some_and(|access| access.output == LogOutput::Stdout);
-    let outputs = Outputs {
-        stderr: Queue::start(io::stderr(), DROPPED.clone())?,
-        access: stdout.then(|| Queue::start(io::stdout(), DROPPED.clone())).transpose()?,
-    };
-    let registry = tracing_subscriber::registry().with(filter);
-    // Colours are for whoever looks at standard error.
-    let lines = fmt::layer().with_writer(outputs.clone()).with_ansi(io::stderr().is_terminal() && !stdout);
-    // A second subscriber is refused, which leaves the first.
-    let _ = match settings.format {
-        LogFormat::Text => registry.with(lines).try_init(),
-        LogFormat::Json => registry.with(lines.json().flatten_event(true)).try_init(),
-    };
-    Ok(Logging(outputs))
+    Ok(filter)
 }
 
 /// Registers the metrics of logging.

@@ -4,13 +4,13 @@ use std::{path::PathBuf, time::Duration};
 
 use http::Uri;
 use jsonwebtoken::Algorithm;
-use secrecy::SecretSlice;
+use secrecy::{ExposeSecret as _, SecretSlice};
 
 use super::claims::IssuerName;
 use crate::session::SessionLimits;
 
 /// A trusted token issuer.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct IssuerSettings {
     /// Its short name: part of every store key, so it must never change.
     pub name: IssuerName,
@@ -55,6 +55,17 @@ impl IssuerSettings {
             fetch_timeout: Duration::from_secs(5),
         }
     }
+
+    /// Whether its keys are those of `other`, found and kept fresh in the same way.
+    pub(super) fn has_keys_of(&self, other: &Self) -> bool {
+        let place = |settings: &Self| match settings.keys {
+            KeySource::Discovery => settings.identifiers.first().cloned(),
+            KeySource::Url(_) | KeySource::File(_) | KeySource::Secret(_) => None,
+        };
+        let times = |settings: &Self| (settings.refresh_interval, settings.refetch_interval, settings.fetch_timeout);
+        (&self.name, &self.algorithms, &self.keys) == (&other.name, &other.algorithms, &other.keys)
+            && (place(self), times(self)) == (place(other), times(other))
+    }
 }
 
 /// Where an issuer's keys come from.
@@ -68,6 +79,19 @@ pub enum KeySource {
     File(PathBuf),
     /// A shared secret, for HMAC algorithms only.
     Secret(SecretSlice<u8>),
+}
+
+/// Of settings: no comparison with what somebody sent.
+impl PartialEq for KeySource {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Discovery, Self::Discovery) => true,
+            (Self::Url(one), Self::Url(other)) => one == other,
+            (Self::File(one), Self::File(other)) => one == other,
+            (Self::Secret(one), Self::Secret(other)) => one.expose_secret() == other.expose_secret(),
+            (Self::Discovery | Self::Url(_) | Self::File(_) | Self::Secret(_), _) => false,
+        }
+    }
 }
 
 /// What tells access tokens from other tokens of an issuer.

@@ -128,6 +128,11 @@ impl KeySet {
         }
     }
 
+    /// Whether both are the keys of one issuer, shared.
+    pub(super) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.inner, &other.inner)
+    }
+
     /// The key that a token's header means; none at all when no set has been fetched yet.
     #[must_use]
     pub fn find(&self, kid: Option<&str>, algorithm: Algorithm) -> Option<Lookup> {

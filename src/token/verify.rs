@@ -31,8 +31,11 @@ use super::{
 };
 use crate::{clock::Clock, http_client::HttpClient};
 
+mod current;
 mod forward;
 mod payload;
+
+pub use current::CurrentVerifier;
 
 #[cfg(feature = "server")]
 pub(crate) use payload::{ClaimReader, check_audience};
@@ -173,6 +176,18 @@ impl Verifier {
     /// # Errors
     /// [`VerifierError`] for settings that contradict each other.
     pub fn new(issuers: Vec<IssuerSettings>, options: VerifierOptions) -> Result<Self, VerifierError> {
+        Self::after(&[], issuers, options)
+    }
+
+    /// One by other settings, which takes over what is known of the keys of those issuers whose keys are found in the same way.
+    ///
+    /// # Errors
+    /// [`VerifierError`] for settings that contradict each other.
+    pub fn succeed(&self, issuers: Vec<IssuerSettings>, options: VerifierOptions) -> Result<Self, VerifierError> {
+        Self::after(&self.issuers, issuers, options)
+    }
+
+    fn after(former: &[Issuer], issuers: Vec<IssuerSettings>, options: VerifierOptions) -> Result<Self, VerifierError> {
         let mut by_identifier = HashMap::default();
         let mut client = None;
         let mut checked: Vec<Issuer> = Vec::with_capacity(issuers.len());
@@ -186,7 +201,10 @@ impl Verifier {
                     return Err(VerifierError::DoubledIdentifier { issuer: settings.name });
                 }
             }
-            let keys = KeySet::new(&settings, origin(&settings, &mut client)?, options.clock.clone());
+            let keys = match former.iter().find(|former| former.settings.has_keys_of(&settings)) {
+                Some(former) => former.keys.clone(),
+                None => KeySet::new(&settings, origin(&settings, &mut client)?, options.clock.clone()),
+            };
             checked.push(Issuer { settings, keys });
         }
         Ok(Self {
@@ -201,12 +219,29 @@ impl Verifier {
     /// within a tokio runtime.
     #[must_use = "dropping the handle ends the refreshes"]
     pub fn start(&self) -> Refreshing {
-        let stop = CancellationToken::new();
-        let mut tasks = JoinSet::new();
-        for issuer in &self.issuers {
-            tasks.spawn(issuer.keys.clone().keep_fresh(stop.clone()));
-        }
-        Refreshing { stop, tasks }
+        let mut refreshing = Refreshing { stop: CancellationToken::new(), tasks: JoinSet::new(), kept: Vec::new() };
+        refreshing.follow(self);
+        refreshing
+    }
+
+    /// Whether a token means the same to both: what one has verified need not be verified again by the other.
+    #[must_use]
+    pub fn reads_as(&self, other: &Self) -> bool {
+        let settings =
+            |verifier: &Self| verifier.issuers.iter().map(|issuer| issuer.settings.clone()).collect::<Vec<_>>();
+        settings(self) == settings(other)
+            && self.max_token_length == other.max_token_length
+            && self.forwarded_claims == other.forwarded_claims
+    }
+
+    /// Fetches the keys that `former` does not have, and says which issuers still have none, and why.
+    pub async fn load_new(&self, former: &Self) -> Vec<(IssuerName, Option<Arc<JwksError>>)> {
+        let is_new = |issuer: &&Issuer| !former.issuers.iter().any(|former| former.keys.is(&issuer.keys));
+        let missing = self.issuers.iter().filter(is_new).map(async |issuer| {
+            let error = issuer.keys.fetch().await.err();
+            (!issuer.keys.has_answered()).then(|| (issuer.settings.name.clone(), error))
+        });
+        futures_util::future::join_all(missing).await.into_iter().flatten().collect()
     }
 
     /// Fetches the keys of all issuers at once: for the start, and for a check of the settings.
@@ -375,9 +410,31 @@ impl Verifier {
 pub struct Refreshing {
     stop: CancellationToken,
     tasks: JoinSet<()>,
+    /// Whose, and what ends it for these alone.
+    kept: Vec<(KeySet, CancellationToken)>,
 }
 
 impl Refreshing {
+    /// From now on keeps the keys of this verifier fresh, and no others. Must be called within a tokio runtime.
+    pub fn follow(&mut self, verifier: &Verifier) {
+        let wanted = |keys: &KeySet| verifier.issuers.iter().any(|issuer| issuer.keys.is(keys));
+        self.kept.retain(|(keys, stop)| {
+            let wanted = wanted(keys);
+            if !wanted {
+                stop.cancel();
+            }
+            wanted
+        });
+        for issuer in &verifier.issuers {
+            if !self.kept.iter().any(|(keys, _)| keys.is(&issuer.keys)) {
+                let stop = self.stop.child_token();
+                self.tasks.spawn(issuer.keys.clone().keep_fresh(stop.clone()));
+                self.kept.push((issuer.keys.clone(), stop));
+            }
+        }
+        while self.tasks.try_join_next().is_some() {}
+    }
+
     /// Stops, and resolves when nothing runs any more.
     pub async fn stop(mut self) {
         self.stop.cancel();

@@ -8,6 +8,7 @@ use std::{
     task::{Context, Poll},
 };
 
+use bytes::Bytes;
 use http::{
     HeaderValue, Request, Response, StatusCode, Uri, Version, header,
     uri::{PathAndQuery, Scheme},
@@ -28,11 +29,12 @@ use super::{
     pool::{Http1Pool, Http2Pool},
     resolve::{Resolver, SystemResolver},
     transport::{ConnectError, Stream},
+    tunnel::{Handshake, Tunnel},
 };
 use crate::{
     gate::{grpc, identity::ReservedNames, problem},
     limit::intake::Intake,
-    stream::{Kind, Tether},
+    stream::{Kind, Tether, websocket},
 };
 
 /// Why there is no response from the upstream.
@@ -57,8 +59,11 @@ pub enum UpstreamError {
     #[error("upstream broke off or does not speak HTTP")]
     Exchange(#[source] BodyError),
     /// The upstream answered 101, and nobody had asked for another protocol.
-    #[error("upstream switched protocols unasked")]
+    #[error("upstream switched protocols unasked, or to another one")]
     Switched,
+    /// It answered a request for another protocol as if it had been any request.
+    #[error("upstream answered without switching protocols")]
+    NotSwitched,
 }
 
 impl UpstreamError {
@@ -94,7 +99,7 @@ impl UpstreamError {
                 "upstream_total_timeout",
                 "The request took too long in all.",
             ),
-            Self::Connect(_) | Self::Exchange(_) | Self::Switched => {
+            Self::Connect(_) | Self::Exchange(_) | Self::Switched | Self::NotSwitched => {
                 problem::response(StatusCode::BAD_GATEWAY, "upstream_unavailable", "The upstream cannot be reached.")
             }
             Self::RequestTimeout => problem::response(
@@ -128,6 +133,12 @@ impl Upstream {
         Self::with_resolver(settings, reserved, metrics, Arc::new(SystemResolver))
     }
 
+    /// Whether it is an upstream with these settings, so that its connections can go on to be used.
+    #[must_use]
+    pub fn is_of(&self, settings: &UpstreamSettings, reserved: &ReservedNames) -> bool {
+        *self.0.endpoints.settings() == *settings && self.0.reserved == *reserved
+    }
+
     /// The same, with another resolver.
     #[must_use]
     pub fn with_resolver(
@@ -139,6 +150,12 @@ impl Upstream {
         let endpoints = Endpoints::new(settings, metrics, std::time::Instant::now());
         let resolving = tokio::spawn(endpoints::keep_resolved(Arc::clone(&endpoints), resolver));
         Self(Arc::new(Shared { endpoints, reserved, _resolving: AbortOnDropHandle::new(resolving) }))
+    }
+
+    /// Whether WebSockets may be opened to it.
+    #[must_use]
+    pub fn takes_websockets(&self) -> bool {
+        self.0.settings().websocket
     }
 
     /// Brings back endpoints that were left alone for long enough, and lets go of connections that were unused for too long. Called
@@ -162,7 +179,10 @@ impl Service<Request<Incoming>> for Upstream {
         Box::pin(async move {
             let kind = if grpc::is_call(request.headers()) { Kind::Grpc } else { Kind::Response };
             let tether = Tether::take(request.extensions_mut(), kind);
-            Ok(shared.exchange(request, tether).await)
+            Ok(match request.extensions_mut().remove::<Handshake>() {
+                None => shared.exchange(request, tether).await,
+                Some(handshake) => shared.open_websocket(request, handshake, tether).await,
+            })
         })
     }
 }
@@ -210,7 +230,7 @@ impl Shared {
         request: Request<Incoming>,
         limits: Limits,
         look: Option<Instant>,
-    ) -> Result<Response<Body>, (UpstreamError, Option<Arc<Endpoint>>)> {
+    ) -> Result<Response<Body>, Unserved> {
         let mut in_flight = match self.endpoints.pick() {
             Some(in_flight) => in_flight,
             None => self.endpoints.wait().await.map_err(|error| (error.into(), None))?,
@@ -218,30 +238,135 @@ impl Shared {
         let mut request = self.outbound(request, in_flight.endpoint());
         let mut tries = Tries::default();
         loop {
-            let (failed, asked) = match self.send(request, in_flight, limits, look).await {
+            (request, in_flight) = match self.send(request, in_flight, limits, look).await {
                 Ok(response) => return Ok(response),
+                Err((failed, asked)) => self.elsewhere(failed, asked, &mut tries)?,
+            };
+        }
+    }
+
+    /// Where a request goes that failed, if it may go anywhere.
+    fn elsewhere(&self, failed: Failed, asked: InFlight, tries: &mut Tries) -> Result<Next, Unserved> {
+        let endpoint = Arc::clone(asked.endpoint());
+        drop(asked);
+        let Failed { error, again } = failed;
+        match &error {
+            error if error.is_the_clients() => {}
+            UpstreamError::Connect(_) => self.endpoints.unreachable(&endpoint),
+            _ => self.endpoints.failed(&endpoint),
+        }
+        let Some(mut request) = again else { return Err((error, Some(endpoint))) };
+        tries.failed.push(endpoint);
+        let Some(next) = self.next(&error, tries) else { return Err((error, tries.failed.pop())) };
+        tracing::debug!(
+            route = &**self.endpoints.route(),
+            endpoint = %next.endpoint(),
+            error = &error as &dyn Error,
+            "request is sent once more"
+        );
+        self.readdress(&mut request, next.endpoint());
+        Ok((request, next))
+    }
+
+    /// Opens a WebSocket. Whatever the upstream answers but yes is passed on as it is.
+    async fn open_websocket(
+        &self,
+        request: Request<Incoming>,
+        handshake: Handshake,
+        mut tether: Tether,
+    ) -> Response<Body> {
+        if self.settings().protocol != Protocol::Http1 {
+            return no_websocket();
+        }
+        tether.set_kind(Kind::WebSocket);
+        tether.open();
+        let Some(drain) = request.extensions().get::<Arc<Downstream>>().map(|downstream| downstream.drain.clone())
+        else {
+            return no_websocket();
+        };
+        let key = handshake.is_extended_connect.then(websocket::key);
+        let (answer, in_flight) = match tether.watch(self.shake_hands(request, key.as_deref())).await {
+            Err(reason) => return tether.refusal(reason),
+            Ok(Ok(answered)) => answered,
+            Ok(Err((error, endpoint))) => {
+                error.log(self.endpoints.route(), endpoint.as_deref());
+                return error.answer();
+            }
+        };
+        let no = |error: UpstreamError| {
+            error.log(self.endpoints.route(), Some(in_flight.endpoint()));
+            error.answer()
+        };
+        let (mut response, upgraded) = match answer {
+            // Over HTTP/2, any success would be taken for yes.
+            Answer::Response(response) if handshake.is_extended_connect && response.status().is_success() => {
+                return no(UpstreamError::NotSwitched);
+            }
+            Answer::Response(response) => {
+                let limits = Limits { idle: self.settings().body_idle_timeout, deadline: None };
+                let mut response = response.map(|body| Body::http1(body, in_flight, limits));
+                fields::strip_response(response.headers_mut());
+                tether.set_kind(kind_of(&response));
+                response.body_mut().tie(tether);
+                return response;
+            }
+            Answer::Switched(response, upgraded) => (response, upgraded),
+        };
+        let is_websocket =
+            response.headers().get(header::UPGRADE).is_some_and(|to| to.as_bytes().eq_ignore_ascii_case(b"websocket"));
+        let accept = response.headers().get(header::SEC_WEBSOCKET_ACCEPT);
+        let is_accepted =
+            key.is_none_or(|key| accept.is_some_and(|accept| *accept == websocket::accept(key.as_bytes())));
+        if !(is_websocket && is_accepted) {
+            return no(UpstreamError::Switched);
+        }
+        fields::strip_response(response.headers_mut());
+        if handshake.is_extended_connect {
+            *response.status_mut() = StatusCode::OK;
+            response.headers_mut().remove(header::SEC_WEBSOCKET_ACCEPT);
+        } else {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+            response.headers_mut().insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+        }
+        response.extensions_mut().insert(handshake.hold.clone());
+        *response.version_mut() = Version::HTTP_11;
+        let (grace, over) = (tether.grace(), drain.over());
+        let tunnel = Tunnel { tether, idle_timeout: self.settings().tunnel_idle_timeout, over, grace };
+        drain.spawn(async move {
+            // It counts as load of its endpoint for as long as it lasts.
+            let _in_flight = in_flight;
+            tunnel.run(handshake.upgrade, handshake.hold, upgraded.stream, upgraded.leftover).await;
+        });
+        response.map(|()| Bytes::new().into())
+    }
+
+    /// Asks the upstream to switch to WebSocket. `key`: instead of the client's, who had none to give.
+    async fn shake_hands(
+        &self,
+        request: Request<Incoming>,
+        key: Option<&str>,
+    ) -> Result<(Answer<Stream>, InFlight), Unserved> {
+        let mut in_flight = match self.endpoints.pick() {
+            Some(in_flight) => in_flight,
+            None => self.endpoints.wait().await.map_err(|error| (error.into(), None))?,
+        };
+        let mut request = self.outbound(request, in_flight.endpoint()).map(|_| RequestBody::empty());
+        let fields = request.headers_mut();
+        fields.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        fields.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+        if let Some(key) = key.and_then(|key| HeaderValue::try_from(key).ok()) {
+            fields.insert(header::SEC_WEBSOCKET_KEY, key);
+        }
+        let mut tries = Tries::default();
+        loop {
+            let Connections::Http1(pool) = &in_flight.endpoint().connections else {
+                return Err((UpstreamError::NotSwitched, None));
+            };
+            let failed = match self.send_http1(pool, request, None).await {
+                Ok(answer) => return Ok((answer, in_flight)),
                 Err(failed) => failed,
             };
-            let endpoint = Arc::clone(asked.endpoint());
-            drop(asked);
-            let Failed { error, again } = failed;
-            match &error {
-                error if error.is_the_clients() => {}
-                UpstreamError::Connect(_) => self.endpoints.unreachable(&endpoint),
-                _ => self.endpoints.failed(&endpoint),
-            }
-            let Some(again) = again else { return Err((error, Some(endpoint))) };
-            tries.failed.push(endpoint);
-            let Some(next) = self.next(&error, &mut tries) else { return Err((error, tries.failed.pop())) };
-            tracing::debug!(
-                route = &**self.endpoints.route(),
-                endpoint = %next.endpoint(),
-                error = &error as &dyn Error,
-                "request is sent once more"
-            );
-            in_flight = next;
-            request = again;
-            self.readdress(&mut request, in_flight.endpoint());
+            (request, in_flight) = self.elsewhere(failed, in_flight, &mut tries)?;
         }
     }
 
@@ -475,6 +600,17 @@ impl Shared {
 
 /// How many endpoints may refuse to be connected to before a request is given up, but the first.
 const FREE_TRIES: u32 = 2;
+
+/// A request, and who is asked next.
+type Next = (Request<RequestBody>, InFlight);
+
+/// Why there is no response, and who was asked last.
+type Unserved = (UpstreamError, Option<Arc<Endpoint>>);
+
+/// WebSockets go to upstreams of HTTP/1.1.
+fn no_websocket() -> Response<Body> {
+    problem::response(StatusCode::NOT_IMPLEMENTED, "websocket", "This upstream takes no WebSockets.")
+}
 
 /// What a request has been through.
 #[derive(Default)]

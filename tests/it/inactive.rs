@@ -147,7 +147,8 @@ impl Site {
     /// What the gate recorded.
     async fn recorded(&self, user: &str, at: Timestamp) {
         let subject = Subject { issuer: "acme".try_into().unwrap(), id: user.try_into().unwrap() };
-        let store = self.gate.instance.judge().parts().ledger.store();
+        let judge = self.gate.instance.judge();
+        let store = judge.parts().ledger.store();
         store.record_activity(&[(subject, at)]).await.unwrap();
     }
 

@@ -16,6 +16,7 @@ mod hygiene;
 mod limits;
 mod listener;
 mod proxy;
+mod reload;
 mod streams;
 mod upstreams;
 

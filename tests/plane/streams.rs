@@ -1,8 +1,10 @@
 //! Open streams, and how they end with their session.
 
 mod ends;
+mod grpc;
 mod many;
 mod outage;
+mod websocket;
 
 use std::{
     collections::HashMap,
@@ -141,9 +143,13 @@ impl Flow {
 
 /// How many streams are open on the route `api`, of any kind.
 async fn open(gate: &Gate) -> f64 {
+    open_on(gate, "api").await
+}
+
+async fn open_on(gate: &Gate, route: &str) -> f64 {
     let mut open = 0.0;
     for kind in ["response", "event_stream", "grpc", "websocket", "service"] {
-        open += gate.metric(&format!("portcullis_streams{{route=\"api\",kind=\"{kind}\"}}")).await;
+        open += gate.metric(&format!("portcullis_streams{{route=\"{route}\",kind=\"{kind}\"}}")).await;
     }
     open
 }

@@ -42,7 +42,7 @@ pub struct LogoutEndpoint {
     judge: Judge,
     policy: Arc<Policy>,
     refusals: Refusals,
-    logouts: IssuerLogouts,
+    logouts: Arc<IssuerLogouts>,
     revocations: Revocations,
     /// Pages elsewhere whose scripts may log people out.
     origins: TrustedOrigins,
@@ -69,7 +69,7 @@ impl LogoutEndpoint {
     pub fn new(
         judge: Judge,
         policy: Policy,
-        logouts: IssuerLogouts,
+        logouts: Arc<IssuerLogouts>,
         revocations: Revocations,
         origins: TrustedOrigins,
         clock: Clock,

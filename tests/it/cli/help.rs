@@ -4,9 +4,10 @@ use std::process::Command;
 
 use super::run;
 
-const COMMANDS: [&str; 13] = [
+const COMMANDS: [&str; 14] = [
     "serve",
     "check",
+    "reload",
     "demo",
     "logout",
     "block",

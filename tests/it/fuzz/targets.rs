@@ -28,6 +28,7 @@ use portcullis::{
     management::{export::lines::Lines, user::UserReader},
     marker::{Kind, MarkerRecord, record::MAX_VALUE_LENGTH},
     route::path,
+    stream::websocket::Frames,
     token::{
         claims::{ClientId, MAX_ID_LENGTH, SessionId, Subject, TokenId},
         issuer::{IssuerSettings, KeySource},
@@ -62,6 +63,7 @@ pub(crate) const TARGETS: &[Target] = &[
     Target { name: "return_url", run: return_url, seeds: RETURN_URLS },
     Target { name: "user", run: user, seeds: USERS },
     Target { name: "export", run: export, seeds: EXPORTS },
+    Target { name: "websocket", run: websocket, seeds: FRAMES },
     Target { name: "response", run: response, seeds: RESPONSES },
 ];
 
@@ -549,6 +551,42 @@ pub(crate) fn export(data: &[u8]) {
     let expected: Vec<_> = expected.map(|line| (line.len() <= LONGEST).then(|| line.to_vec())).collect();
     assert_eq!(lines(&file, 7), (expected, true));
     assert!(!lines(&file[..file.len() - 1], 7).1, "what is not whole passes for it");
+}
+
+/// Frames: one of each length of length, with and without a mask, and a close frame.
+const FRAMES: &[&[u8]] = &[
+    b"\x81\x02hi\x89\x00\x8a\x80\x01\x02\x03\x04",
+    b"\x82\x7e\x00\x03abc\x82\xfe\x00\x03\x01\x02\x03\x04abc",
+    b"\x02\x7f\x00\x00\x00\x00\x00\x00\x00\x01a\x80\xff\x80\x00\x00\x00\x00\x00\x00\x00\x01\x02\x03\x04abc",
+    b"\x88\x06\x03\xf0done",
+];
+
+/// It does not matter in which pieces frames come, and whatever comes, a boundary is one: what follows it is read as from the beginning.
+pub(crate) fn websocket(data: &[u8]) {
+    let ends = |piece: usize| {
+        let (mut frames, mut at, mut ends) = (Frames::default(), 0, Vec::new());
+        for mut bytes in data.chunks(piece) {
+            while !bytes.is_empty() {
+                let taken = frames.follow_one(bytes);
+                assert!(taken > 0 && taken <= bytes.len());
+                at += taken;
+                if frames.is_between() {
+                    ends.push(at);
+                }
+                bytes = &bytes[taken..];
+            }
+        }
+        ends
+    };
+    let whole = ends(data.len().max(1));
+    assert_eq!(whole, ends(1));
+    assert_eq!(whole, ends(3));
+    if let Some(&first) = whole.first() {
+        let mut frames = Frames::default();
+        assert_eq!(frames.follow_one(data), first);
+        frames.follow(&data[first..]);
+        assert_eq!(frames.is_between(), whole.last() == Some(&data.len()));
+    }
 }
 
 const RESPONSES: &[&[u8]] = &[

@@ -40,7 +40,8 @@ async fn a_hundred_thousand_users_are_judged_and_some_of_them_blocked() {
         }
         number += 1;
     });
-    let store = site.gate.instance.judge().parts().ledger.store();
+    let judge = site.gate.instance.judge();
+    let store = judge.parts().ledger.store();
     let subject = |id: &str| portcullis::token::claims::Subject {
         issuer: "acme".try_into().unwrap(),
         id: id.try_into().unwrap(),

@@ -27,7 +27,7 @@ const KEYS: &str = r#"{"keys":[{"kty":"EC","crv":"P-256","alg":"ES256","kid":"a"
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Fields that are the gate's own to set.
-const OWN: [&str; 10] = [
+const OWN: [&str; 11] = [
     "content-length",
     "cookie",
     "host",
@@ -38,6 +38,7 @@ const OWN: [&str; 10] = [
     "x-forwarded-for",
     "x-forwarded-host",
     "x-forwarded-proto",
+    "x-request-id",
 ];
 
 /// What came to the upstream.

@@ -12,8 +12,8 @@ const MAX_STALENESS: Duration = Duration::from_secs(2);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_block_ends_the_streams_of_its_subject_alone_each_in_its_way() {
-    let world = World::embedded().await;
     for upstream in ["http1", "http2"] {
+        let world = World::embedded().await;
         let gate = world.gate().route(&format!("protocol = \"{upstream}\"")).start().await;
         for (version, path, expected) in [
             (HTTP1, "/long", End::Cut),

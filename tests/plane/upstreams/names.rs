@@ -165,6 +165,7 @@ async fn addresses_that_go_drain() {
 
         told.say(Some(&[b.address()]));
         eventually("the other is asked", async || proxy.get().await.text() == "b").await;
+        eventually("only what is under way is left", async || open() == 1).await;
         sender.send(Ok(http_body::Frame::data("the end".into()))).await.unwrap();
         drop(sender);
         assert_eq!(Reply::read(long).await.unwrap().text(), "the end", "{protocol}");

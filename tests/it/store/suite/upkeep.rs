@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use portcullis::{
-    activity::upkeep::{Recording, Upkeep, UpkeepSettings, recording},
+    activity::upkeep::{Recording, Upkeep, UpkeepSettings, Whose, recording},
     clock::{Clock, ManualClock, Timestamp},
     store::Notes,
     token::claims::{IssuerName, Subject},
@@ -38,7 +38,7 @@ fn clock() -> ManualClock {
 fn upkeep(bench: &Bench, notes: &Arc<dyn Notes>, clock: &ManualClock) -> Upkeep {
     let (issuers, recorded) = (vec![issuer("acme"), issuer("others")], vec![issuer("acme")]);
     let (store, notes) = (Arc::clone(&bench.store), Arc::clone(notes));
-    Upkeep::new(SETTINGS, issuers, recorded, store, notes, Clock::Manual(clock.clone()))
+    Upkeep::new(SETTINGS, Whose::new(issuers, recorded), store, notes, Clock::Manual(clock.clone()))
 }
 
 async fn noted(bench: &Bench) -> Option<Recording> {

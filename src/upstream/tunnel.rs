@@ -1,0 +1,329 @@
+//! Tunnels: connections that speak WebSocket after their handshake (RFC 6455, over HTTP/2 RFC 8441).
+//!
+//! Bytes pass as they come, both ways, each no faster than its reader takes them. The gate follows where frames end, so that it can say
+//! goodbye between two of them.
+
+use std::{
+    any::Any,
+    future::poll_fn,
+    io,
+    mem::MaybeUninit,
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::{Buf, Bytes};
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
+    time::{Instant, Sleep, sleep_until, timeout, timeout_at},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    stream::{
+        Tether,
+        websocket::{self, Frames},
+    },
+    verdict::Reason,
+};
+
+/// How much is read at once, in bytes.
+const CHUNK: usize = 16 * 1024;
+
+/// How many reads one direction does before the other has its turn.
+const TURN: usize = 8;
+
+/// How long a client may take to answer a close frame.
+const FAREWELL: Duration = Duration::from_millis(500);
+
+/// How long one side may go on when the other has ended.
+const LAST: Duration = Duration::from_secs(1);
+
+/// Status codes of close frames (RFC 6455 §7.4.1 and the registry of RFC 6455 §11.7).
+mod code {
+    /// "Going away".
+    pub(super) const GOING_AWAY: u16 = 1001;
+    /// "Policy violation".
+    pub(super) const POLICY: u16 = 1008;
+    /// "Service restart": come back in a moment.
+    pub(super) const RESTART: u16 = 1012;
+    /// "Try again later".
+    pub(super) const LATER: u16 = 1013;
+}
+
+/// A client's wish to speak WebSocket: an extension of its request.
+#[derive(Clone, Debug)]
+pub struct Handshake {
+    /// Gives the connection, once the client was told yes.
+    pub upgrade: OnUpgrade,
+    /// What keeps the connection for as long as the tunnel lasts.
+    pub hold: Hold,
+    /// Whether it came over HTTP/2, as an extended `CONNECT`.
+    pub is_extended_connect: bool,
+}
+
+/// Keeps something for as long as it is held: whoever serves a connection puts in what must last as long as the tunnel.
+#[derive(Clone, Default, Debug)]
+pub struct Hold(Arc<Mutex<Option<Box<dyn Any + Send>>>>);
+
+impl Hold {
+    /// Keeps this.
+    pub fn keep(&self, kept: impl Any + Send) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(kept));
+    }
+}
+
+/// What a tunnel goes by.
+#[derive(Debug)]
+pub(super) struct Tunnel {
+    pub(super) tether: Tether,
+    /// How long nothing may pass, either way.
+    pub(super) idle_timeout: Duration,
+    /// The gate's grace period is over.
+    pub(super) over: CancellationToken,
+    /// How long what is under way may take when the session is over.
+    pub(super) grace: Duration,
+}
+
+/// Why the gate ends a tunnel.
+#[derive(Clone, Copy, Debug)]
+enum Goodbye {
+    Session(Reason),
+    Idle,
+    Drain,
+}
+
+impl Goodbye {
+    const fn frame(self) -> (u16, &'static str) {
+        match self {
+            Self::Session(reason @ (Reason::Stale | Reason::KeysUnavailable)) => (code::LATER, reason.code()),
+            Self::Session(reason) => (code::POLICY, reason.code()),
+            Self::Idle => (code::GOING_AWAY, "idle"),
+            Self::Drain => (code::RESTART, "restart"),
+        }
+    }
+}
+
+/// One direction of a tunnel.
+#[derive(Default, Debug)]
+struct Flow {
+    /// What was read and not yet written.
+    rest: Bytes,
+    /// What was written.
+    frames: Frames,
+    /// Something may wait in the writer's own buffer.
+    is_unflushed: bool,
+    has_ended: bool,
+    is_over: bool,
+}
+
+impl Tunnel {
+    /// Runs until both sides have ended, one of them fails, or the gate ends it. `leftover`: what came from the upstream already.
+    pub(super) async fn run<U>(mut self, upgrade: OnUpgrade, hold: Hold, mut upstream: U, leftover: Bytes)
+    where
+        U: AsyncRead + AsyncWrite + Unpin + Send,
+    {
+        let _hold = hold;
+        // The client may have gone, or have been told something else.
+        let Ok(Ok(downstream)) = timeout(self.idle_timeout, upgrade).await else { return };
+        let mut downstream = TokioIo::new(downstream);
+        let mut down = Flow { rest: leftover, ..Flow::default() };
+        let mut up = Flow::default();
+        let goodbye = match self.pass(&mut downstream, &mut upstream, &mut down, &mut up).await {
+            Ok(None) => return,
+            Ok(Some(goodbye)) => goodbye,
+            Err(error) => {
+                tracing::debug!(error = &error as &dyn std::error::Error, "tunnel broke off");
+                return;
+            }
+        };
+        let deadline = Instant::now() + self.grace;
+        let farewell = async {
+            let (code, reason) = goodbye.frame();
+            if up.frames.is_between() && up.rest.is_empty() && !up.has_ended {
+                let frame = websocket::close(code, reason, Some(websocket::mask()));
+                let told = async {
+                    upstream.write_all(&frame).await?;
+                    upstream.flush().await
+                };
+                // An upstream that does not read is not waited for.
+                let _ = timeout(FAREWELL, told).await;
+            }
+            down.finish_frame(&mut upstream, &mut downstream).await?;
+            drop(upstream);
+            downstream.write_all(&websocket::close(code, reason, None)).await?;
+            downstream.flush().await?;
+            io::Result::Ok(())
+        };
+        // What cannot be ended in order is cut.
+        if let Ok(Ok(())) = timeout_at(deadline, farewell).await {
+            let _ = timeout(FAREWELL, part(&mut downstream)).await;
+        }
+    }
+
+    /// Passes bytes both ways. `None`: both sides have ended.
+    async fn pass<D, U>(
+        &mut self,
+        downstream: &mut D,
+        upstream: &mut U,
+        down: &mut Flow,
+        up: &mut Flow,
+    ) -> io::Result<Option<Goodbye>>
+    where
+        D: AsyncRead + AsyncWrite + Unpin,
+        U: AsyncRead + AsyncWrite + Unpin,
+    {
+        let mut over = std::pin::pin!(self.over.cancelled());
+        let mut idle: Pin<Box<Sleep>> = Box::pin(sleep_until(Instant::now() + self.idle_timeout));
+        let (mut last, mut until) = (Instant::now(), None);
+        poll_fn(|context| {
+            if let Poll::Ready(reason) = self.tether.poll_ended(context) {
+                return Poll::Ready(Ok(Some(Goodbye::Session(reason))));
+            }
+            if over.as_mut().poll(context).is_ready() {
+                return Poll::Ready(Ok(Some(Goodbye::Drain)));
+            }
+            let mut has_moved = false;
+            let (from_upstream, from_client) = (
+                down.poll_pass(upstream, downstream, context, &mut has_moved),
+                up.poll_pass(downstream, upstream, context, &mut has_moved),
+            );
+            for passed in [from_upstream, from_client] {
+                if let Poll::Ready(Err(error)) = passed {
+                    return Poll::Ready(Err(error));
+                }
+            }
+            if down.is_over && up.is_over {
+                return Poll::Ready(Ok(None));
+            }
+            if has_moved {
+                last = Instant::now();
+            }
+            // No half of a WebSocket is of use without the other.
+            if until.is_none() && (down.is_over || up.is_over) {
+                idle.as_mut().reset(*until.insert(Instant::now() + LAST));
+            }
+            while idle.as_mut().poll(context).is_ready() {
+                if until.is_some_and(|until| until <= Instant::now()) {
+                    return Poll::Ready(Ok(None));
+                }
+                let deadline = last + self.idle_timeout;
+                if deadline <= Instant::now() {
+                    return Poll::Ready(Ok(Some(Goodbye::Idle)));
+                }
+                idle.as_mut().reset(deadline);
+            }
+            Poll::Pending
+        })
+        .await
+    }
+}
+
+impl Flow {
+    /// Passes on what there is. Ready when the reader has ended and the writer was told.
+    fn poll_pass<R, W>(
+        &mut self,
+        reader: &mut R,
+        writer: &mut W,
+        context: &mut Context<'_>,
+        has_moved: &mut bool,
+    ) -> Poll<io::Result<()>>
+    where
+        R: AsyncRead + Unpin,
+        W: AsyncWrite + Unpin,
+    {
+        if self.is_over {
+            return Poll::Ready(Ok(()));
+        }
+        for _ in 0..TURN {
+            while !self.rest.is_empty() {
+                let written = ready!(Pin::new(&mut *writer).poll_write(context, &self.rest))?;
+                self.wrote(written)?;
+                self.rest.advance(written);
+                *has_moved = true;
+            }
+            if self.has_ended {
+                ready!(Pin::new(&mut *writer).poll_shutdown(context))?;
+                self.is_over = true;
+                return Poll::Ready(Ok(()));
+            }
+            let mut chunk = [MaybeUninit::uninit(); CHUNK];
+            let mut chunk = ReadBuf::uninit(&mut chunk);
+            match Pin::new(&mut *reader).poll_read(context, &mut chunk)? {
+                Poll::Pending => {
+                    if self.is_unflushed {
+                        ready!(Pin::new(&mut *writer).poll_flush(context))?;
+                        self.is_unflushed = false;
+                    }
+                    return Poll::Pending;
+                }
+                Poll::Ready(()) if chunk.filled().is_empty() => self.has_ended = true,
+                Poll::Ready(()) => {
+                    *has_moved = true;
+                    // Nearly always all of it can be written at once, and nothing is kept.
+                    let read = chunk.filled();
+                    let written = match Pin::new(&mut *writer).poll_write(context, read)? {
+                        Poll::Ready(written) => written,
+                        Poll::Pending => 0,
+                    };
+                    if written > 0 {
+                        self.frames.follow(&read[..written]);
+                        self.is_unflushed = true;
+                    }
+                    self.rest = Bytes::copy_from_slice(&read[written..]);
+                }
+            }
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    fn wrote(&mut self, written: usize) -> io::Result<()> {
+        if written == 0 {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        self.frames.follow(&self.rest[..written]);
+        self.is_unflushed = true;
+        Ok(())
+    }
+
+    /// Passes on the rest of the frame that is under way, and nothing after it.
+    async fn finish_frame<R, W>(&mut self, reader: &mut R, writer: &mut W) -> io::Result<()>
+    where
+        R: AsyncRead + Unpin,
+        W: AsyncWrite + Unpin,
+    {
+        let mut chunk = Vec::new();
+        while !self.frames.is_between() {
+            if self.rest.is_empty() {
+                chunk.resize(CHUNK, 0);
+                let read = reader.read(&mut chunk).await?;
+                if read == 0 {
+                    return Err(io::ErrorKind::UnexpectedEof.into());
+                }
+                self.rest = Bytes::copy_from_slice(&chunk[..read]);
+            }
+            let taken = self.frames.follow_one(&self.rest);
+            writer.write_all(&self.rest.split_to(taken)).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Closes towards the client, and reads until it has closed as well: a connection that is closed with something unread in it is reset, and
+/// the client would not find the close frame.
+async fn part<D: AsyncRead + AsyncWrite + Unpin>(downstream: &mut D) -> io::Result<()> {
+    // HTTP/2 has no half of a connection to wait for.
+    let mut chunk = [0; 1024];
+    let closes = async {
+        while downstream.read(&mut chunk).await? > 0 {}
+        io::Result::Ok(())
+    };
+    let answered = timeout(FAREWELL / 2, closes).await;
+    downstream.shutdown().await?;
+    answered.unwrap_or(Ok(()))
+}
