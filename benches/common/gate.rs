@@ -52,6 +52,7 @@ level = "warn"
 [issuers.bench]
 issuer = "{ISSUER}"
 audiences = ["{AUDIENCE}"]
+algorithms = ["RS256", "ES256"]
 jwks_file = {jwks}
 
 [[routes]]

@@ -19,8 +19,8 @@ use crate::support::{eventually, upstream::RawUpstream};
 /// How long a flood may go on.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// What the gate may take for one of them.
-const LIMIT: usize = 48 * MIB;
+/// What the gate may take for one of them: 400 answers, of each of which 64 KiB wait to be sent and as much may have been read.
+const LIMIT: usize = 64 * MIB;
 
 /// Answers `/witness`, begins `/big` and goes on as long as somebody reads, and nothing else.
 pub(super) async fn api() -> RawUpstream {
