@@ -1,7 +1,7 @@
 //! A running gate: assembled from a configuration, started, and stopped in order.
 //!
 //! What a gate has once, such as its store and its sockets, is built here when it starts. What it has by a configuration is built in
-//! [`assembly`], then and again at each reload.
+//! `assembly`, then and again at each reload.
 
 mod assembly;
 

@@ -6,7 +6,7 @@
 //!    one is refused, so that what runs is always what one file says.
 //! 3. Reloads come one after another. Of several that are asked for at once, each is done and answered.
 //!
-//! - [`file`]: where it comes from.
+//! - [`file`](mod@file): where it comes from.
 //! - [`reloader`]: the task that does it.
 
 pub mod file;

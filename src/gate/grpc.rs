@@ -1,10 +1,9 @@
 //! Refusals in gRPC's own form: a trailers-only response whose details carry the code.
 
 use base64::{Engine, engine::general_purpose::STANDARD_NO_PAD};
+#[cfg(feature = "server")]
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
-
-use super::problem::Code;
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 
 /// Whether the request is a gRPC call (`application/grpc`, `application/grpc+proto`, …).
 pub(crate) fn is_call(fields: &HeaderMap) -> bool {
@@ -46,8 +45,9 @@ pub(super) fn fields(status: StatusCode, reason: &'static str) -> HeaderMap {
 }
 
 /// Makes a problem of the gate's own what a gRPC call is told of it. Other responses stay as they are.
-pub(crate) fn translate<B: From<Bytes>>(response: &mut Response<B>) {
-    let Some(Code(code)) = response.extensions().get::<Code>() else { return };
+#[cfg(feature = "server")]
+pub(crate) fn translate<B: From<Bytes>>(response: &mut http::Response<B>) {
+    let Some(super::problem::Code(code)) = response.extensions().get() else { return };
     let mut told = fields(response.status(), code);
     if let Some(later) = response.headers_mut().remove(header::RETRY_AFTER) {
         told.insert(header::RETRY_AFTER, later);
