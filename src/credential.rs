@@ -65,6 +65,9 @@ impl CredentialSources {
                 return Credential::Malformed;
             }
         }
+        if !self.headers.is_empty() && fields.keys().any(|name| self.is_twin(name)) {
+            return Credential::Malformed;
+        }
         for source in &self.headers {
             for value in fields.get_all(&source.name) {
                 add(b64token(value.as_bytes().trim_ascii(), source.issuer.as_ref(), false));
@@ -79,6 +82,14 @@ impl CredentialSources {
             }
         }
         found
+    }
+
+    /// Whether servers that hand fields on as variables would take this one for a place of tokens, which it is not.
+    fn is_twin(&self, name: &HeaderName) -> bool {
+        let folded = |byte: u8| if byte == b'_' { b'-' } else { byte };
+        self.headers.iter().any(|source| {
+            source.name != name && source.name.as_str().bytes().map(folded).eq(name.as_str().bytes().map(folded))
+        })
     }
 
     /// The places of both, each once.
@@ -131,12 +142,14 @@ fn merge<N: Clone + PartialEq>(places: Box<[Source<N>]>, others: &[Source<N>]) -
 
 /// `Bearer 1*SP b64token`
 fn bearer(value: &[u8]) -> Credential<'_> {
-    let Some(space) = value.iter().position(|&byte| byte == b' ') else {
-        return if value.eq_ignore_ascii_case(b"bearer") { Credential::Malformed } else { Credential::Absent };
-    };
-    let (scheme, rest) = value.split_at(space);
+    let is_space = |byte: &u8| matches!(byte, b' ' | b'\t');
+    let (scheme, rest) = value.split_at(value.iter().position(is_space).unwrap_or(value.len()));
     if !scheme.eq_ignore_ascii_case(b"bearer") {
         return Credential::Absent;
+    }
+    // A tab is no separator, and some take it for one.
+    if !rest.starts_with(b" ") {
+        return Credential::Malformed;
     }
     let token = rest.trim_ascii_start();
     b64token(token.strip_suffix(b" ").unwrap_or(token), None, false)

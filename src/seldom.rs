@@ -21,8 +21,6 @@ pub struct Seldom<F> {
     bell: Arc<Bell>,
     /// What the future wakes.
     waker: Waker,
-    /// The task that was there last.
-    task: Option<Waker>,
 }
 
 #[derive(Debug)]
@@ -48,7 +46,7 @@ impl<F: Future + Unpin> Seldom<F> {
     pub fn new(future: F) -> Self {
         let bell = Arc::new(Bell { rung: AtomicBool::new(true), task: AtomicWaker::new() });
         let waker = Waker::from(Arc::clone(&bell));
-        Self { future, bell, waker, task: None }
+        Self { future, bell, waker }
     }
 
     /// What is polled.
@@ -68,12 +66,8 @@ impl<F: Future + Unpin> Future for Seldom<F> {
     type Output = F::Output;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
-        // Whoever rang took the waker along, so it has to be left once more, before the future can ring again.
-        let has_rung = self.bell.rung.load(Ordering::Relaxed);
-        if has_rung || self.task.as_ref().is_none_or(|task| !task.will_wake(context.waker())) {
-            self.bell.task.register(context.waker());
-            self.task = Some(context.waker().clone());
-        }
+        // Each time: whoever rings takes the waker along, and may do so at any moment of a poll.
+        self.bell.task.register(context.waker());
         if !self.bell.rung.load(Ordering::Relaxed) || !self.bell.rung.swap(false, Ordering::Acquire) {
             return Poll::Pending;
         }

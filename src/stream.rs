@@ -9,6 +9,7 @@
 //! - [`tether`]: a request that is under way, and becomes a stream when it lasts.
 //! - [`metrics`]: open streams, and what they ended by.
 //! - [`websocket`]: frames of WebSocket, and how to say goodbye.
+//! - [`leash`]: the rest of a request whose response has begun.
 //! - `message`: where messages of gRPC begin and end.
 //!
 //! # What it costs
@@ -28,6 +29,7 @@
 //! entered. Both take the lock of the registry. If the look-up comes first, the judge finds the new generation and reads the marker; else the
 //! look-up finds the stream.
 
+pub mod leash;
 mod message;
 pub mod metrics;
 pub mod open;
@@ -38,6 +40,7 @@ pub mod websocket;
 
 pub(crate) use self::warden::watch_over;
 pub use self::{
+    leash::Leash,
     message::Boundaries,
     metrics::{Kind, StreamMetrics},
     open::{OpenStream, Streams, Watching},

@@ -22,8 +22,10 @@ pub(super) const fn code(status: StatusCode) -> u8 {
         StatusCode::FORBIDDEN => 7,
         StatusCode::TOO_MANY_REQUESTS | StatusCode::PAYLOAD_TOO_LARGE => 8,
         StatusCode::NOT_FOUND | StatusCode::NOT_IMPLEMENTED => 12,
+        StatusCode::INTERNAL_SERVER_ERROR => 13,
         StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE => 14,
-        _ => 16,
+        StatusCode::UNAUTHORIZED => 16,
+        _ => 2,
     }
 }
 

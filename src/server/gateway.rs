@@ -10,8 +10,16 @@ use prometheus_client::metrics::gauge::Gauge;
 use tower::{Layer, Service};
 
 use super::{
-    ListenerSettings, access::Entry, client_address::client_address, current::Edition, ending::Ending, form,
-    own::OwnEndpoints, passage::Passage, request_id::REQUEST_ID, trace_context, upgrade,
+    ListenerSettings,
+    access::Entry,
+    client_address::client_address,
+    current::Edition,
+    ending::Ending,
+    form,
+    own::OwnEndpoints,
+    passage::Passage,
+    request_id::{self, REQUEST_ID},
+    trace_context, upgrade,
 };
 use crate::{
     clock::Clock,
@@ -193,7 +201,7 @@ impl Gateway {
         }
         fields::strip_request(request.headers_mut());
         if let Some(id) = id {
-            request.headers_mut().insert(REQUEST_ID, id.clone());
+            request_id::put(request.headers_mut(), id.clone());
         }
         if self.own.owns(request.uri().path()) {
             return (self.own.serve(request, &downstream).await, None);

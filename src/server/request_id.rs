@@ -39,6 +39,19 @@ impl RequestIds {
     }
 }
 
+/// Names a request. Whatever servers may take for the same field goes.
+pub(super) fn put(fields: &mut HeaderMap, id: HeaderValue) {
+    let is_twin = |name: &HeaderName| {
+        let folded = |byte: u8| if byte == b'_' { b'-' } else { byte };
+        *name != REQUEST_ID && name.as_str().bytes().map(folded).eq(REQUEST_ID.as_str().bytes())
+    };
+    let twins: Vec<HeaderName> = fields.keys().filter(|name| is_twin(name)).cloned().collect();
+    for twin in twins {
+        fields.remove(twin);
+    }
+    fields.insert(REQUEST_ID, id);
+}
+
 fn one(fields: &HeaderMap) -> Option<&HeaderValue> {
     let mut ids = fields.get_all(REQUEST_ID).iter();
     ids.next().filter(|id| ids.next().is_none() && is_plain(id.as_bytes()))

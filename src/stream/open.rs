@@ -15,6 +15,7 @@ use prometheus_client::{metrics::gauge::Gauge, registry::Registry as Metrics};
 use tokio::sync::Notify;
 
 use super::{
+    leash::Leash,
     metrics::{Kind, StreamMetrics},
     registry::{Registry, StreamId},
 };
@@ -134,6 +135,11 @@ impl Streams {
 }
 
 impl Entry {
+    /// Whether it is over.
+    pub(super) fn has_ended(&self) -> bool {
+        self.ended.get().is_some()
+    }
+
     /// It is over.
     pub(super) fn end(&self, reason: Reason) {
         // Whoever came first has said it.
@@ -182,6 +188,11 @@ impl OpenStream {
             self.gauge = self.streams.metrics.open(&self.entry.admission.policy().name, kind);
             self.kind = kind;
         }
+    }
+
+    /// What is left of its request ends with it.
+    pub(super) fn hold(&self, leash: &Leash) {
+        leash.tie(&self.entry);
     }
 
     /// Whose it is.

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use http::{Extensions, HeaderMap, Response};
 use tokio::time::Instant;
 
-use super::{Kind, OpenStream};
+use super::{Kind, Leash, OpenStream};
 use crate::{gate::Admission, verdict::Reason};
 
 /// What ties a request to the session that it was admitted for.
@@ -77,6 +77,20 @@ impl Tether {
     #[must_use]
     pub fn grace(&self) -> Duration {
         self.admission().map_or(Duration::from_secs(1), |admission| admission.streams().grace())
+    }
+
+    /// Whether there is a session that can end.
+    #[must_use]
+    pub const fn is_tied(&self) -> bool {
+        !matches!(self.state, State::Loose)
+    }
+
+    /// Becomes a stream now, and what is left of its request ends with it.
+    pub fn hold(&mut self, leash: &Leash) {
+        self.open();
+        if let State::Open(stream) = &self.state {
+            stream.hold(leash);
+        }
     }
 
     /// What it is.

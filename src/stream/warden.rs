@@ -106,8 +106,13 @@ fn settle(judge: &Judge, streams: &Streams, Judged { work, again }: Judged) {
     let policy = work.stream.admission.policy();
     match again.verdict {
         Verdict::Admit => {
-            let soonest = judge.parts().clock.now().plus(SOONEST);
-            streams.registry().set_due(work.id, again.look_at.unwrap_or(Timestamp::MAX).max(soonest));
+            let now = judge.parts().clock.now();
+            let mut look_at = again.look_at.unwrap_or(Timestamp::MAX);
+            if again.stale {
+                // What could not be learned, and is allowed to pass, nobody tells again.
+                look_at = look_at.min(now.plus(streams.max_staleness()));
+            }
+            streams.registry().set_due(work.id, look_at.max(now.plus(SOONEST)));
         }
         // What the route asks for beside a session was asked for when the stream was opened.
         Verdict::Refuse(Reason::InsufficientScope) => {}

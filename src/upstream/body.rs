@@ -25,7 +25,7 @@ use super::{
 use crate::{
     gate::identity::ReservedNames,
     limit::intake::Intake,
-    stream::{Boundaries, Kind, Tether},
+    stream::{Boundaries, Kind, Leash, Tether},
     verdict::Reason,
 };
 
@@ -175,6 +175,7 @@ struct Streamed {
     patience: Patience,
     upload: Arc<Upload>,
     intake: Option<Arc<Intake>>,
+    leash: Option<Leash>,
 }
 
 impl RequestBody {
@@ -187,6 +188,7 @@ impl RequestBody {
             patience: Patience::new(idle_timeout),
             upload: Upload::new(),
             intake: None,
+            leash: None,
         });
         Self { first: None, streamed }
     }
@@ -210,6 +212,15 @@ impl RequestBody {
         self
     }
 
+    /// Broken off when the session of its request ends.
+    #[must_use]
+    pub(super) fn leashed(mut self, leash: Option<Leash>) -> Self {
+        if let Some(streamed) = &mut self.streamed {
+            streamed.leash = leash;
+        }
+        self
+    }
+
     /// The body once more, if it is empty.
     pub(super) fn again(&self) -> Option<Self> {
         self.streamed.is_none().then(Self::empty)
@@ -223,6 +234,12 @@ impl RequestBody {
 
 impl Streamed {
     fn poll_frame(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if self.leash.as_ref().is_some_and(Leash::has_ended) {
+            self.upload.set(BROKEN);
+            return Poll::Ready(Some(
+                Err(io::Error::new(io::ErrorKind::ConnectionAborted, "session has ended").into()),
+            ));
+        }
         let progress = Pin::new(&mut self.incoming).poll_frame(context);
         let watched = self.patience.watch(context, progress);
         let Poll::Ready(watched) = watched else {

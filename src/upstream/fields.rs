@@ -76,11 +76,19 @@ fn strip_hop_by_hop(fields: &mut HeaderMap) {
     }
 }
 
+/// Whether a field stays though `Connection` lists it: the gate goes by it, or made it, so that clients must not take it away from a proxy
+/// in front, or from the upstream.
+fn is_kept(name: &HeaderName) -> bool {
+    is_forwarded(name) || ["traceparent", "tracestate", "x-request-id"].contains(&name.as_str())
+}
+
 fn strip_listed(fields: &mut HeaderMap) {
     let values: Vec<HeaderValue> = fields.get_all(header::CONNECTION).iter().cloned().collect();
     let names = values.iter().flat_map(|value| value.as_bytes().split(|&byte| byte == b','));
     for name in names.filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok()) {
-        fields.remove(name);
+        if !is_kept(&name) {
+            fields.remove(name);
+        }
     }
 }
 
@@ -149,6 +157,10 @@ impl Downstream {
 pub fn add_forwarded(fields: &mut HeaderMap, downstream: &Downstream, version: Version, reserved: &ReservedNames) {
     let host = fields.get(header::HOST).cloned();
     if downstream.trusted {
+        // Proxies write the usual spelling. Any other is their client's, and passes them unseen.
+        let is_usual =
+            |name: &HeaderName| name.as_str().bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+        remove(fields, |name| is_forwarded(name) && !is_usual(name) && !reserved.contains(name));
         let before = fields.get_all(FORWARDED_FOR).iter();
         let hops: Vec<&[u8]> = before.map(HeaderValue::as_bytes).chain([downstream.peer.as_bytes()]).collect();
         if let Ok(hops) = HeaderValue::from_bytes(&hops.join(&b", "[..])) {
@@ -272,7 +284,8 @@ mod tests {
         let passes = |name: &str| {
             let fixed = ["te", "proxy-connection", "proxy-authenticate", "proxy-authorization", "transfer-encoding"];
             let known = ["connection", "keep-alive", "upgrade"];
-            !fixed.contains(&name) && !known.contains(&name) && !listed.iter().any(|listed| listed == name)
+            let is_listed = name != "x-forwarded-user" && listed.iter().any(|listed| listed == name);
+            !fixed.contains(&name) && !known.contains(&name) && !is_listed
         };
         let mut left: Vec<(String, String)> = pairs.iter().filter(|(name, _)| passes(name)).cloned().collect();
         if trailers {

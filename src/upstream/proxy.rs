@@ -13,6 +13,7 @@ use http::{
     HeaderValue, Request, Response, StatusCode, Uri, Version, header,
     uri::{PathAndQuery, Scheme},
 };
+use http_body::Body as _;
 use hyper::{body::Incoming, client::conn::http2};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
@@ -33,8 +34,8 @@ use super::{
 };
 use crate::{
     gate::{grpc, identity::ReservedNames, problem},
-    limit::intake::Intake,
-    stream::{Kind, Tether, websocket},
+    limit::{concurrency::Place, intake::Intake},
+    stream::{Kind, Leash, Tether, websocket},
 };
 
 /// Why there is no response from the upstream.
@@ -201,10 +202,14 @@ impl Shared {
 
     async fn answered(
         &self,
-        request: Request<Incoming>,
+        mut request: Request<Incoming>,
         mut tether: Tether,
         deadline: Option<Instant>,
     ) -> Response<Body> {
+        let leash = (tether.is_tied() && !request.body().is_end_stream()).then(Leash::default);
+        if let Some(leash) = &leash {
+            request.extensions_mut().insert(leash.clone());
+        }
         let begun = std::time::Instant::now();
         let limits = Limits { idle: self.settings().body_idle_timeout, deadline };
         let look = tether.grows_up();
@@ -213,6 +218,9 @@ impl Shared {
             Ok(Ok(mut response)) => {
                 self.endpoints.metrics.duration.observe(begun.elapsed());
                 tether.set_kind(kind_of(&response));
+                if let Some(leash) = leash.filter(Leash::is_in_use) {
+                    tether.hold(&leash);
+                }
                 response.body_mut().tie(tether);
                 response
             }
@@ -271,7 +279,7 @@ impl Shared {
     /// Opens a WebSocket. Whatever the upstream answers but yes is passed on as it is.
     async fn open_websocket(
         &self,
-        request: Request<Incoming>,
+        mut request: Request<Incoming>,
         handshake: Handshake,
         mut tether: Tether,
     ) -> Response<Body> {
@@ -284,6 +292,7 @@ impl Shared {
         else {
             return no_websocket();
         };
+        let place = request.extensions_mut().remove::<Place>();
         let key = handshake.is_extended_connect.then(websocket::key);
         let (answer, in_flight) = match tether.watch(self.shake_hands(request, key.as_deref())).await {
             Err(reason) => return tether.refusal(reason),
@@ -297,6 +306,11 @@ impl Shared {
             error.log(self.endpoints.route(), Some(in_flight.endpoint()));
             error.answer()
         };
+        let status = match &answer {
+            Answer::Response(response) => response.status(),
+            Answer::Switched(response, _) => response.status(),
+        };
+        self.judge(in_flight.endpoint(), status);
         let (mut response, upgraded) = match answer {
             // Over HTTP/2, any success would be taken for yes.
             Answer::Response(response) if handshake.is_extended_connect && response.status().is_success() => {
@@ -333,8 +347,8 @@ impl Shared {
         let (grace, over) = (tether.grace(), drain.over());
         let tunnel = Tunnel { tether, idle_timeout: self.settings().tunnel_idle_timeout, over, grace };
         drain.spawn(async move {
-            // It counts as load of its endpoint for as long as it lasts.
-            let _in_flight = in_flight;
+            // It counts as load of its endpoint and of its route for as long as it lasts.
+            let _held = (in_flight, place);
             tunnel.run(handshake.upgrade, handshake.hold, upgraded.stream, upgraded.leftover).await;
         });
         response.map(|()| Bytes::new().into())
@@ -454,8 +468,10 @@ impl Shared {
             }
         }
         let intake = parts.extensions.remove::<Arc<Intake>>();
+        let leash = parts.extensions.remove::<Leash>();
         parts.extensions.clear();
-        let body = RequestBody::new(body, &self.reserved, self.settings().body_idle_timeout).counted(intake);
+        let body =
+            RequestBody::new(body, &self.reserved, self.settings().body_idle_timeout).counted(intake).leashed(leash);
         Request::from_parts(parts, body)
     }
 

@@ -12,6 +12,7 @@ use tokio::{
     time::timeout,
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use x509_parser::parse_x509_certificate;
 
 use super::Tls;
 
@@ -56,6 +57,11 @@ impl Tls {
         let failure = match accepted {
             Ok(Ok(stream)) => {
                 let resumed = stream.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed);
+                // What was shown at first comes with the ticket, and nobody looks at it again.
+                if resumed && has_expired(&stream) {
+                    self.metrics.count(Outcome::client_certificate);
+                    return Err(Failure { outcome: Outcome::client_certificate, source: None });
+                }
                 self.metrics.count(if resumed { Outcome::resumed } else { Outcome::full });
                 return Ok(Box::new(stream));
             }
@@ -95,6 +101,14 @@ fn outcome(error: &io::Error) -> Outcome {
 /// Whether HTTP/2 was agreed on.
 pub(crate) fn speaks_http2(stream: &TlsStream<TcpStream>) -> bool {
     stream.get_ref().1.alpn_protocol() == Some(b"h2")
+}
+
+/// Whether the certificate that the client showed is not valid any more.
+fn has_expired(stream: &TlsStream<TcpStream>) -> bool {
+    let certificate = stream.get_ref().1.peer_certificates().and_then(<[CertificateDer<'_>]>::first);
+    certificate.is_some_and(|certificate| {
+        parse_x509_certificate(certificate).is_ok_and(|(_, parsed)| !parsed.validity().is_valid())
+    })
 }
 
 /// The certificate that the client showed, as the field `Client-Cert` tells it (RFC 9440 §2.1).

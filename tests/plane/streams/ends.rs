@@ -262,3 +262,41 @@ async fn a_stream_without_a_token_has_no_session() {
     assert_eq!(flow.end().await, End::Cut);
     assert!(open(&gate).await < 0.5);
 }
+
+/// Whoever does not read does not hear of the end; what they send stops all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_client_sends_ends_with_its_session_though_it_reads_nothing() {
+    for (version, upstream) in [(HTTP1, "http1"), (HTTP2, "http1"), (HTTP2, "http2")] {
+        println!("{version:?} in front of {upstream}");
+        let world = World::embedded().await;
+        let gate = world.gate().route(&format!("protocol = \"{upstream}\"")).start().await;
+        let (feeds, uploads) = (Feeds::default(), Arc::new(Mutex::new(Vec::new())));
+        let (kept, reading) = (feeds.clone(), Arc::clone(&uploads));
+        world.upstream.handle(move |request| {
+            let (sender, body) = StreamBody::channel();
+            kept.0.lock().unwrap().insert(ALICE.to_owned(), sender);
+            let mut upload = request.into_body();
+            reading.lock().unwrap().push(tokio::spawn(async move { while let Some(Ok(_)) = upload.frame().await {} }));
+            async { Response::new(body) }
+        });
+        let mut client = Client::connect(version, gate.address).await;
+        let (parts, body) = StreamBody::channel();
+        let token = world.token(ALICE, json!({}));
+        let request = request(version, Method::POST, "/both", &token).body(body).unwrap();
+        parts.send(Ok(Frame::data("first".into()))).await.unwrap();
+        let _unread = client.send(request).await.unwrap();
+        // Until nobody takes any more of the response.
+        let sender = feeds.sender(ALICE);
+        let much = || Ok(Frame::data(Bytes::from(vec![b'x'; 64 * 1024])));
+        while let Ok(sent) = timeout(Duration::from_millis(500), sender.send(much())).await {
+            sent.unwrap();
+        }
+        until_open(&gate, 1.0).await;
+        block(&gate, ALICE).await;
+        eventually("the upstream gets no more", async || {
+            let _ = parts.try_send(Ok(Frame::data("more".into())));
+            uploads.lock().unwrap()[0].is_finished()
+        })
+        .await;
+    }
+}
