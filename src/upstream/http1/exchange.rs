@@ -12,7 +12,7 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, StatusCode, header, request::Parts};
 use http_body::Body;
-use tokio::time::Instant;
+use tokio::{io::AsyncWriteExt as _, time::Instant};
 
 use super::{
     Connection, Link, Malformed, ResponseBody, Upgraded,
@@ -161,11 +161,19 @@ where
         // Rare enough for a task: both sides may go on for as long as they like, and neither may hold up the other.
         let Connection { stream, buffer, .. } = connection;
         let (read, mut write) = tokio::io::split(stream);
-        let sending = tokio::spawn(poll_fn(move |context| match upload.poll(&mut write, context) {
-            Ok(Sending::Done) => Poll::Ready(Ok(())),
-            Ok(_) => Poll::Pending,
-            Err(fault) => Poll::Ready(Err(fault.into())),
-        }));
+        let sending = tokio::spawn(async move {
+            let result = poll_fn(|context| match upload.poll(&mut write, context) {
+                Ok(Sending::Done) => Poll::Ready(Ok(())),
+                Ok(_) => Poll::Pending,
+                Err(fault) => Poll::Ready(Err(fault.into())),
+            })
+            .await;
+            if result.is_err() {
+                // Whoever reads the response may take long to hear of it, and the upstream waits for the rest.
+                let _ = write.shutdown().await;
+            }
+            result
+        });
         ResponseBody::early(read, buffer, framing, sending)
     };
     Answer::Response(response.map(|()| body))
