@@ -172,5 +172,6 @@ fuzzed!(
     return_url,
     user,
     export,
+    websocket,
     response,
 );
