@@ -230,6 +230,19 @@ mod tests {
         }
     }
 
+    /// What some read as a token and others do not is a credential in doubt, not none.
+    #[test]
+    fn what_others_may_take_for_a_token_is_malformed() {
+        for case in [
+            &[("authorization", "Bearer\ta.b.c")][..],
+            &[("authorization", "bearer")],
+            &[("x_token", "a.b.c")],
+            &[("x-token", "a.b.c"), ("x_token", "d.e.f")],
+        ] {
+            assert_eq!(sources().find(&fields(case)), Credential::Malformed, "{case:?}");
+        }
+    }
+
     #[test]
     fn other_schemes_and_unconfigured_places_are_no_credentials() {
         for case in
