@@ -93,8 +93,8 @@ async fn a_download_that_gets_nowhere_is_given_up() {
     let heard = everyone(&users(&auth0).with_patience(patience), ALL).await;
     assert!(matches!(heard.error, Some(TenantError::Unreachable(_))), "{:?}", heard.error);
     assert!(heard.users.len() < 1000);
-    // The first of them got somewhere.
-    assert_eq!(auth0.counts().downloads, 3);
+    // Those that got further than the one before count anew.
+    assert!((3..=8).contains(&auth0.counts().downloads), "{}", auth0.counts().downloads);
 }
 
 #[tokio::test]
