@@ -8,7 +8,7 @@ use hyper::{
     server::conn::{http1, http2},
     service::service_fn,
 };
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::time::timeout;
 
 use super::{
@@ -17,7 +17,7 @@ use super::{
     form::SentAhead,
     framing::{Seen, Strict},
     listener::{Held, Service},
-    patience::{Limits, Patient, Progress, Served},
+    patience::{Limits, Patient, Progress, Served, Streams},
     socket::Accepted,
     tls::{self, Tls},
     transport::{Begun, Transport},
@@ -82,7 +82,8 @@ pub async fn serve(accepted: Accepted, held: Held, service: Service) {
     let requests = Arc::clone(&progress);
     let (noted, sending) = (seen.clone(), interim.clone());
     let service = service_fn(move |mut request: Request<Incoming>| {
-        let (gateway, serving) = (current.load(), requests.serve());
+        let gateway = current.load();
+        let serving = if speaks_http2 { requests.serve_stream() } else { requests.serve() };
         let (downstream, drain) = (peer.seen_by(&gateway), drain.clone());
         let (progress, sending) = (Arc::clone(&requests), sending.clone());
         if request.headers().contains_key(header::EXPECT) && noted.is_beyond(requests.begun()) {
@@ -101,8 +102,10 @@ pub async fn serve(accepted: Accepted, held: Held, service: Service) {
             } else if !speaks_http2 && drain.is_leaving() {
                 response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
-            let served = |body| if speaks_http2 { Served::shared(body, serving) } else { Served::new(body, serving) };
-            Ok::<_, Infallible>(response.map(served))
+            if let Some(deadline) = response.body().deadline() {
+                serving.end_by(deadline);
+            }
+            Ok::<_, Infallible>(response.map(|body| Served::new(body, serving)))
         }
     });
     let ends = pin!(either(begun.cancelled(), progress.idle(settings.idle_timeout)));
@@ -144,8 +147,8 @@ fn http1(settings: &ListenerSettings) -> http1::Builder {
     builder
 }
 
-fn http2(settings: &ListenerSettings) -> http2::Builder<TokioExecutor> {
-    let mut builder = http2::Builder::new(TokioExecutor::new());
+fn http2(settings: &ListenerSettings) -> http2::Builder<Streams> {
+    let mut builder = http2::Builder::new(Streams);
     builder
         .timer(TokioTimer::new())
         .max_concurrent_streams(MAX_STREAMS)

@@ -7,6 +7,7 @@ use std::{
 
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
+use tokio::time::Instant;
 
 use super::access::Entry;
 use crate::{
@@ -39,6 +40,11 @@ impl Ending {
             ending.end();
         }
         ending
+    }
+
+    /// When it must have ended, however its client gets on.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.body.deadline()
     }
 
     fn end(&mut self) {

@@ -1,6 +1,7 @@
 //! Connections that take too long: to send a header, between requests, or to read what they are sent.
 //!
-//! A connection has one timer for all of it, which is only moved when it goes off: a request costs three stores, no timer.
+//! A connection has one timer for all of it, which is only moved when it goes off: a request costs three stores, no timer. Where requests
+//! share the connection, the same timer looks over their responses (`offers`), and ends the one that stands still alone.
 
 use std::{
     io,
@@ -22,8 +23,11 @@ use tokio::{
     time::{Instant, Sleep},
 };
 
+pub use self::offers::Streams;
+use self::offers::{NEVER, Offer, Offers};
 use crate::seldom::Seldom;
 
+mod offers;
 #[cfg(test)]
 mod tests;
 
@@ -54,10 +58,10 @@ pub struct Progress {
     in_flight: Gauge,
     /// Whether another protocol is spoken now.
     switched: AtomicBool,
-    /// Responses of which nothing more is taken at the moment, where requests share the connection.
-    untaken: AtomicU64,
-    /// When something of one of them was last taken, or the first of them began to wait, in milliseconds from `origin`.
-    taken_at: AtomicU64,
+    /// When the response must have ended, in milliseconds from `origin`, where requests do not share the connection.
+    deadline: AtomicU64,
+    /// The responses, where they do.
+    offers: Offers,
 }
 
 /// One request that ever was, in [`Progress::requests`].
@@ -67,8 +71,8 @@ const BEGUN: u64 = 1 << 32;
 #[derive(Debug)]
 pub struct Serving {
     progress: Arc<Progress>,
-    /// Whether the client is waited for.
-    offers: bool,
+    /// Its response, where requests share the connection.
+    offer: Option<Arc<Offer>>,
 }
 
 impl Progress {
@@ -81,8 +85,8 @@ impl Progress {
             idle_since: AtomicU64::new(0),
             in_flight,
             switched: AtomicBool::new(false),
-            untaken: AtomicU64::new(0),
-            taken_at: AtomicU64::new(0),
+            deadline: AtomicU64::new(NEVER),
+            offers: Offers::default(),
         })
     }
 
@@ -101,7 +105,15 @@ impl Progress {
     pub fn serve(self: &Arc<Self>) -> Serving {
         self.requests.fetch_add(BEGUN | 1, Ordering::Relaxed);
         self.in_flight.inc();
-        Serving { progress: Arc::clone(self), offers: false }
+        Serving { progress: Arc::clone(self), offer: None }
+    }
+
+    /// The same where requests share the connection. The task that [`Streams`] spawns next on this thread is the one that serves it.
+    #[must_use]
+    pub fn serve_stream(self: &Arc<Self>) -> Serving {
+        let mut serving = self.serve();
+        serving.offer = Some(Offer::begin());
+        serving
     }
 
     /// Resolves when no request was served for this long.
@@ -113,24 +125,6 @@ impl Progress {
             }
             tokio::time::sleep(left).await;
         }
-    }
-
-    /// Something is there that the client has to make room for.
-    fn offer(&self) {
-        if self.untaken.fetch_add(1, Ordering::Relaxed) == 0 {
-            self.taken_at.store(self.elapsed(), Ordering::Relaxed);
-        }
-    }
-
-    /// It made room, or need not any more.
-    fn take(&self) {
-        self.taken_at.store(self.elapsed(), Ordering::Relaxed);
-        self.untaken.fetch_sub(1, Ordering::Relaxed);
-    }
-
-    /// Since when the client takes nothing of what is there for it.
-    fn untaken_since(&self) -> Option<u64> {
-        (self.untaken.load(Ordering::Relaxed) > 0).then(|| self.taken_at.load(Ordering::Relaxed))
     }
 
     fn count(&self) -> Count {
@@ -145,8 +139,16 @@ impl Progress {
         limit.saturating_sub(Duration::from_millis(self.elapsed().saturating_sub(since)))
     }
 
+    fn left_until(&self, deadline: u64) -> Duration {
+        Duration::from_millis(deadline.saturating_sub(self.elapsed()))
+    }
+
     fn elapsed(&self) -> u64 {
-        u64::try_from(self.origin.elapsed().as_millis()).unwrap_or(u64::MAX)
+        self.millis(Instant::now())
+    }
+
+    fn millis(&self, at: Instant) -> u64 {
+        u64::try_from(at.saturating_duration_since(self.origin).as_millis()).unwrap_or(NEVER)
     }
 }
 
@@ -170,20 +172,21 @@ impl Serving {
         self.progress.switched.store(true, Ordering::Relaxed);
     }
 
-    fn offers(&mut self, offers: bool) {
-        match (self.offers, offers) {
-            (false, true) => self.progress.offer(),
-            (true, false) => self.progress.take(),
-            _ => return,
-        }
-        self.offers = offers;
+    /// Its response must have ended by then, however its client gets on.
+    pub(super) fn end_by(&self, deadline: Instant) {
+        let deadline = self.progress.millis(deadline);
+        self.offer.as_ref().map_or(&self.progress.deadline, |offer| &offer.deadline).store(deadline, Ordering::Relaxed);
     }
 }
 
 impl Drop for Serving {
     fn drop(&mut self) {
-        self.offers(false);
         let progress = &self.progress;
+        if let Some(offer) = &self.offer {
+            progress.offers.remove(offer);
+        } else {
+            progress.deadline.store(NEVER, Ordering::Relaxed);
+        }
         progress.idle_since.store(progress.elapsed(), Ordering::Relaxed);
         progress.requests.fetch_sub(1, Ordering::Release);
         progress.in_flight.dec();
@@ -191,35 +194,24 @@ impl Drop for Serving {
 }
 
 /// The body of a response: its request is being served until it has ended.
+///
+/// Where requests share the connection, a response that its client makes no room for is not asked for more, and no write waits for it. So
+/// it is the time between two questions that tells.
 #[derive(Debug)]
 pub struct Served<B> {
     body: B,
     serving: Option<Serving>,
-    shared: bool,
 }
 
-impl<B> Served<B> {
+impl<B: Body> Served<B> {
     /// Ends `serving` when `body` ends or is dropped.
     #[must_use]
-    pub const fn new(body: B, serving: Serving) -> Self {
-        Self { body, serving: Some(serving), shared: false }
-    }
-
-    /// The same, where requests share the connection: a response that its client makes no room for is not asked for more, and no write
-    /// waits for it. So it is the time between two questions that tells.
-    #[must_use]
-    pub fn shared(body: B, mut serving: Serving) -> Self
-    where
-        B: Body,
-    {
-        serving.offers(!body.is_end_stream());
-        Self { body, serving: Some(serving), shared: true }
-    }
-
-    fn offers(&mut self, offers: bool) {
-        if let Some(serving) = self.serving.as_mut().filter(|_| self.shared) {
-            serving.offers(offers);
+    pub fn new(body: B, serving: Serving) -> Self {
+        if let Some(offer) = serving.offer.as_ref().filter(|_| !body.is_end_stream()) {
+            offer.wait(serving.progress.elapsed());
+            serving.progress.offers.add(offer);
         }
+        Self { body, serving: Some(serving) }
     }
 }
 
@@ -231,12 +223,17 @@ impl<B: Body + Unpin> Body for Served<B> {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
-        self.offers(false);
+        let offered = |served: &Self, is_there: bool| {
+            if let Some(Serving { progress, offer: Some(offer) }) = &served.serving {
+                offer.wait(if is_there { progress.elapsed() } else { NEVER });
+            }
+        };
+        offered(&self, false);
         let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
         if frame.is_none() {
             self.serving = None;
         }
-        self.offers(true);
+        offered(&self, true);
         Poll::Ready(frame)
     }
 
@@ -314,9 +311,10 @@ impl<T: Abort> Patient<T> {
         let mut least = idle.min(header);
         if let Some(since) = self.write_since {
             least = least.min(self.progress.left(since, idle));
+            least = least.min(self.progress.left_until(self.progress.deadline.load(Ordering::Relaxed)));
         }
-        if let Some(since) = self.progress.untaken_since() {
-            least = least.min(self.progress.left(since, idle));
+        if self.limits.shared {
+            least = least.min(self.progress.offers.end_overdue(self.progress.elapsed(), idle));
         }
         let count = self.progress.count();
         if count.is_idle() {

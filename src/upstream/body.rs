@@ -368,6 +368,15 @@ impl Body {
         Self::Upstream(UpstreamBody::new(Inbound::Http2 { incoming, _in_flight: in_flight }, limits))
     }
 
+    /// When it must have ended, however its client gets on; `None`: it may take any time, or is there already.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Instant> {
+        match self {
+            Self::Own(_) => None,
+            Self::Upstream(body) => body.patience.deadline,
+        }
+    }
+
     /// It ends with the session of its request.
     pub(super) fn tie(&mut self, tether: Tether) {
         if let Self::Upstream(body) = self {

@@ -14,4 +14,5 @@ mod process;
 mod recorder;
 mod responses;
 mod slow;
+mod stalled;
 mod strict;
