@@ -119,8 +119,8 @@ async fn hints_of_pipelined_requests_are_never_out_of_order() {
     .await;
     let gate = TestGate::start(&upstream.route("auth = \"none\"")).await;
     let mut raw = Raw::connect(gate.address()).await;
-    let requests: String = (1..=6).map(|number| format!("GET /{number} HTTP/1.1\r\nHost: a\r\n\r\n")).collect();
-    raw.write(requests).await;
+    let requests: Vec<_> = (1..=6).map(|number| format!("GET /{number} HTTP/1.1\r\nHost: a\r\n\r\n")).collect();
+    raw.write(requests.concat()).await;
     tokio::time::sleep(Duration::from_millis(300)).await;
     for number in 1..=6 {
         let hint = raw_head(&mut raw).await;
