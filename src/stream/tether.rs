@@ -2,7 +2,7 @@
 
 use std::{
     future::poll_fn,
-    pin::pin,
+    pin::Pin,
     task::{Context, Poll},
     time::Duration,
 };
@@ -119,8 +119,7 @@ impl Tether {
     ///
     /// # Errors
     /// Why it ended.
-    pub async fn watch<T>(&mut self, work: impl Future<Output = T>) -> Result<T, Reason> {
-        let mut work = pin!(work);
+    pub async fn watch<T>(&mut self, mut work: Pin<&mut impl Future<Output = T>>) -> Result<T, Reason> {
         let mut has_waited = false;
         poll_fn(|context| {
             if let Poll::Ready(output) = work.as_mut().poll(context) {

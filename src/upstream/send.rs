@@ -12,7 +12,8 @@ use super::{
     endpoint::{Connections, Endpoint, InFlight},
     error::UpstreamError,
     fields,
-    http1::{self, Answer, Connection, Failure, Unanswered, Waiting},
+    http1::{self, Answer, Failure, Unanswered, Waiting},
+    outbound::Outbound,
     pool::{Http1Pool, Http2Pool},
     proxy::Shared,
     transport::Stream,
@@ -22,7 +23,7 @@ use super::{
 #[derive(Debug)]
 pub(super) struct Failed {
     pub(super) error: UpstreamError,
-    pub(super) again: Option<Request<RequestBody>>,
+    pub(super) again: Option<Outbound>,
 }
 
 impl From<UpstreamError> for Failed {
@@ -35,7 +36,7 @@ impl Shared {
     /// One try.
     pub(super) async fn send(
         &self,
-        request: Request<RequestBody>,
+        request: Outbound,
         in_flight: InFlight,
         limits: Limits,
         waiting: &Waiting,
@@ -49,7 +50,7 @@ impl Shared {
                 Ok(Answer::Switched(..)) => return Err((UpstreamError::Switched.into(), in_flight)),
                 Err(failed) => return Err((failed, in_flight)),
             },
-            Connections::Http2(pool) => match self.send_http2(pool, request, waiting).await {
+            Connections::Http2(pool) => match Box::pin(self.send_http2(pool, *request, waiting)).await {
                 Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
                     return Err((UpstreamError::Switched.into(), in_flight));
                 }
@@ -79,39 +80,34 @@ impl Shared {
     pub(super) async fn send_http1(
         &self,
         pool: &Http1Pool,
-        mut request: Request<RequestBody>,
+        mut request: Outbound,
         waiting: &Waiting,
     ) -> Result<Answer<Stream>, Failed> {
         let upload = request.body().upload();
-        let upload = upload.as_deref();
         let mut may_repeat = true;
-        while let Some(connection) = may_repeat.then(|| pool.take()).flatten() {
-            let unanswered = match self.try_http1(connection, request, waiting).await {
+        loop {
+            let kept = may_repeat.then(|| pool.take()).flatten();
+            let is_new = kept.is_none();
+            let connection = match kept {
+                Some(connection) => connection,
+                None => match Box::pin(pool.connect()).await {
+                    Ok(connection) => connection,
+                    Err(error) => return Err(Failed { error: error.into(), again: Some(request) }),
+                },
+            };
+            let exchange = http1::exchange(connection, request, self.settings().response_timeout, waiting);
+            let unanswered = match exchange.await {
                 Ok(answer) => return Ok(answer),
                 Err(unanswered) => unanswered,
             };
             // What was sent is sent once more, over a new connection.
             may_repeat = !unanswered.sent;
             let (failure, again) = again_http1(unanswered);
-            request = again.ok_or_else(|| whose_fault(failure, upload))?;
+            match again {
+                Some(again) if !is_new => request = again,
+                again => return Err(Failed { error: whose_fault(failure, upload.as_deref()), again }),
+            }
         }
-        let connection = match pool.connect().await {
-            Ok(connection) => connection,
-            Err(error) => return Err(Failed { error: error.into(), again: Some(request) }),
-        };
-        self.try_http1(connection, request, waiting).await.map_err(|unanswered| {
-            let (failure, again) = again_http1(unanswered);
-            Failed { error: whose_fault(failure, upload), again }
-        })
-    }
-
-    async fn try_http1(
-        &self,
-        connection: Connection<Stream>,
-        request: Request<RequestBody>,
-        waiting: &Waiting,
-    ) -> Result<Answer<Stream>, Unanswered<RequestBody>> {
-        http1::exchange(connection, request, self.settings().response_timeout, waiting).await
     }
 
     /// Likewise over HTTP/2, where any failure may be one of the connection that all requests share.
@@ -125,13 +121,13 @@ impl Shared {
         let upload = upload.as_deref();
         if let Some(sender) = pool.shared_sender() {
             match self.try_http2(sender, request, upload, waiting).await {
-                Err(Failed { again: Some(again), .. }) => request = again,
+                Err(Failed { again: Some(again), .. }) => request = *again,
                 answered => return answered,
             }
         }
         match pool.connect().await {
             Ok(sender) => self.try_http2(sender, request, upload, waiting).await,
-            Err(error) => Err(Failed { error: error.into(), again: Some(request) }),
+            Err(error) => Err(Failed { error: error.into(), again: Some(request.into()) }),
         }
     }
 
@@ -149,7 +145,7 @@ impl Shared {
         let answered =
             self.in_time(upload, pin!(response), waiting.look).await.ok_or(UpstreamError::ResponseTimeout)?;
         answered.map_err(|mut failed| {
-            let again = failed.take_message().or(spare);
+            let again = failed.take_message().or(spare).map(Box::new);
             Failed { error: whose_fault(failed.into_error(), upload), again }
         })
     }
@@ -179,15 +175,16 @@ impl Shared {
 }
 
 /// A request that was not answered, if sending it again does no harm.
-fn again_http1(unanswered: Unanswered<RequestBody>) -> (Failure, Option<Request<RequestBody>>) {
-    let Unanswered { failure, sent, answered, parts, body } = unanswered;
+fn again_http1(unanswered: Unanswered<RequestBody>) -> (Failure, Option<Outbound>) {
+    let Unanswered { failure, sent, answered, mut request, body } = unanswered;
     let broke_off = matches!(failure, Failure::BrokeOff(_)) && !answered;
     // What was sent and still has its body had none, or was not asked for it.
-    let again = body.filter(|_| broke_off && (!sent || parts.method.is_idempotent()));
+    let again = body.filter(|_| broke_off && (!sent || request.method().is_idempotent()));
     let again = again.map(|(body, first)| {
-        let mut body = body.unwrap_or_else(RequestBody::empty);
+        let mut body = body.unwrap_or_default();
         body.put_back(first);
-        Request::from_parts(parts, body)
+        *request.body_mut() = body;
+        request
     });
     (failure, again)
 }

@@ -1,6 +1,6 @@
 //! WebSockets: the handshake with the upstream, and the tunnel that begins with its answer.
 
-use std::sync::Arc;
+use std::{pin::pin, sync::Arc};
 
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, StatusCode, Version, header};
@@ -43,7 +43,7 @@ impl Shared {
         let waiting = Waiting { look: None, interim: interim_of(&request) };
         let place = request.extensions_mut().remove::<Place>();
         let key = handshake.is_extended_connect.then(websocket::key);
-        let (answer, in_flight) = match tether.watch(self.shake_hands(request, key.as_deref(), &waiting)).await {
+        let (answer, in_flight) = match tether.watch(pin!(self.shake_hands(request, key.as_deref(), &waiting))).await {
             Err(reason) => return tether.refusal(reason),
             Ok(Ok(answered)) => answered,
             Ok(Err((error, endpoint))) => {
@@ -110,11 +110,9 @@ impl Shared {
         key: Option<&str>,
         waiting: &Waiting,
     ) -> Result<(Answer<Stream>, InFlight), Unserved> {
-        let mut in_flight = match self.endpoints.pick() {
-            Some(in_flight) => in_flight,
-            None => self.endpoints.wait().await.map_err(|error| (error.into(), None))?,
-        };
-        let mut request = self.outbound(request, in_flight.endpoint()).map(|_| RequestBody::empty());
+        let mut in_flight = self.somewhere().await?;
+        let mut request = self.outbound(request, None);
+        *request.body_mut() = RequestBody::default();
         let fields = request.headers_mut();
         fields.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         fields.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
@@ -126,6 +124,7 @@ impl Shared {
             let Connections::Http1(pool) = &in_flight.endpoint().connections else {
                 return Err((UpstreamError::NotSwitched, None));
             };
+            self.address(&mut request, in_flight.endpoint());
             let failed = match self.send_http1(pool, request, waiting).await {
                 Ok(answer) => return Ok((answer, in_flight)),
                 Err(failed) => failed,
