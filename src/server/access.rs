@@ -227,7 +227,7 @@ mod tests {
 
     #[test]
     fn what_is_kept_for_long_keeps_nothing_else() {
-        let read = bytes::Bytes::from([&b"/a/b?c"[..], &[b'x'; 64 * 1024]].concat());
+        let read = bytes::Bytes::from([b"/a/b?c".to_vec(), vec![b'x'; 64 * 1024]].concat());
         let value = |range| HeaderValue::from_maybe_shared(read.slice(range)).unwrap();
         let mut request = Request::get(Uri::from_maybe_shared(read.slice(0..6)).unwrap()).body(()).unwrap();
         request.headers_mut().insert("user-agent", value(10..20));
