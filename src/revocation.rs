@@ -46,7 +46,7 @@ pub const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 pub const GIVE_UP: Duration = Duration::from_secs(24 * 3600);
 
 /// What is revoked at an issuer, and how.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct RevocationSettings {
     /// The issuer.
     pub issuer: IssuerName,

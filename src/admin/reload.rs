@@ -8,22 +8,32 @@ use axum::{
 use serde_json::{Value, json};
 
 use super::{
-    Admin,
+    Admin, Peer,
     answer::{Answer, Refusal, ok},
 };
 use crate::{
     config::{Place, Problem},
     reload::{NoReload, Reloads, Report, Trigger},
+    telemetry::audit::{self, Actor},
 };
 
 /// `POST /v1/reload`
-pub(super) async fn reload(State(Admin(admin)): State<Admin>) -> Answer {
-    let report = admin.lasting.readiness.reloads.reload(Trigger::Request).await.map_err(|no| {
-        let (status, code) = match no {
-            NoReload::Off => (StatusCode::CONFLICT, "reload_off"),
-            NoReload::NoFile => (StatusCode::CONFLICT, "no_file"),
-            NoReload::Stopping => (StatusCode::SERVICE_UNAVAILABLE, "stopping"),
-        };
+pub(super) async fn reload(State(Admin(admin)): State<Admin>, peer: Peer) -> Answer {
+    let result = admin.lasting.readiness.reloads.reload(Trigger::Request).await;
+    let refusal = |no: &NoReload| match no {
+        NoReload::Off => (StatusCode::CONFLICT, "reload_off"),
+        NoReload::NoFile => (StatusCode::CONFLICT, "no_file"),
+        NoReload::Stopping => (StatusCode::SERVICE_UNAVAILABLE, "stopping"),
+    };
+    let actor = Actor { who: "admin".to_owned(), from: Some(peer.0.ip()), event: None };
+    match &result {
+        Ok(report) => {
+            audit::record_reload(&actor, report.outcome.as_str(), report.changed.len(), report.problems.len());
+        }
+        Err(no) => audit::record_reload(&actor, refusal(no).1, 0, 0),
+    }
+    let report = result.map_err(|no| {
+        let (status, code) = refusal(&no);
         Refusal::new(status, code, no.to_string())
     })?;
     Ok(answer(&report))

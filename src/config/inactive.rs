@@ -94,6 +94,7 @@ fn exclusions(section: &Section<'_>) -> Exclusions {
     }
     if let Some((path, at)) = section.get::<String>("exclude_file").placed() {
         let path = section.reader().resolve(&at, &path);
+        section.reader().note_file(&at, &path);
         match read_list(&path) {
             Ok(text) => exclusions.add_lines(&text),
             Err(error) => {

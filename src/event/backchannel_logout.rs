@@ -43,7 +43,7 @@ const KIND: &str = "backchannel-logout";
 const PARAMETER: &str = "logout_token";
 
 /// Its settings.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct BackchannelLogoutSettings {
     /// The issuer whose users it tells about.
     pub issuer: IssuerName,

@@ -28,7 +28,7 @@ use std::{
 use arc_swap::ArcSwap;
 use http::Uri;
 use jsonwebtoken::Algorithm;
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use tokio::{sync::watch, time::sleep};
 use tokio_util::sync::CancellationToken;
 
@@ -59,7 +59,7 @@ use crate::{
 const REFRESH: Duration = Duration::from_secs(3600);
 
 /// Its settings.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct SharedSignalsSettings {
     /// The issuer whose users it tells about.
     pub issuer: IssuerName,
@@ -108,6 +108,24 @@ pub enum Delivery {
         /// The most SETs of one answer.
         max_events: usize,
     },
+}
+
+/// Of settings: no comparison with what somebody sent.
+impl PartialEq for Delivery {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Push { authorization, endpoint }, Self::Push { authorization: secret, endpoint: place }) => {
+                endpoint == place
+                    && authorization.as_ref().map(ExposeSecret::expose_secret)
+                        == secret.as_ref().map(ExposeSecret::expose_secret)
+            }
+            (
+                Self::Poll { url, every, timeout, max_events },
+                Self::Poll { url: u, every: e, timeout: t, max_events: m },
+            ) => (url, every, timeout, max_events) == (u, e, t, m),
+            (Self::Push { .. } | Self::Poll { .. }, _) => false,
+        }
+    }
 }
 
 impl SharedSignalsSettings {

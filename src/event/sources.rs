@@ -22,7 +22,7 @@ use super::{
 use crate::{clock::Timestamp, marker::Source, token::verify::CurrentVerifier};
 
 /// A source, as it is configured.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct SourceSettings {
     /// Its name.
     pub name: SourceName,
@@ -35,7 +35,7 @@ pub struct SourceSettings {
 }
 
 /// What a source is, and its own settings.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub enum SourceKind {
     /// The stream of an Auth0 tenant's log.
     Auth0LogStream(LogStreamSettings),

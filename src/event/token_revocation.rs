@@ -17,7 +17,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode, header, request::Parts};
 use jsonwebtoken::Algorithm;
-use secrecy::{ExposeSecret as _, SecretString};
+use secrecy::{ExposeSecret, SecretString};
 
 use super::{
     receiver::{self, Answer, Receiver, Rejection},
@@ -63,8 +63,17 @@ pub struct TokenRevocationSettings {
     pub subject_issuers: Box<[Box<str>]>,
 }
 
+/// Of settings: no comparison with what somebody sent.
+impl PartialEq for TokenRevocationSettings {
+    fn eq(&self, other: &Self) -> bool {
+        let Self { issuer, token, assertions, subject_issuers } = self;
+        (issuer, assertions, subject_issuers) == (&other.issuer, &other.assertions, &other.subject_issuers)
+            && token.as_ref().map(ExposeSecret::expose_secret) == other.token.as_ref().map(ExposeSecret::expose_secret)
+    }
+}
+
 /// What the JWTs of a sender must be like.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct Assertions {
     /// What `aud` must name one of: the URL of this endpoint. Never empty.
     pub audiences: Box<[Box<str>]>,
@@ -75,7 +84,7 @@ pub struct Assertions {
 }
 
 /// Somebody else than the issuer who signs.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct Signer {
     /// Its `iss`.
     pub identifier: Box<str>,

@@ -8,7 +8,7 @@ use crate::token::claims::SubjectId;
 const MACHINE: &str = "@clients";
 
 /// Who is left out. Machine clients are unless they are asked for: there is no user to block.
-#[derive(Clone, Default, Debug)]
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Exclusions {
     /// In order: what is asked for is compared by how this is shown.
     users: BTreeSet<Box<str>>,
@@ -18,7 +18,7 @@ pub struct Exclusions {
 }
 
 /// A text in which `*` stands for anything, or nothing.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 struct Pattern(Box<[Box<str>]>);
 
 impl Exclusions {

@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// `[inactive]`, and how issuers are asked.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct InactiveSettings {
     /// How long users have to have been inactive; `None`: whoever asks says so.
     pub inactive_for: Option<Duration>,

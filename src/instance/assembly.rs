@@ -1,6 +1,6 @@
 //! What a gate has by its configuration, and how another takes over.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use async_trait::async_trait;
 
@@ -10,17 +10,18 @@ use crate::{
     clock::Clock,
     config::{Config, Place, Problem},
     credential::CredentialSources,
-    event::receiver::Receivers,
+    event::{SourceSettings, receiver::Receivers},
     gate::{
         Judge, Policy, Trust,
         identity::ReservedNames,
         policy::{ActivityRule, Authentication, Mode},
     },
     http_client::HttpClient,
+    inactive::settings::InactiveSettings,
     limit::Limits,
     logout::{IssuerLogouts, LogoutSettings, NoEndpoint},
     reload::Apply,
-    revocation::Revocations,
+    revocation::{RevocationSettings, Revocations},
     server::{
         current::CurrentGateway,
         gateway::{Gateway, GatewayOptions, Lasting},
@@ -100,6 +101,57 @@ pub(super) struct Assembly {
     admin: CurrentAdmin,
     whose: Whose,
     tls: Option<Arc<Tls>>,
+    at_start: AtStart,
+}
+
+/// Settings that are taken at the start although they rest on keys that are not: an issuer's `iss` tells the domain of its tenant, for one.
+#[derive(Clone, Debug)]
+struct AtStart {
+    sources: Vec<SourceSettings>,
+    revocations: Vec<RevocationSettings>,
+    inactive: InactiveSettings,
+}
+
+impl AtStart {
+    fn of(config: &Config) -> Self {
+        let Config { sources, revocations, inactive, .. } = config;
+        Self { sources: sources.clone(), revocations: revocations.clone(), inactive: inactive.clone() }
+    }
+
+    /// Why a gate that was started by these cannot go on by `config`.
+    fn check(&self, config: &Config) -> Result<(), Vec<Problem>> {
+        let other = Self::of(config);
+        // Whatever order they are read in, each has a name.
+        let sources = (self.sources.iter().map(|source| &source.name))
+            .chain(other.sources.iter().map(|source| &source.name))
+            .collect::<BTreeSet<_>>()
+            .into_iter()
+            .filter(|name| {
+                let of = |all: &Self| all.sources.iter().find(|source| source.name == **name).cloned();
+                of(self) != of(&other)
+            })
+            .map(|name| format!("sources.{name}"));
+        let revocations = (self.revocations.iter().map(|revocation| &revocation.issuer))
+            .chain(other.revocations.iter().map(|revocation| &revocation.issuer))
+            .collect::<BTreeSet<_>>()
+            .into_iter()
+            .filter(|issuer| {
+                let of = |all: &Self| all.revocations.iter().find(|revocation| revocation.issuer == **issuer).cloned();
+                of(self) != of(&other)
+            })
+            .map(|issuer| format!("issuers.{issuer}.logout.revoke"));
+        let inactive = (self.inactive != other.inactive).then(|| "inactive".to_owned());
+        let problem = |key: String| Problem {
+            hint: Some("restart the gate, or take the change back".to_owned()),
+            ..problem(
+                config,
+                &key,
+                "needs a restart: it is taken when the gate starts, and rests on settings that have changed".to_owned(),
+            )
+        };
+        let problems: Vec<_> = sources.chain(revocations).chain(inactive).map(problem).collect();
+        if problems.is_empty() { Ok(()) } else { Err(problems) }
+    }
 }
 
 impl Assembly {
@@ -113,7 +165,8 @@ impl Assembly {
         whose: Whose,
         tls: Option<Arc<Tls>>,
     ) -> Self {
-        Self { foundation, logout_settings: config.logouts.clone(), logouts, gateways, admin, whose, tls }
+        let at_start = AtStart::of(config);
+        Self { foundation, logout_settings: config.logouts.clone(), logouts, gateways, admin, whose, tls, at_start }
     }
 
     /// A judge by this configuration, with keys for all of its issuers.
@@ -163,6 +216,7 @@ impl Apply for Assembly {
     /// Everything that can fail comes first, and everything that takes time; then all parts are exchanged one after another, in
     /// microseconds. A request is served by the gateway that it loaded, and that one has all of its parts.
     async fn apply(&mut self, config: Config, changed: &[String]) -> Result<(), Vec<Problem>> {
+        self.at_start.check(&config)?;
         // Whoever asks although nothing has changed may mean the certificates.
         if changed.is_empty() {
             return self.serve_certificates(&config);

@@ -1,4 +1,4 @@
-//! The audit trail: one line per change of a marker, under the log target `portcullis::audit`.
+//! The audit trail: one line per change of a marker, and per reload that somebody asks for, under the log target `portcullis::audit`.
 
 use std::net::IpAddr;
 
@@ -39,6 +39,20 @@ pub fn record(actor: &Actor, what: &str, key: &MarkerKey, marker: &Marker, resul
         outcome,
         error = result.as_ref().err().map(tracing::field::display),
         "marker"
+    );
+}
+
+/// Writes down that somebody asked for the configuration to be read again, and what became of it.
+pub fn record_reload(actor: &Actor, outcome: &str, changed: usize, problems: usize) {
+    tracing::info!(
+        target: TARGET,
+        who = actor.who,
+        what = "reload",
+        from = actor.from.map(tracing::field::display),
+        outcome,
+        changed,
+        problems,
+        "configuration"
     );
 }
 

@@ -64,7 +64,7 @@ const RETRY: Duration = Duration::from_secs(2);
 const SLOWLY: Duration = Duration::from_secs(60);
 
 /// Its settings.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct EventsSettings {
     /// The issuer whose users it tells about.
     pub issuer: IssuerName,

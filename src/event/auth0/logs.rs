@@ -58,7 +58,7 @@ const MAX_MARKS: usize = 64;
 const SLOWLY: Duration = Duration::from_secs(60);
 
 /// Its settings.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct LogsSettings {
     /// The issuer whose users it tells about.
     pub issuer: IssuerName,

@@ -232,7 +232,7 @@ fn is_of_no_concern(code: &str) -> bool {
 }
 
 /// What is done about each code.
-#[derive(Clone, Default, Debug)]
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Codes {
     overrides: HashMap<Box<str>, Action, ahash::RandomState>,
 }

@@ -84,6 +84,21 @@ pub enum Credential {
     },
 }
 
+/// Of settings: no comparison with what somebody sent.
+impl PartialEq for Credential {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::None, Self::None) => true,
+            (Self::Token(one), Self::Token(other)) => one.expose_secret() == other.expose_secret(),
+            (
+                Self::Client { token_url, id, secret, scope },
+                Self::Client { token_url: u, id: i, secret: other, scope: s },
+            ) => (token_url, id, scope) == (u, i, s) && secret.expose_secret() == other.expose_secret(),
+            (Self::None | Self::Token(_) | Self::Client { .. }, _) => false,
+        }
+    }
+}
+
 /// What the transmitter says of itself (Shared Signals Framework 1.0). Members that are not known are passed over.
 #[derive(Clone, Deserialize, Debug)]
 pub(super) struct Configuration {

@@ -65,6 +65,22 @@ async fn each_change_leaves_one_line() {
     assert_eq!(lines[1]["at"], "2026-01-31T12:00:00.000Z");
 }
 
+/// Whoever may change what the gate goes by is written down.
+#[tokio::test]
+async fn a_reload_that_somebody_asks_for_leaves_a_line() {
+    let gate = Gate::start().await;
+    gate.admin().send(Method::POST, "/v1/reload", "").await.is(200, None);
+    let file = gate.directory().join("gate.toml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, format!("reload = \"signal\"\n{}", text.replace("[store]", "[stores]"))).unwrap();
+    gate.admin().send(Method::POST, "/v1/reload", "").await.is(409, "not_reloaded");
+    let lines = lines(&gate, 2).await;
+    let told = |line: &Value| ["who", "what", "from", "outcome"].map(|name| line[name].as_str().unwrap().to_owned());
+    assert_eq!(told(&lines[0]), ["admin", "reload", "127.0.0.1", "unchanged"]);
+    assert_eq!(told(&lines[1]), ["admin", "reload", "127.0.0.1", "invalid"]);
+    assert!(lines[1]["problems"].as_u64().unwrap() > 0, "{lines:#?}");
+}
+
 #[tokio::test]
 async fn a_change_that_failed_leaves_a_line_too() {
     let Some(mut redis) = RedisServer::start() else { return };

@@ -1,7 +1,7 @@
 //! What does not take over, and what is said about it.
 
 use proptest::{prelude::*, test_runner::TestRunner};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{ISSUER, Live, plain, route, text};
 
@@ -64,6 +64,64 @@ async fn a_setting_of_the_start_keeps_all_others_from_changing() {
     // Without it everything goes on.
     live.reload(&plain(GONE)).await;
     assert_eq!(live.outcome().await, "insufficient_scope");
+}
+
+/// A tenant's domain is concluded from the issuer's `iss`.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_rests_on_an_issuers_settings_is_a_setting_of_the_start_too() {
+    let issuer = "[issuers.main]\nissuer = \"https://acme.eu.auth0.com/\"\naliases = [\"https://issuer.example/\"]\n\
+                  audiences = [\"https://api.example\"]\nalgorithms = [\"ES256\"]\njwks_file = \"jwks.json\"\n\
+                  logout.revoke = \"session\"\nmanagement.client_id = \"m2m\"\nmanagement.client_secret_file = \"secret\"\n";
+    let live = Live::start_at(&text("", issuer, &route("")), |directory| {
+        std::fs::write(directory.join("secret"), "that of the machine-to-machine application").unwrap();
+        directory.join("gate.toml")
+    })
+    .await;
+    assert_eq!(live.outcome().await, "200");
+    let report = live.fail(&text("", &issuer.replace("acme.eu", "other.eu"), &route(GONE))).await;
+    assert_eq!(report["outcome"], "refused");
+    let problems = report["problems"].as_array().unwrap();
+    let keys: Vec<_> = problems.iter().map(|problem| problem["key"].as_str().unwrap()).collect();
+    assert_eq!(keys, ["issuers.main.logout.revoke", "inactive"], "{report}");
+    let needs_restart = |problem: &Value| problem["message"].as_str().unwrap().starts_with("needs a restart");
+    assert!(problems.iter().all(needs_restart), "{report}");
+    assert_eq!(live.outcome().await, "200", "{report}");
+    live.reload(&text("", issuer, &route(GONE))).await;
+    assert_eq!(live.outcome().await, "insufficient_scope");
+}
+
+/// The only issuer, which sources are about that name none, gets another name.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_does_not_stay_with_an_issuer_that_is_called_something_else() {
+    let source = "[sources.backchannel]\ntype = \"backchannel_logout\"\naudiences = [\"app\"]\n";
+    let named = |name: &str| {
+        text("", &format!("{}{source}", ISSUER.replace("issuers.main", &format!("issuers.{name}"))), &route(""))
+    };
+    let live = Live::start(&named("main")).await;
+    let report = live.fail(&named("renamed")).await;
+    assert_eq!(report["outcome"], "refused");
+    assert_eq!(report["problems"].as_array().unwrap().len(), 1, "{report}");
+    let problem = &report["problems"][0];
+    assert_eq!(problem["key"], "sources.backchannel");
+    assert!(problem["line"].is_u64(), "{report}");
+    assert!(problem["message"].as_str().unwrap().starts_with("needs a restart"), "{report}");
+    assert_eq!(live.outcome().await, "200");
+}
+
+/// It is read when the gate starts, so whom it names since is not left out yet.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_of_users_that_changed_is_told_of() {
+    let inactive = format!("[inactive]\nexclude_file = \"never\"\n{ISSUER}");
+    let live = Live::start_at(&text("", &inactive, &route("")), |directory| {
+        std::fs::write(directory.join("never"), "auth0|alice\n").unwrap();
+        directory.join("gate.toml")
+    })
+    .await;
+    std::fs::write(live.directory.path().join("never"), "auth0|alice\nauth0|bob\n").unwrap();
+    let report = live.fail(&text("", &inactive, &route(""))).await;
+    assert_eq!(report["problems"][0]["key"], "inactive.exclude_file", "{report}");
+    std::fs::write(live.directory.path().join("never"), "auth0|alice\n").unwrap();
+    assert_eq!(live.ask().await.json()["outcome"], "unchanged");
 }
 
 #[tokio::test(flavor = "multi_thread")]
