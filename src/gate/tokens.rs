@@ -15,7 +15,7 @@ use prometheus_client::{
     metrics::{counter::Counter, gauge::Gauge},
     registry::Registry,
 };
-use siphasher::sip128::SipHasher24;
+use siphasher::sip128::SipHasher13;
 
 use crate::{activity::Trace, marker::cache::Marks, session::register::TokenSession, token::verify::VerifiedToken};
 
@@ -23,7 +23,7 @@ use crate::{activity::Trace, marker::cache::Marks, session::register::TokenSessi
 /// what is remembered of its subject's activity included, and by 0.5 KiB more where each has a session with limits of its own.
 const ENTRY_SIZE: u32 = 2400;
 
-/// A token, as its cache knows it: a keyed hash of it (SipHash-2-4).
+/// A token, as its cache knows it: a keyed hash of it (SipHash-1-3).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct TokenDigest(u128);
 
@@ -31,12 +31,12 @@ impl TokenDigest {
     /// That of a token.
     #[must_use]
     pub fn of(token: &[u8]) -> Self {
-        static KEYED: LazyLock<SipHasher24> = LazyLock::new(|| {
+        static KEYED: LazyLock<SipHasher13> = LazyLock::new(|| {
             let hasher = ahash::RandomState::new();
             let mut key = (u128::from(hasher.hash_one(0_u8)) << 64 | u128::from(hasher.hash_one(1_u8))).to_ne_bytes();
             // Where the system has no randomness, that of hash maps is the best there is.
             let _ = aws_lc_rs::rand::fill(&mut key);
-            SipHasher24::new_with_key(&key)
+            SipHasher13::new_with_key(&key)
         });
         Self(KEYED.hash(token).as_u128())
     }
