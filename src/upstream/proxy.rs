@@ -36,6 +36,7 @@ use crate::{
     gate::{grpc, identity::ReservedNames, problem},
     limit::{concurrency::Place, intake::Intake},
     stream::{Kind, Leash, Tether, websocket},
+    verdict::Reason,
 };
 
 /// Why there is no response from the upstream.
@@ -65,11 +66,14 @@ pub enum UpstreamError {
     /// It answered a request for another protocol as if it had been any request.
     #[error("upstream answered without switching protocols")]
     NotSwitched,
+    /// The session ended before the request was sent.
+    #[error("the session ended: {}", .0.code())]
+    SessionOver(Reason),
 }
 
 impl UpstreamError {
     const fn is_the_clients(&self) -> bool {
-        matches!(self, Self::RequestTimeout | Self::RequestBody(_))
+        matches!(self, Self::RequestTimeout | Self::RequestBody(_) | Self::SessionOver(_))
     }
 
     fn log(&self, route: &str, endpoint: Option<&Endpoint>) {
@@ -110,6 +114,10 @@ impl UpstreamError {
             ),
             Self::RequestBody(_) => {
                 problem::response(StatusCode::BAD_REQUEST, "request_body", "The request body broke off.")
+            }
+            // The tether has a better one, which tells how to go on.
+            Self::SessionOver(reason) => {
+                problem::response(StatusCode::UNAUTHORIZED, reason.code(), "The session is over.")
             }
         }
     }
@@ -212,9 +220,8 @@ impl Shared {
         }
         let begun = std::time::Instant::now();
         let limits = Limits { idle: self.settings().body_idle_timeout, deadline };
-        let look = tether.grows_up();
-        match tether.watch(self.try_and_try_again(request, limits, look)).await {
-            Err(reason) => tether.refusal(reason),
+        match tether.watch(self.try_and_try_again(request, limits, &tether)).await {
+            Err(reason) | Ok(Err((UpstreamError::SessionOver(reason), _))) => tether.refusal(reason),
             Ok(Ok(mut response)) => {
                 self.endpoints.metrics.duration.observe(begun.elapsed());
                 tether.set_kind(kind_of(&response));
@@ -232,24 +239,32 @@ impl Shared {
     }
 
     /// Sends the request; elsewhere once more if it failed, and if that does no harm (RFC 9110 §9.2.2). Errors come with the endpoint
-    /// that was asked last. `look`: when whoever waits for the response wants to be woken once, whether there is one or not.
+    /// that was asked last.
     async fn try_and_try_again(
         &self,
         request: Request<Incoming>,
         limits: Limits,
-        look: Option<Instant>,
+        tether: &Tether,
     ) -> Result<Response<Body>, Unserved> {
-        let mut in_flight = match self.endpoints.pick() {
-            Some(in_flight) => in_flight,
-            None => self.endpoints.wait().await.map_err(|error| (error.into(), None))?,
-        };
+        let mut in_flight = self.pick(tether).await?;
         let mut request = self.outbound(request, in_flight.endpoint());
         let mut tries = Tries::default();
         loop {
-            (request, in_flight) = match self.send(request, in_flight, limits, look).await {
+            (request, in_flight) = match self.send(request, in_flight, limits, tether).await {
                 Ok(response) => return Ok(response),
                 Err((failed, asked)) => self.elsewhere(failed, asked, &mut tries)?,
             };
+        }
+    }
+
+    /// Who is asked first, once any endpoint is known.
+    async fn pick(&self, tether: &Tether) -> Result<InFlight, Unserved> {
+        match self.endpoints.pick() {
+            Some(in_flight) => Ok(in_flight),
+            None => {
+                let waited = tether.wait(self.endpoints.wait()).await.map_err(|over| (over.into(), None))?;
+                waited.map_err(|error| (error.into(), None))
+            }
         }
     }
 
@@ -294,8 +309,8 @@ impl Shared {
         };
         let place = request.extensions_mut().remove::<Place>();
         let key = handshake.is_extended_connect.then(websocket::key);
-        let (answer, in_flight) = match tether.watch(self.shake_hands(request, key.as_deref())).await {
-            Err(reason) => return tether.refusal(reason),
+        let (answer, in_flight) = match tether.watch(self.shake_hands(request, key.as_deref(), &tether)).await {
+            Err(reason) | Ok(Err((UpstreamError::SessionOver(reason), _))) => return tether.refusal(reason),
             Ok(Ok(answered)) => answered,
             Ok(Err((error, endpoint))) => {
                 error.log(self.endpoints.route(), endpoint.as_deref());
@@ -359,11 +374,9 @@ impl Shared {
         &self,
         request: Request<Incoming>,
         key: Option<&str>,
+        tether: &Tether,
     ) -> Result<(Answer<Stream>, InFlight), Unserved> {
-        let mut in_flight = match self.endpoints.pick() {
-            Some(in_flight) => in_flight,
-            None => self.endpoints.wait().await.map_err(|error| (error.into(), None))?,
-        };
+        let mut in_flight = self.pick(tether).await?;
         let mut request = self.outbound(request, in_flight.endpoint()).map(|_| RequestBody::empty());
         let fields = request.headers_mut();
         fields.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
@@ -376,7 +389,7 @@ impl Shared {
             let Connections::Http1(pool) = &in_flight.endpoint().connections else {
                 return Err((UpstreamError::NotSwitched, None));
             };
-            let failed = match self.send_http1(pool, request, None).await {
+            let failed = match self.send_http1(pool, request, tether).await {
                 Ok(answer) => return Ok((answer, in_flight)),
                 Err(failed) => failed,
             };
@@ -498,10 +511,10 @@ impl Shared {
         request: Request<RequestBody>,
         in_flight: InFlight,
         limits: Limits,
-        look: Option<Instant>,
+        tether: &Tether,
     ) -> Result<Response<Body>, (Failed, InFlight)> {
         let mut response = match &in_flight.endpoint().connections {
-            Connections::Http1(pool) => match self.send_http1(pool, request, look).await {
+            Connections::Http1(pool) => match self.send_http1(pool, request, tether).await {
                 Ok(Answer::Response(response)) => {
                     self.judge(in_flight.endpoint(), response.status());
                     response.map(|body| Body::http1(body, in_flight, limits))
@@ -509,7 +522,7 @@ impl Shared {
                 Ok(Answer::Switched(..)) => return Err((UpstreamError::Switched.into(), in_flight)),
                 Err(failed) => return Err((failed, in_flight)),
             },
-            Connections::Http2(pool) => match self.send_http2(pool, request, look).await {
+            Connections::Http2(pool) => match self.send_http2(pool, request, tether).await {
                 Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
                     return Err((UpstreamError::Switched.into(), in_flight));
                 }
@@ -540,13 +553,13 @@ impl Shared {
         &self,
         pool: &Http1Pool,
         mut request: Request<RequestBody>,
-        look: Option<Instant>,
+        tether: &Tether,
     ) -> Result<Answer<Stream>, Failed> {
         let upload = request.body().upload();
         let upload = upload.as_deref();
         let mut may_repeat = true;
         while let Some(connection) = may_repeat.then(|| pool.take()).flatten() {
-            let unanswered = match self.try_http1(connection, request, look).await {
+            let unanswered = match self.try_http1(connection, request, tether).await {
                 Ok(answer) => return Ok(answer),
                 Err(unanswered) => unanswered,
             };
@@ -555,11 +568,11 @@ impl Shared {
             let (failure, again) = again_http1(unanswered);
             request = again.ok_or_else(|| whose_fault(failure, upload))?;
         }
-        let connection = match pool.connect().await {
+        let connection = match tether.wait(pool.connect()).await? {
             Ok(connection) => connection,
             Err(error) => return Err(Failed { error: error.into(), again: Some(request) }),
         };
-        self.try_http1(connection, request, look).await.map_err(|unanswered| {
+        self.try_http1(connection, request, tether).await.map_err(|unanswered| {
             let (failure, again) = again_http1(unanswered);
             Failed { error: whose_fault(failure, upload), again }
         })
@@ -569,9 +582,9 @@ impl Shared {
         &self,
         connection: Connection<Stream>,
         request: Request<RequestBody>,
-        look: Option<Instant>,
+        tether: &Tether,
     ) -> Result<Answer<Stream>, Unanswered<RequestBody>> {
-        http1::exchange(connection, request, self.settings().response_timeout, look).await
+        http1::exchange(connection, request, self.settings().response_timeout, tether.grows_up()).await
     }
 
     /// Likewise over HTTP/2, where any failure may be one of the connection that all requests share.
@@ -579,18 +592,18 @@ impl Shared {
         &self,
         pool: &Http2Pool,
         mut request: Request<RequestBody>,
-        look: Option<Instant>,
+        tether: &Tether,
     ) -> Result<Response<Incoming>, Failed> {
         let upload = request.body().upload();
         let upload = upload.as_deref();
         if let Some(sender) = pool.shared_sender() {
-            match self.try_http2(sender, request, upload, look).await {
+            match self.try_http2(sender, request, upload, tether.grows_up()).await {
                 Err(Failed { again: Some(again), .. }) => request = again,
                 answered => return answered,
             }
         }
-        match pool.connect().await {
-            Ok(sender) => self.try_http2(sender, request, upload, look).await,
+        match tether.wait(pool.connect()).await? {
+            Ok(sender) => self.try_http2(sender, request, upload, tether.grows_up()).await,
             Err(error) => Err(Failed { error: error.into(), again: Some(request) }),
         }
     }
@@ -641,6 +654,18 @@ struct Tries {
 struct Failed {
     error: UpstreamError,
     again: Option<Request<RequestBody>>,
+}
+
+impl From<Reason> for UpstreamError {
+    fn from(reason: Reason) -> Self {
+        Self::SessionOver(reason)
+    }
+}
+
+impl From<Reason> for Failed {
+    fn from(reason: Reason) -> Self {
+        UpstreamError::from(reason).into()
+    }
 }
 
 impl From<UpstreamError> for Failed {
