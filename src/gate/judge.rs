@@ -219,10 +219,9 @@ impl Judge {
         let lifetime = match self.recall_lifetime(policy, known, &case) {
             Some(lifetime) => lifetime,
             None => {
-                let learned = self.0.sessions.learn(&known.session, claims, &place(policy));
-                timeout_at(deadline, learned)
-                    .await
-                    .unwrap_or_else(|_| SessionRegister::unknown(&known.session, &place(policy)))
+                let place = place(policy);
+                let learned = self.0.sessions.learn(&known.session, claims, &place);
+                timeout_at(deadline, learned).await.unwrap_or_else(|_| SessionRegister::unknown(&known.session, &place))
             }
         };
         let case = Case { lifetime, ..self.case(policy, Presented::Verified(claims), knowledge) };

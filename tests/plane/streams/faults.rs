@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use http::Request;
 use http_body_util::Full;
 use portcullis::{
-    clock::{ManualClock, Clock, Timestamp},
+    clock::{Clock, ManualClock, Timestamp},
     gate::{Admission, Engine, EngineSettings, Policy},
     marker::{Block, Marker, MarkerKey, MarkerRecord, Reading},
     session::SessionLimits,
@@ -30,7 +30,10 @@ use tokio::{sync::watch, task::JoinHandle};
 use tower::{Layer, ServiceExt, service_fn};
 
 use super::*;
-use crate::support::{full::now, keys::{AUDIENCE, TestIssuer}};
+use crate::support::{
+    full::now,
+    keys::{AUDIENCE, TestIssuer},
+};
 
 /// An embedded store whose writes wait to be let through, and whose reads panic where they are told to.
 #[derive(Debug)]
@@ -47,7 +50,12 @@ impl Store for Faulty {
         assert!(!(self.panics.load(Ordering::SeqCst) && key.as_str().contains("cursed")), "a fault of the gate");
         self.store.read(key).await
     }
-    async fn merge(&self, key: &MarkerKey, record: &MarkerRecord, expires: Option<Timestamp>) -> Result<Merged, StoreError> {
+    async fn merge(
+        &self,
+        key: &MarkerKey,
+        record: &MarkerRecord,
+        expires: Option<Timestamp>,
+    ) -> Result<Merged, StoreError> {
         self.waiting.fetch_add(1, Ordering::SeqCst);
         let _ = self.writes.subscribe().wait_for(|open| *open).await;
         self.store.merge(key, record, expires).await
@@ -155,11 +163,10 @@ async fn a_stream_of_an_idle_session_ends_before_that_is_written() {
     bench.clock.advance(Duration::from_secs(3600));
     assert_eq!(timeout(PATIENCE, other).await.expect("it ends").unwrap(), Reason::TokenExpired);
     bench.store.writes.send_replace(true);
-    let key = MarkerKey::session(&"acme".try_into().unwrap(), &format!("session of {ALICE}").as_str().try_into().unwrap());
-    eventually("it is over for good", async || {
-        matches!(bench.store.store.read(&key).await, Ok(Reading::Present(_)))
-    })
-    .await;
+    let key =
+        MarkerKey::session(&"acme".try_into().unwrap(), &format!("session of {ALICE}").as_str().try_into().unwrap());
+    eventually("it is over for good", async || matches!(bench.store.store.read(&key).await, Ok(Reading::Present(_))))
+        .await;
 }
 
 /// What cannot be judged ends, and all others are judged as before.

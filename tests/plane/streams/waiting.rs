@@ -1,17 +1,10 @@
 //! Requests that were admitted and have to wait before they are sent: for a place, for a connection.
 
 use serde_json::json;
-use tokio::{
-    io::AsyncReadExt as _,
-    task::JoinHandle,
-};
+use tokio::{io::AsyncReadExt as _, task::JoinHandle};
 
 use super::*;
-use crate::support::{
-    client::Reply,
-    full::MARGIN,
-    upstream::RawUpstream,
-};
+use crate::support::{client::Reply, full::MARGIN, upstream::RawUpstream};
 
 /// The default of `markers.max_staleness`.
 const MAX_STALENESS: Duration = Duration::from_secs(2);
@@ -34,10 +27,8 @@ fn ask(version: Version, gate: &Gate, path: &str, token: &str, is_call: bool) ->
 
 /// Waits until this many requests are being served, those that wait included.
 async fn until_in_flight(gate: &Gate, count: f64) {
-    eventually("they are under way", async || {
-        (gate.metric("portcullis_requests_in_flight").await - count).abs() < 0.5
-    })
-    .await;
+    eventually("they are under way", async || (gate.metric("portcullis_requests_in_flight").await - count).abs() < 0.5)
+        .await;
 }
 
 /// Their session ends while they wait, and the place is theirs a moment later: nothing of it may reach the upstream.
@@ -145,8 +136,9 @@ async fn who_waited_and_is_welcome_is_served() {
     let gate = world.gate().route(ONE_PLACE).start().await;
     let _feeds = Feeds::of(&world);
     let held = Flow::begin(HTTP1, &gate, "/long", &world.token(BOB, json!({}))).await;
-    let waiting: Vec<_> =
-        (0..3).map(|number| ask(HTTP1, &gate, "/", &world.token(&format!("user {number}"), json!({})), false)).collect();
+    let waiting: Vec<_> = (0..3)
+        .map(|number| ask(HTTP1, &gate, "/", &world.token(&format!("user {number}"), json!({})), false))
+        .collect();
     until_open(&gate, 4.0).await;
     drop(held);
     for reply in waiting {
