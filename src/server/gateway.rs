@@ -141,6 +141,8 @@ impl Gateway {
         let bodiless = request.method() == Method::HEAD && request.version() == Version::HTTP_2;
         let is_call = request.method() == Method::POST && grpc::is_call(request.headers());
         let (mut response, route) = self.answer(request, id.as_ref(), downstream).await;
+        let may_be_refused = is_call || response.status().is_client_error() || response.status().is_server_error();
+        let refused = may_be_refused.then(|| response.extensions().get::<Reason>().copied()).flatten();
         if is_call {
             grpc::translate(&mut response);
         }
@@ -151,7 +153,7 @@ impl Gateway {
             response = without_body(response);
         }
         let metrics = route.map_or(&self.metrics.unrouted, |route| &*route.metrics);
-        metrics.observe(response.status(), begun.elapsed());
+        metrics.observe(response.status(), refused, begun.elapsed());
         if let Some(entry) = &mut entry {
             entry.answered(&response, route.map(|route| Arc::clone(&route.gate.policy().name)));
         }
