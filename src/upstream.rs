@@ -10,6 +10,9 @@
 //! - [`retry`]: what may be sent once more.
 //! - [`metrics`]: what is counted.
 //! - [`transport`]: how an endpoint is reached: TCP, TLS, Unix sockets.
+//! - [`interim`]: interim responses on their way back.
+//! - `outbound`: a request as its upstream gets it; `send`: one try; [`error`]: why there is no response.
+//! - `websocket`: handshakes of WebSockets; [`tunnel`]: what passes after them.
 //! - [`proxy`]: the service that puts them together.
 
 pub mod balance;
@@ -17,16 +20,21 @@ pub mod body;
 pub mod ejection;
 pub mod endpoint;
 mod endpoints;
+pub mod error;
 pub mod fields;
 pub mod health;
 pub mod http1;
+pub mod interim;
 pub mod metrics;
+mod outbound;
 pub mod pool;
 pub mod proxy;
 pub mod resolve;
 pub mod retry;
+mod send;
 pub mod transport;
 pub mod tunnel;
+mod websocket;
 
 use std::time::Duration;
 

@@ -14,7 +14,8 @@ use tokio::time::timeout;
 use super::{
     ListenerSettings,
     current::Peer,
-    framing::Strict,
+    form::SentAhead,
+    framing::{Seen, Strict},
     listener::{Held, Service},
     patience::{Limits, Patient, Progress, Served, Streams},
     socket::Accepted,
@@ -25,6 +26,7 @@ use crate::{
     seldom::Seldom,
     upstream::{
         fields::{Downstream, Scheme},
+        interim::Interim,
         tunnel::Hold,
     },
 };
@@ -68,19 +70,30 @@ pub async fn serve(accepted: Accepted, held: Held, service: Service) {
     };
     let Some(Started { stream, speaks_http2, downstream }) = started else { return };
     let gateway = current.load();
-    let peer = Peer::new(Downstream { drain: drain.clone(), ..downstream }, &gateway);
+    // HTTP/2 has interim responses too, but the library no way to send them.
+    let interim = (!speaks_http2).then(Interim::default);
+    let seen = Seen::default();
+    let downstream = Downstream { interim: interim.clone(), drain: drain.clone(), ..downstream };
+    let peer = Peer::new(downstream, &gateway);
     let progress = Progress::new(gateway.in_flight());
     drop(gateway);
     let limits = Limits { header: settings.header_timeout, idle: settings.idle_timeout, shared: speaks_http2 };
     let stream = Patient::new(stream, Arc::clone(&progress), limits);
     let requests = Arc::clone(&progress);
-    let service = service_fn(move |request: Request<Incoming>| {
+    let (noted, sending) = (seen.clone(), interim.clone());
+    let service = service_fn(move |mut request: Request<Incoming>| {
         let gateway = current.load();
         let serving = if speaks_http2 { requests.serve_stream() } else { requests.serve() };
         let (downstream, drain) = (peer.seen_by(&gateway), drain.clone());
-        let progress = Arc::clone(&requests);
+        let (progress, sending) = (Arc::clone(&requests), sending.clone());
+        if request.headers().contains_key(header::EXPECT) && noted.is_beyond(requests.begun()) {
+            request.extensions_mut().insert(SentAhead);
+        }
         async move {
             let mut response = gateway.serve(request, downstream).await;
+            if let Some(interim) = sending {
+                interim.sent().await;
+            }
             if let Some(hold) = response.extensions_mut().remove::<Hold>() {
                 hold.keep(progress.serve());
             }
@@ -108,7 +121,7 @@ pub async fn serve(accepted: Accepted, held: Held, service: Service) {
             }
         }
     } else {
-        let strict = Strict::new(stream, Arc::clone(&progress));
+        let strict = Strict::new(stream, Arc::clone(&progress), seen, interim.unwrap_or_default());
         let mut connection = pin!(http1(&settings).serve_connection(TokioIo::new(strict), service).with_upgrades());
         tokio::select! {
             biased;

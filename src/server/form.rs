@@ -70,12 +70,16 @@ impl Unserved {
     }
 }
 
+/// The content of a request has begun to come, whatever its client said it would wait for: an extension of the request.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct SentAhead;
+
 /// Brings a request into its form. `max_headers`: the most header fields, where crumbs of a cookie count as one.
 pub(super) fn normalise<B>(request: &mut Request<B>, max_headers: usize) -> Result<(), Unserved> {
     check_method(request.method())?;
     check_size(request, max_headers)?;
     check_fields(request)?;
-    check_expectation(request)?;
+    one_expectation(request)?;
     check_coding(request)?;
     one_authority(request)?;
     one_path(request)?;
@@ -144,14 +148,17 @@ fn is_end_to_end(connection: &HeaderValue) -> bool {
     connection.as_bytes().split(|&byte| byte == b',').any(|listed| is_needed(listed.trim_ascii()))
 }
 
-fn check_expectation<B>(request: &Request<B>) -> Result<(), Unserved> {
+/// One expectation is known, and whoever does not wait for its fulfilment has none (RFC 9110 §10.1.1).
+fn one_expectation<B>(request: &mut Request<B>) -> Result<(), Unserved> {
     let mut expectations = request.headers().get_all(header::EXPECT).iter();
     let known = |expectation: &HeaderValue| expectation.as_bytes().eq_ignore_ascii_case(b"100-continue");
-    if expectations.next().is_none_or(known) && expectations.next().is_none() {
-        Ok(())
-    } else {
-        Err(Unserved::Expectation)
+    if !(expectations.next().is_none_or(known) && expectations.next().is_none()) {
+        return Err(Unserved::Expectation);
     }
+    if request.extensions_mut().remove::<SentAhead>().is_some() {
+        request.headers_mut().remove(header::EXPECT);
+    }
+    Ok(())
 }
 
 /// `chunked` is taken off here. Any other coding would stay on the body, and the upstream would not know (RFC 9112 §6.1).

@@ -15,7 +15,7 @@ mod tests;
 
 use memchr::{memchr, memchr_iter};
 
-pub(super) use self::stream::Strict;
+pub(super) use self::stream::{Seen, Strict};
 
 /// What a connection has sent so far, as far as it matters here.
 #[derive(Debug)]
@@ -24,6 +24,8 @@ pub(super) struct Framing {
     line: Line,
     content: Content,
     heads: u64,
+    /// Whether anything has come behind the last of them.
+    beyond: bool,
     /// Empty lines before the request line.
     blanks: u8,
 }
@@ -106,6 +108,7 @@ impl Framing {
             line: Line::new(),
             content: Content { length: None, chunked: None, chunk: 0 },
             heads: 0,
+            beyond: false,
             blanks: 0,
         }
     }
@@ -120,6 +123,11 @@ impl Framing {
         self.heads
     }
 
+    /// Whether anything has come behind the last of them.
+    pub(super) const fn is_beyond(&self) -> bool {
+        self.beyond
+    }
+
     /// Whether a header has come in part.
     pub(super) fn is_within_head(&self) -> bool {
         self.state == State::Fields || self.state == State::RequestLine && (self.line.length > 0 || self.blanks > 0)
@@ -132,6 +140,7 @@ impl Framing {
     pub(super) fn look(&mut self, bytes: &[u8]) -> Result<(), usize> {
         let mut at = 0;
         while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
+            self.beyond = true;
             at += match self.state {
                 State::RequestLine | State::Fields | State::Trailers => self.lines(rest).map_err(|place| at + place)?,
                 State::Content(left) => {
@@ -194,6 +203,7 @@ impl Framing {
             }
             State::Fields if length == 0 => {
                 self.heads += 1;
+                self.beyond = false;
                 self.state = self.after_header();
             }
             State::Fields => self.content.field(start, length)?,

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Version, header};
 
+use super::interim::Interim;
 use crate::{drain::Drain, gate::identity::ReservedNames};
 
 /// Meant for one connection only, whether `Connection` lists them or not.
@@ -58,6 +59,15 @@ pub fn strip_request(fields: &mut HeaderMap) {
 pub fn strip_response(fields: &mut HeaderMap) {
     strip_hop_by_hop(fields);
     fields.remove(header::TE);
+}
+
+/// Likewise from an interim response. What the gate alone says of a response, or whom it lets read one, is said once, in the final one.
+pub(super) fn strip_interim(fields: &mut HeaderMap) {
+    strip_response(fields);
+    remove(fields, |name| {
+        let name = name.as_str();
+        name == "x-request-id" || name.starts_with("portcullis-") || name.starts_with("access-control-")
+    });
 }
 
 fn strip_hop_by_hop(fields: &mut HeaderMap) {
@@ -123,6 +133,8 @@ pub struct Downstream {
     pub certificate: Option<HeaderValue>,
     /// Whether what it says of those before it is believed.
     pub trusted: bool,
+    /// Where interim responses go; `None`: its protocol, or whoever serves it, has no way for them.
+    pub interim: Option<Interim>,
     /// The end of the gate: whoever keeps the connection beyond its response runs by it.
     pub drain: Drain,
 }
@@ -145,6 +157,7 @@ impl Downstream {
             scheme: Scheme::Http,
             certificate: None,
             trusted: false,
+            interim: None,
             drain: Drain::default(),
         }
     }

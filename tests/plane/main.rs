@@ -17,6 +17,7 @@ mod limits;
 mod listener;
 mod proxy;
 mod reload;
+mod secure;
 mod streams;
 mod upstreams;
 

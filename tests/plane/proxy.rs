@@ -3,8 +3,10 @@
 mod attacks;
 mod codings;
 mod drain;
+mod expect;
 mod fields;
 mod framing;
+mod interim;
 mod limits;
 mod protocols;
 mod routes;

@@ -3,7 +3,10 @@
 use std::{
     io,
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     task::{Context, Poll, ready},
 };
 
@@ -12,7 +15,7 @@ use http::StatusCode;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::Framing;
-use crate::{gate::problem, server::patience::Progress};
+use crate::{gate::problem, server::patience::Progress, upstream::interim::Interim};
 
 /// What stands in a refused request instead of the byte that must not be there: the parser takes it nowhere, and answers 400.
 const NOWHERE: u8 = 0;
@@ -42,21 +45,40 @@ const AUTOMATIC: [(&[u8], StatusCode, &str, &str); 3] = [
 /// `Mon, 01 Jan 2024 00:00:00 GMT`, and the end of the header.
 const DATE_AND_END: usize = 29 + 4;
 
+/// How far a connection has been looked at: how many headers have come, and, in the lowest bit, whether anything behind the last of them.
+#[derive(Clone, Default, Debug)]
+pub(in crate::server) struct Seen(Arc<AtomicU64>);
+
+impl Seen {
+    fn note(&self, framing: &Framing) {
+        self.0.store(framing.heads() << 1 | u64::from(framing.is_beyond()), Ordering::Relaxed);
+    }
+
+    /// Whether anything has come behind the header of this request, counted from 1: its content, or what should have waited for the
+    /// response.
+    pub(in crate::server) fn is_beyond(&self, request: u64) -> bool {
+        self.0.load(Ordering::Relaxed) > request << 1
+    }
+}
+
 /// A connection of HTTP/1.1. What can be read in two ways never reaches its reader, and what its reader refuses is answered by a problem.
+/// Interim responses go out in front of it.
 #[derive(Debug)]
 pub(in crate::server) struct Strict<T> {
     stream: T,
     progress: Arc<Progress>,
     framing: Framing,
+    seen: Seen,
+    interim: Interim,
     refused: bool,
     /// What is left to be sent instead of an answer of the parser, and how long that was.
     instead: Option<(Bytes, usize)>,
 }
 
 impl<T> Strict<T> {
-    /// Looks at what comes over `stream`, whose requests `progress` counts.
-    pub(in crate::server) const fn new(stream: T, progress: Arc<Progress>) -> Self {
-        Self { stream, progress, framing: Framing::new(), refused: false, instead: None }
+    /// Looks at what comes over `stream`, whose requests `progress` counts, and tells `seen`. `interim`: what goes out in front.
+    pub(in crate::server) const fn new(stream: T, progress: Arc<Progress>, seen: Seen, interim: Interim) -> Self {
+        Self { stream, progress, framing: Framing::new(), seen, interim, refused: false, instead: None }
     }
 
     /// Whether there is anything that the parser may refuse: a header of which no request has come.
@@ -68,7 +90,9 @@ impl<T> Strict<T> {
         if self.progress.has_switched() {
             self.framing.switch();
         }
-        let Err(at) = self.framing.look(&buffer.filled()[before..]) else { return };
+        let found = self.framing.look(&buffer.filled()[before..]);
+        self.seen.note(&self.framing);
+        let Err(at) = found else { return };
         tracing::debug!("request refused: where it ends can be read in more than one way");
         self.refused = true;
         let end = before + at + 1;
@@ -155,7 +179,10 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Strict<T> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
+        // Whoever flushes has written all there is.
+        let Self { stream, interim, .. } = &mut *self;
+        ready!(interim.poll_send(stream, context))?;
+        Pin::new(stream).poll_flush(context)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {

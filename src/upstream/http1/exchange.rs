@@ -1,16 +1,14 @@
 //! One request and its response.
 
 use std::{
-    fmt,
     future::poll_fn,
     io,
-    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Response, StatusCode, header, request::Parts};
+use http::{Method, Request, Response, StatusCode, header, request::Parts};
 use http_body::Body;
 use tokio::{io::AsyncWriteExt as _, time::Instant};
 
@@ -20,7 +18,7 @@ use super::{
     head::{Framing, Head, Unread},
     upload::{Sending, Upload, UploadFault},
 };
-use crate::upstream::body::BodyError;
+use crate::upstream::{body::BodyError, interim::Interim};
 
 /// How many interim responses may come before the final one.
 const MAX_INTERIM: usize = 64;
@@ -28,22 +26,14 @@ const MAX_INTERIM: usize = 64;
 /// How long a body waits for `100 Continue`: some upstreams do not know of it (RFC 9110 §10.1.1).
 const CONTINUE: Duration = Duration::from_secs(1);
 
-/// Is told of interim responses (RFC 9110 §15.2) but `101`, as they come: an extension of requests.
-#[derive(Clone)]
-pub struct Informational(Arc<dyn Fn(StatusCode, HeaderMap) + Send + Sync>);
-
-impl Informational {
-    /// Calls `tell` with each. It must not block.
-    #[must_use]
-    pub fn new(tell: impl Fn(StatusCode, HeaderMap) + Send + Sync + 'static) -> Self {
-        Self(Arc::new(tell))
-    }
-}
-
-impl fmt::Debug for Informational {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Informational").finish_non_exhaustive()
-    }
+/// Whoever waits for a response.
+#[derive(Clone, Default, Debug)]
+pub struct Waiting {
+    /// When they want to be woken once, whether anything came or not.
+    pub look: Option<Instant>,
+    /// Where interim responses go that are theirs (RFC 9110 §15.2): all but `100`, which they get from whoever takes their body, and
+    /// `101`.
+    pub interim: Option<Interim>,
 }
 
 /// What came back.
@@ -92,7 +82,7 @@ pub struct Unanswered<B> {
 
 /// Sends a request over a connection, and resolves with the header of its response. `limit`: how long that may take while the
 /// client is not waited for. The request's fields that tell of its framing are replaced; all others are sent as they are, in any
-/// case, so those of one connection only must be gone. `look`: when the task is to be woken once, whether anything came or not. With `Expect: 100-continue` the body waits until it is wanted.
+/// case, so those of one connection only must be gone. With `Expect: 100-continue` the body waits until it is wanted.
 ///
 /// # Errors
 /// [`Unanswered`]. The connection is gone then.
@@ -103,7 +93,7 @@ pub async fn exchange<S, B>(
     connection: Connection<S>,
     request: Request<B>,
     limit: Duration,
-    look: Option<Instant>,
+    waiting: &Waiting,
 ) -> Result<Answer<S>, Unanswered<B>>
 where
     S: Link,
@@ -118,13 +108,13 @@ where
         unread: Unread::default(),
         interim: 0,
         since: None,
-        look,
+        look: waiting.look,
         held_since: None,
         is_begun: false,
         is_repeatable,
         answered: false,
     };
-    let result = poll_fn(|context| exchange.poll_head(context, &parts, limit)).await;
+    let result = poll_fn(|context| exchange.poll_head(context, &parts, limit, waiting.interim.as_ref())).await;
     let Exchange { upload, connection, answered, .. } = exchange;
     match result {
         Ok(head) => Ok(answer(head, connection, upload)),
@@ -200,7 +190,13 @@ where
     S: Link,
     B: Body<Data = Bytes, Error = BodyError> + Unpin,
 {
-    fn poll_head(&mut self, context: &mut Context<'_>, parts: &Parts, limit: Duration) -> Poll<Result<Head, Failure>> {
+    fn poll_head(
+        &mut self,
+        context: &mut Context<'_>,
+        parts: &Parts,
+        limit: Duration,
+        interim: Option<&Interim>,
+    ) -> Poll<Result<Head, Failure>> {
         if !self.is_begun {
             self.is_begun = true;
             if self.connection.reused {
@@ -216,7 +212,7 @@ where
             if self.upload.sent() != had_sent {
                 self.since = None;
             }
-            if let Poll::Ready(head) = self.poll_read(context, parts) {
+            if let Poll::Ready(head) = self.poll_read(context, parts, interim) {
                 return Poll::Ready(head);
             }
             if let Some(look) = self.look
@@ -258,7 +254,12 @@ where
         }
     }
 
-    fn poll_read(&mut self, context: &mut Context<'_>, parts: &Parts) -> Poll<Result<Head, Failure>> {
+    fn poll_read(
+        &mut self,
+        context: &mut Context<'_>,
+        parts: &Parts,
+        interim: Option<&Interim>,
+    ) -> Poll<Result<Head, Failure>> {
         let Connection { stream, buffer, .. } = &mut self.connection;
         loop {
             match std::task::ready!(poll_fill(stream, buffer, context)).map_err(Failure::BrokeOff)? {
@@ -278,12 +279,13 @@ where
                         if self.interim > MAX_INTERIM {
                             return Poll::Ready(Err(Failure::Malformed(Malformed::Interim)));
                         }
-                        if status == StatusCode::CONTINUE && self.upload.release() {
-                            // Somebody has to send the body now.
-                            context.waker().wake_by_ref();
-                        }
-                        if let Some(Informational(tell)) = parts.extensions.get() {
-                            tell(status, head.headers);
+                        if status == StatusCode::CONTINUE {
+                            if self.upload.release() {
+                                // Somebody has to send the body now.
+                                context.waker().wake_by_ref();
+                            }
+                        } else if let Some(interim) = interim {
+                            interim.push(status, head.headers);
                         }
                     }
                     _ => return Poll::Ready(Ok(head)),

@@ -131,9 +131,9 @@ impl<B: Body<Data = Bytes, Error = BodyError> + Unpin> Upload<B> {
         waited
     }
 
-    /// The body as it was, and what was taken off it; `None`: part of it is gone.
+    /// The body as it was, and what was taken off it; `None`: part of it is gone. One that waited until it was wanted is whole.
     pub(super) fn into_body(self) -> Option<(Option<B>, Option<Bytes>)> {
-        (self.sent == 0 || self.framing == Framing::Empty).then_some((self.body, self.first))
+        (self.sent == 0 || self.framing == Framing::Empty || self.is_held()).then_some((self.body, self.first))
     }
 
     /// Sends what there is to send, and says what it waits for. The context is woken when there is more to do.

@@ -13,7 +13,7 @@ use hyper::{
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::Value;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::TcpStream,
     time::timeout,
 };
@@ -129,8 +129,8 @@ pub(crate) async fn get(address: SocketAddr, path: &str, token: &str) -> Reply {
     Client::http1(address).await.fetch(request.body(Empty::<Bytes>::new()).unwrap()).await
 }
 
-/// A bare socket.
-pub(crate) struct Raw(pub(crate) TcpStream);
+/// A bare socket, or what is like one.
+pub(crate) struct Raw<S = TcpStream>(pub(crate) S);
 
 impl Raw {
     pub(crate) async fn connect(address: SocketAddr) -> Self {
@@ -139,6 +139,16 @@ impl Raw {
         Self(stream)
     }
 
+    /// Sends this and reads until the other side closes.
+    pub(crate) async fn exchange(address: SocketAddr, bytes: impl AsRef<[u8]>) -> String {
+        let mut raw = Self::connect(address).await;
+        // The other side may well close before it has read everything.
+        let _ = raw.0.write_all(bytes.as_ref()).await;
+        raw.read_to_end().await
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Raw<S> {
     pub(crate) async fn write(&mut self, bytes: impl AsRef<[u8]>) {
         self.0.write_all(bytes.as_ref()).await.unwrap();
     }
@@ -148,14 +158,6 @@ impl Raw {
         let mut bytes = Vec::new();
         let _ = timeout(PATIENCE, self.0.read_to_end(&mut bytes)).await.expect("the connection closes in time");
         String::from_utf8_lossy(&bytes).into_owned()
-    }
-
-    /// Sends this and reads until the other side closes.
-    pub(crate) async fn exchange(address: SocketAddr, bytes: impl AsRef<[u8]>) -> String {
-        let mut raw = Self::connect(address).await;
-        // The other side may well close before it has read everything.
-        let _ = raw.0.write_all(bytes.as_ref()).await;
-        raw.read_to_end().await
     }
 
     /// What comes until it contains `end`.

@@ -1,0 +1,238 @@
+//! `Expect: 100-continue` (RFC 9110 §10.1.1), from end to end.
+
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use http::{Method, StatusCode};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    sync::Notify,
+    time::timeout,
+};
+
+use super::{HTTP2, client, interim::read_head, route};
+use crate::{
+    secure::{Secure, connect},
+    support::{
+        client::{Raw, request},
+        eventually,
+        gate::TestGate,
+        upstream::{RawUpstream, StreamBody},
+    },
+};
+
+const CONTINUE: &str = "HTTP/1.1 100 Continue\r\n\r\n";
+
+fn head(method: &str) -> String {
+    format!("{method} / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n")
+}
+
+/// What an upstream got before it said anything, and how it answers.
+#[derive(Clone, Default)]
+struct Seen(Arc<Mutex<Vec<String>>>);
+
+impl Seen {
+    fn note(&self, what: impl Into<String>) {
+        self.0.lock().unwrap().push(what.into());
+    }
+
+    fn all(&self) -> Vec<String> {
+        self.0.lock().unwrap().clone()
+    }
+}
+
+/// Clients are asked for their content when, and only when, the upstream wants it.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_upstream_asks_for_the_content() {
+    let (seen, go) = (Seen::default(), Arc::new(Notify::new()));
+    let (noted, word) = (seen.clone(), Arc::clone(&go));
+    let upstream = RawUpstream::start(move |mut stream, _| {
+        let (seen, word) = (noted.clone(), Arc::clone(&word));
+        async move {
+            while let Some(head) = read_head(&mut stream).await {
+                seen.note(head);
+                word.notified().await;
+                stream.write_all(CONTINUE.as_bytes()).await.unwrap();
+                let mut body = [0; 4];
+                stream.read_exact(&mut body).await.unwrap();
+                seen.note(String::from_utf8_lossy(&body));
+                stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ndone").await.unwrap();
+            }
+        }
+    })
+    .await;
+    let secure = Secure::new();
+    for secure in [None, Some(&secure)] {
+        seen.0.lock().unwrap().clear();
+        let listener = secure.map(Secure::listener).unwrap_or_default();
+        let gate = TestGate::start(&format!("{listener}{}", upstream.route("auth = \"none\""))).await;
+        let mut raw = Raw(connect(secure, gate.address(), "http/1.1").await);
+        for round in 1..=3 {
+            raw.write(head("POST")).await;
+            eventually("the upstream has the header", async || seen.all().len() == 2 * round - 1).await;
+            assert!(seen.all()[2 * round - 2].contains("\r\nexpect: 100-continue\r\n"), "{:?}", seen.all());
+            let mut byte = [0];
+            assert!(timeout(Duration::from_millis(200), raw.0.read(&mut byte)).await.is_err(), "not yet");
+            go.notify_one();
+            assert_eq!(raw.read_until("\r\n\r\n").await, CONTINUE);
+            raw.write("body").await;
+            let reply = raw.read_until("done").await;
+            assert!(reply.starts_with("HTTP/1.1 200"), "{reply}");
+            assert_eq!(seen.all().last().unwrap(), "body");
+        }
+    }
+}
+
+/// The upstream's answer comes without the content, and the content is asked for by nobody.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_upstream_answers_without_the_content() {
+    let seen = Seen::default();
+    let noted = seen.clone();
+    let upstream = RawUpstream::start(move |mut stream, _| {
+        let seen = noted.clone();
+        async move {
+            read_head(&mut stream).await.unwrap();
+            stream.write_all(b"HTTP/1.1 413 Too Large\r\nContent-Length: 3\r\n\r\nno!").await.unwrap();
+            let mut rest = Vec::new();
+            let _ = stream.read_to_end(&mut rest).await;
+            seen.note(String::from_utf8_lossy(&rest));
+        }
+    })
+    .await;
+    let gate = TestGate::start(&upstream.route("auth = \"none\"")).await;
+    let reply = Raw::exchange(gate.address(), head("POST")).await;
+    assert!(reply.starts_with("HTTP/1.1 413") && reply.ends_with("no!"), "{reply}");
+    eventually("its connection ends", async || seen.all() == [""]).await;
+    // Over HTTP/2 nobody can be asked, and the answer comes all the same.
+    let (_frames, body) = StreamBody::channel();
+    let waits = request(HTTP2, Method::POST, "/", "").header("expect", "100-continue").body(body).unwrap();
+    let response = client(HTTP2, &gate).await.send(waits).await.unwrap();
+    assert_eq!(response.status(), StatusCode::PAYLOAD_TOO_LARGE);
+}
+
+/// Some upstreams know of no expectations: the content goes to them after a while.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upstream_that_says_nothing_gets_the_content_after_a_second() {
+    let upstream = RawUpstream::start(|mut stream, _| async move {
+        while read_head(&mut stream).await.is_some() {
+            let mut body = [0; 4];
+            stream.read_exact(&mut body).await.unwrap();
+            stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n").await.unwrap();
+            stream.write_all(&body).await.unwrap();
+        }
+    })
+    .await;
+    let gate = TestGate::start(&upstream.route("auth = \"none\"")).await;
+    let mut raw = Raw::connect(gate.address()).await;
+    let begun = Instant::now();
+    raw.write(head("POST")).await;
+    assert_eq!(raw.read_until("\r\n\r\n").await, CONTINUE);
+    assert!(begun.elapsed() >= Duration::from_millis(900), "{:?}", begun.elapsed());
+    raw.write("body").await;
+    assert!(raw.read_until("\r\n\r\nbody").await.starts_with("HTTP/1.1 200"));
+    // Whoever does not wait is not made to.
+    let begun = Instant::now();
+    for _ in 0..10 {
+        raw.write(format!("{}body", head("POST"))).await;
+        raw.read_until("\r\n\r\nbody").await;
+    }
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+}
+
+/// Content that was not asked for was not sent, so it goes to another, if the method allows that.
+#[tokio::test(flavor = "multi_thread")]
+async fn content_that_still_waits_goes_elsewhere() {
+    let count = Arc::new(AtomicUsize::new(0));
+    let failing = |count: &Arc<AtomicUsize>| {
+        let count = Arc::clone(count);
+        RawUpstream::start(move |mut stream, _| {
+            let count = Arc::clone(&count);
+            async move {
+                read_head(&mut stream).await.unwrap();
+                count.fetch_add(1, Ordering::SeqCst);
+            }
+        })
+    };
+    let bad = failing(&count).await;
+    let seen = Seen::default();
+    let noted = seen.clone();
+    let good = RawUpstream::start(move |mut stream, _| {
+        let seen = noted.clone();
+        async move {
+            while let Some(head) = read_head(&mut stream).await {
+                seen.note(head);
+                stream.write_all(CONTINUE.as_bytes()).await.unwrap();
+                let mut body = [0; 4];
+                stream.read_exact(&mut body).await.unwrap();
+                seen.note(String::from_utf8_lossy(&body));
+                stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ndone").await.unwrap();
+            }
+        }
+    })
+    .await;
+    let both = |settings: &str| {
+        format!(
+            "[[routes]]\nauth = \"none\"\nupstreams = [\"http://{}\", \"http://{}\"]\nbalance = \"round_robin\"\n\
+             ejection.failures = 0\n{settings}\n",
+            bad.address(),
+            good.address()
+        )
+    };
+    let gate = TestGate::start(&both("retries.attempts = 2\nretries.budget = 100")).await;
+    for _ in 0..4 {
+        let mut raw = Raw::connect(gate.address()).await;
+        raw.write(head("PUT")).await;
+        assert_eq!(raw.read_until("\r\n\r\n").await, CONTINUE);
+        raw.write("body").await;
+        assert!(raw.read_until("done").await.starts_with("HTTP/1.1 200"));
+    }
+    assert!(count.load(Ordering::SeqCst) > 0, "the bad one was asked");
+    assert!(
+        seen.all().chunks(2).all(|pair| pair[0].contains("expect: 100-continue") && pair[1] == "body"),
+        "{:?}",
+        seen.all()
+    );
+    // What may have been done once is not done again.
+    let (before, mut failed) = (seen.all().len(), 0);
+    for _ in 0..4 {
+        let mut raw = Raw::connect(gate.address()).await;
+        raw.write(head("POST")).await;
+        if raw.read_until("\r\n\r\n").await.starts_with("HTTP/1.1 502") {
+            failed += 1;
+        } else {
+            raw.write("body").await;
+            raw.read_until("done").await;
+        }
+    }
+    assert_eq!((failed, seen.all().len() - before), (2, 4));
+}
+
+/// Where nobody tells of `100 Continue`, or nobody knows of it, the expectation ends at the gate.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_expectation_that_cannot_be_passed_on_is_met_by_the_gate() {
+    let gate = TestGate::start(&route(HTTP2, "auth = \"none\"")).await;
+    let mut raw = Raw::connect(gate.address()).await;
+    raw.write(head("POST")).await;
+    assert_eq!(raw.read_until("\r\n\r\n").await, CONTINUE);
+    raw.write("body").await;
+    assert!(raw.read_until("ok").await.starts_with("HTTP/1.1 200"));
+    let got = gate.upstream.last();
+    assert_eq!((&got.body[..], got.values("expect")), (&b"body"[..], vec![]));
+
+    let gate = TestGate::start("[[routes]]\nauth = \"none\"\nupstream = \"{upstream}\"\n").await;
+    let old = head("POST").replace("HTTP/1.1", "HTTP/1.0");
+    let reply = Raw::exchange(gate.address(), format!("{old}body")).await;
+    assert!(reply.contains(" 200 OK") && !reply.contains("100 Continue"), "{reply}");
+    assert!(gate.upstream.last().values("expect").is_empty());
+    // Without content there is nothing to wait with.
+    let reply =
+        Raw::exchange(gate.address(), "GET / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nConnection: close\r\n\r\n")
+            .await;
+    assert!(reply.starts_with("HTTP/1.1 200"), "{reply}");
+    assert!(gate.upstream.last().values("expect").is_empty());
+}
