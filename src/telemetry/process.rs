@@ -133,7 +133,12 @@ mod tests {
     fn what_the_system_tells_is_understood() {
         let units = Units { tick: 0.01, page: 4096.0 };
         let text = "4711 (a) b (c) S 1 2 3 0 -1 4194560 1000 0 10 0 250 50 7 8 20 0 9 0 12345 104857600 2560 18446744073709551615 1 1 0";
-        let stat = Stat { cpu_seconds: 3.0, started_seconds: 123.45, virtual_bytes: 104_857_600.0, resident_bytes: 10_485_760.0 };
+        let stat = Stat {
+            cpu_seconds: 3.0,
+            started_seconds: 123.45,
+            virtual_bytes: 104_857_600.0,
+            resident_bytes: 10_485_760.0,
+        };
         assert_eq!(Stat::parse(text, units), Some(stat));
         assert_eq!(Stat::parse("4711 (cut", units), None);
         assert_eq!(Stat::parse("4711 (short) S 1", units), None);

@@ -21,7 +21,7 @@ use super::{
     endpoint::{Endpoint, InFlight},
     endpoints::{self, Endpoints},
     error::UpstreamError,
-    fields::Downstream,
+    fields::Arrival,
     http1::Waiting,
     interim::Interim,
     metrics::RouteUpstreamMetrics,
@@ -131,6 +131,9 @@ impl Shared {
             request.extensions_mut().insert(leash.clone());
         }
         let begun = std::time::Instant::now();
+        if let Some(arrival) = request.extensions().get::<Arrival>() {
+            self.endpoints.metrics.before.observe(begun.duration_since(arrival.at));
+        }
         let limits = Limits { idle: self.settings().body_idle_timeout, deadline };
         let waiting = Waiting { look: tether.grows_up(), interim: interim_of(&request) };
         match tether.watch(self.try_and_try_again(request, limits, &waiting, &tether)).await {
@@ -254,7 +257,7 @@ pub(super) struct Tries {
 
 /// Where interim responses to a request go. Clients of HTTP/1.0 know of none (RFC 9110 §15.2).
 pub(super) fn interim_of<B>(request: &Request<B>) -> Option<Interim> {
-    let downstream = request.extensions().get::<Arc<Downstream>>()?;
+    let Arrival { downstream, .. } = request.extensions().get()?;
     downstream.interim.clone().filter(|_| request.version() == Version::HTTP_11)
 }
 

@@ -1,7 +1,5 @@
 //! WebSockets: the handshake with the upstream, and the tunnel that begins with its answer.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, StatusCode, Version, header};
 use hyper::body::Incoming;
@@ -11,7 +9,7 @@ use super::{
     body::{Limits, RequestBody},
     endpoint::{Connections, InFlight},
     error::UpstreamError,
-    fields::{self, Downstream},
+    fields::{self, Arrival},
     http1::{Answer, Waiting},
     proxy::{Shared, Tries, Unserved, interim_of, kind_of},
     transport::Stream,
@@ -36,14 +34,14 @@ impl Shared {
         }
         tether.set_kind(Kind::WebSocket);
         tether.open();
-        let Some(drain) = request.extensions().get::<Arc<Downstream>>().map(|downstream| downstream.drain.clone())
-        else {
+        let Some(drain) = request.extensions().get::<Arrival>().map(|arrival| arrival.downstream.drain.clone()) else {
             return no_websocket();
         };
         let waiting = Waiting { look: None, interim: interim_of(&request) };
         let place = request.extensions_mut().remove::<Place>();
         let key = handshake.is_extended_connect.then(websocket::key);
-        let (answer, in_flight) = match tether.watch(self.shake_hands(request, key.as_deref(), &waiting, &tether)).await {
+        let (answer, in_flight) = match tether.watch(self.shake_hands(request, key.as_deref(), &waiting, &tether)).await
+        {
             Err(reason) | Ok(Err((UpstreamError::SessionOver(reason), _))) => return tether.refusal(reason),
             Ok(Ok(answered)) => answered,
             Ok(Err((error, endpoint))) => {
