@@ -16,7 +16,7 @@ use tower::Service;
 
 use super::access::Notes;
 use crate::{
-    gate::{Admission, grpc, problem},
+    gate::{Admission, problem},
     limit::{Excess, RouteLimits, concurrency::Place, intake::Intake},
     stream::{Kind, Tether},
     upstream::{Body, Upstream},
@@ -52,11 +52,11 @@ impl Passage {
 
     async fn pass(mut self, mut request: Request<Incoming>) -> Response<Body> {
         let notes = request.extensions().get::<Arc<Notes>>().cloned();
-        let kind = if grpc::is_call(request.headers()) { Kind::Grpc } else { Kind::Response };
+        let is_grpc_call = problem::is_grpc_call(request.headers());
+        let kind = if is_grpc_call { Kind::Grpc } else { Kind::Response };
         let tether = Tether::of(request.extensions().get::<Admission>().cloned(), kind);
         let limits = self.limits.as_deref();
         let max_body_size = limits.and_then(RouteLimits::max_body_size);
-        let is_grpc_call = problem::is_grpc_call(request.headers());
         let refuse = |excess: Excess| {
             limits.inspect(|limits| limits.count(excess));
             excess.answer(is_grpc_call)
