@@ -216,13 +216,12 @@ impl Judge {
         };
         let knowledge = if stale { Knowledge::Stale(&markers) } else { Knowledge::Current(&markers) };
         let case = self.case(policy, Presented::Verified(claims), knowledge);
-        let lifetime = match self.recall_lifetime(policy, known, &case) {
-            Some(lifetime) => lifetime,
-            None => {
-                let place = place(policy);
-                let learned = self.0.sessions.learn(&known.session, claims, &place);
-                timeout_at(deadline, learned).await.unwrap_or_else(|_| SessionRegister::unknown(&known.session, &place))
-            }
+        let lifetime = if let Some(lifetime) = self.recall_lifetime(policy, known, &case) {
+            lifetime
+        } else {
+            let place = place(policy);
+            let learned = self.0.sessions.learn(&known.session, claims, &place);
+            timeout_at(deadline, learned).await.unwrap_or_else(|_| SessionRegister::unknown(&known.session, &place))
         };
         let case = Case { lifetime, ..self.case(policy, Presented::Verified(claims), knowledge) };
         let verdict = verdict::decide(&case);

@@ -176,13 +176,11 @@ impl Shared {
 
     /// Who is asked first, once any endpoint is known.
     pub(super) async fn pick(&self, tether: &Tether) -> Result<InFlight, Unserved> {
-        match self.endpoints.pick() {
-            Some(in_flight) => Ok(in_flight),
-            None => {
-                let waited = tether.wait(self.endpoints.wait()).await.map_err(|over| (over.into(), None))?;
-                waited.map_err(|error| (error.into(), None))
-            }
+        if let Some(in_flight) = self.endpoints.pick() {
+            return Ok(in_flight);
         }
+        let waited = tether.wait(self.endpoints.wait()).await.map_err(|over| (over.into(), None))?;
+        waited.map_err(|error| (error.into(), None))
     }
 
     /// Where a request goes that failed, if it may go anywhere.

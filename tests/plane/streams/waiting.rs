@@ -76,7 +76,7 @@ async fn who_waited_for_a_place_is_judged_again_by_what_redis_told() {
 async fn ends(world: &World) {
     let gate = world.gate().route(ONE_PLACE).start().await;
     let feeds = Feeds::of(world);
-    let _held = Flow::begin(HTTP1, &gate, "/long", &world.token(BOB, json!({}))).await;
+    let held = Flow::begin(HTTP1, &gate, "/long", &world.token(BOB, json!({}))).await;
     until_open(&gate, 1.0).await;
     let waiting = ask(HTTP1, &gate, "/long", &world.token(ALICE, json!({})), false);
     let other = ask(HTTP1, &gate, "/", &world.token("carol", json!({})), false);
@@ -89,7 +89,7 @@ async fn ends(world: &World) {
     assert!(begun.elapsed() < MAX_STALENESS + MARGIN, "{:?}", begun.elapsed());
     assert!(!feeds.0.lock().unwrap().contains_key(ALICE), "the upstream saw it");
     assert!(!other.is_finished(), "nobody else is concerned");
-    drop(_held);
+    drop(held);
     assert_eq!(other.await.unwrap().status, StatusCode::OK);
 }
 
