@@ -301,3 +301,21 @@ impl Watcher for Watching {
         self.streams.heard();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// docs/streams.md: who becomes a stream late, is judged late and ends late is in time all the same, and the store has half of it.
+    #[test]
+    fn bounds_add_up_to_what_is_promised() {
+        for millis in [1, 10, 250, 999, 1000, 2000, 4001, 60_000] {
+            let max_staleness = Duration::from_millis(millis);
+            let streams = Streams::new(max_staleness);
+            let (grace, patience) = (streams.grace(), streams.patience());
+            assert_eq!(patience + grace, max_staleness);
+            assert!(patience - grace >= max_staleness / 2, "{millis} ms");
+            assert!(grace <= Duration::from_secs(1));
+        }
+    }
+}

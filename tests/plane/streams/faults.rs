@@ -13,14 +13,14 @@ use portcullis::{
     clock::{Clock, ManualClock, Timestamp},
     gate::{Admission, Engine, EngineSettings, Policy},
     marker::{Block, Marker, MarkerKey, MarkerRecord, Reading},
-    session::SessionLimits,
+    session::{SessionKey, SessionLimits},
     store::{
         Merged, Store, StoreError, StoreReport,
         embedded::{EmbeddedSettings, EmbeddedStore},
-        sessions::Sessions,
+        sessions::{Opening, Sessions, StoredSession},
     },
     token::{
-        claims::Subject,
+        claims::{IssuerName, SessionId, Subject},
         issuer::{IssuerSettings, KeySource},
     },
     verdict::Reason,
@@ -35,12 +35,14 @@ use crate::support::{
     keys::{AUDIENCE, TestIssuer},
 };
 
-/// An embedded store whose writes wait to be let through, and whose reads panic where they are told to.
+/// An embedded store whose writes of markers and of activity wait to be let through, and whose reads panic where they are told to.
 #[derive(Debug)]
 struct Faulty {
     store: Arc<EmbeddedStore>,
     writes: watch::Sender<bool>,
     waiting: AtomicUsize,
+    records: watch::Sender<bool>,
+    recording: AtomicUsize,
     panics: AtomicBool,
 }
 
@@ -67,13 +69,45 @@ impl Store for Faulty {
         self.store.forget_activity(batch).await
     }
     fn sessions(&self) -> &dyn Sessions {
-        self.store.sessions()
+        self
     }
     async fn report(&self) -> Result<StoreReport, StoreError> {
         self.store.report().await
     }
     async fn close(&self) {
         self.store.close().await;
+    }
+}
+
+#[async_trait]
+impl Sessions for Faulty {
+    async fn open_session(&self, opening: &Opening) -> Result<StoredSession, StoreError> {
+        self.store.sessions().open_session(opening).await
+    }
+    async fn session(&self, key: &SessionKey) -> Result<Option<StoredSession>, StoreError> {
+        self.store.sessions().session(key).await
+    }
+    async fn sessions_of(
+        &self,
+        subject: &Subject,
+        after: Option<&SessionId>,
+        limit: usize,
+    ) -> Result<Vec<(SessionId, StoredSession)>, StoreError> {
+        self.store.sessions().sessions_of(subject, after, limit).await
+    }
+    async fn record_session_activity(&self, batch: &[(SessionKey, Timestamp)]) -> Result<(), StoreError> {
+        self.recording.fetch_add(1, Ordering::SeqCst);
+        let _ = self.records.subscribe().wait_for(|open| *open).await;
+        self.store.sessions().record_session_activity(batch).await
+    }
+    async fn forget_idle_sessions(&self, issuer: &IssuerName, before: Timestamp) -> Result<(), StoreError> {
+        self.store.sessions().forget_idle_sessions(issuer, before).await
+    }
+    async fn keep_limits(&self, name: &str, table: &str) -> Result<(), StoreError> {
+        self.store.sessions().keep_limits(name, table).await
+    }
+    async fn limits(&self, name: &str) -> Result<Option<String>, StoreError> {
+        self.store.sessions().limits(name).await
     }
 }
 
@@ -105,6 +139,8 @@ impl Bench {
                 store: EmbeddedStore::open(&settings, watcher, clock)?,
                 writes: watch::Sender::new(true),
                 waiting: AtomicUsize::new(0),
+                records: watch::Sender::new(true),
+                recording: AtomicUsize::new(0),
                 panics: AtomicBool::new(false),
             });
             opened = Some(Arc::clone(&faulty));
@@ -115,8 +151,12 @@ impl Bench {
         bench
     }
 
-    /// Resolves with the reason by which a stream of this subject ends.
-    async fn stream(&self, subject: &str, limits: SessionLimits) -> JoinHandle<Reason> {
+    /// A request of this subject, and what is known of it if it was admitted.
+    fn ask(
+        &self,
+        subject: &str,
+        limits: SessionLimits,
+    ) -> impl Future<Output = Result<Admission, Reason>> + Send + use<> {
         let mut claims = self.issuer.claims(self.clock.now().as_secs() - 10);
         claims["sub"] = json!(subject);
         claims["sid"] = json!(format!("session of {subject}"));
@@ -128,8 +168,17 @@ impl Bench {
             Ok::<_, Infallible>(response)
         });
         let policy = Policy { limits, ..Policy::new("service") };
-        let Ok(response) = self.engine.layer(policy).layer(service).oneshot(request).await;
-        let admission = response.extensions().get::<Admission>().unwrap().clone();
+        let gate = self.engine.layer(policy).layer(service);
+        async move {
+            let Ok(response) = gate.oneshot(request).await;
+            let refused = response.extensions().get::<Reason>().copied();
+            refused.map_or_else(|| Ok(response.extensions().get::<Admission>().unwrap().clone()), Err)
+        }
+    }
+
+    /// Resolves with the reason by which a stream of this subject ends.
+    async fn stream(&self, subject: &str, limits: SessionLimits) -> JoinHandle<Reason> {
+        let admission = self.ask(subject, limits).await.unwrap();
         let (streams, before) = (Arc::clone(&self.engine.judge().parts().streams), self.streams());
         let ends = tokio::spawn(async move { admission.ended().await });
         eventually("it is open", async || streams.len() > before).await;
@@ -167,6 +216,29 @@ async fn a_stream_of_an_idle_session_ends_before_that_is_written() {
         MarkerKey::session(&"acme".try_into().unwrap(), &format!("session of {ALICE}").as_str().try_into().unwrap());
     eventually("it is over for good", async || matches!(bench.store.store.read(&key).await, Ok(Reading::Present(_))))
         .await;
+}
+
+/// Its activity has to be written before it is admitted, which takes its time.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_waits_for_the_store_is_judged_again_before_it_goes_on() {
+    let directory = tempfile::tempdir().unwrap();
+    let bench = Bench::start(directory.path()).await;
+    let limits = SessionLimits { idle: Some(Duration::from_secs(1800)), absolute: None };
+    for subject in [ALICE, BOB] {
+        assert!(bench.ask(subject, limits).await.is_ok());
+    }
+    eventually("that is written", async || bench.store.recording.load(Ordering::SeqCst) > 0).await;
+    // A minute before others might take them for idle.
+    bench.clock.advance(Duration::from_secs(1760));
+    bench.store.records.send_replace(false);
+    let before = bench.store.recording.load(Ordering::SeqCst);
+    let [alice, bob] = [ALICE, BOB].map(|subject| tokio::spawn(bench.ask(subject, limits)));
+    eventually("both are being written", async || bench.store.recording.load(Ordering::SeqCst) >= before + 2).await;
+    bench.block(ALICE).await;
+    assert!(!alice.is_finished() && !bob.is_finished());
+    bench.store.records.send_replace(true);
+    assert_eq!(timeout(PATIENCE, alice).await.unwrap().unwrap().err(), Some(Reason::UserBlocked));
+    assert!(timeout(PATIENCE, bob).await.unwrap().unwrap().is_ok());
 }
 
 /// What cannot be judged ends, and all others are judged as before.
