@@ -93,7 +93,7 @@ pub struct Again {
     pub stale: bool,
     /// When its time is up as far as is known: before that, only a marker changes the verdict.
     pub look_at: Option<Timestamp>,
-    /// The session is over because it was idle until then, which is still to be [written down](Judge::end).
+    /// The session is over because it was idle until then, which is still to be written down.
     pub idle_at: Option<Timestamp>,
 }
 
