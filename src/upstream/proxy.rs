@@ -21,7 +21,7 @@ use super::{
     endpoint::{Endpoint, InFlight},
     endpoints::{self, Endpoints},
     error::UpstreamError,
-    fields::Downstream,
+    fields::Arrival,
     http1::Waiting,
     interim::Interim,
     metrics::RouteUpstreamMetrics,
@@ -105,8 +105,12 @@ impl Service<Request<Incoming>> for Upstream {
         }
         let leash = (tether.is_tied() && !request.body().is_end_stream()).then(Leash::default);
         let waiting = Waiting { look: tether.grows_up(), interim: interim_of(&request) };
+        let begun = std::time::Instant::now();
+        if let Some(arrival) = request.extensions().get::<Arrival>() {
+            shared.endpoints.metrics.before.observe(begun.duration_since(arrival.at));
+        }
         let request = shared.outbound(request, leash.clone());
-        Box::pin(async move { Ok(shared.exchange(request, tether, leash, waiting).await) })
+        Box::pin(async move { Ok(shared.exchange(request, tether, leash, waiting, begun).await) })
     }
 }
 
@@ -117,10 +121,11 @@ impl Shared {
         tether: Tether,
         leash: Option<Leash>,
         waiting: Waiting,
+        begun: std::time::Instant,
     ) -> Response<Body> {
         let deadline = self.settings().total_timeout.map(|limit| Instant::now() + limit);
         // Pinned where it is, here and below: a future that is handed on has its place twice.
-        let answered = pin!(self.answered(request, tether, leash, &waiting, deadline));
+        let answered = pin!(self.answered(request, tether, leash, &waiting, (begun, deadline)));
         let Some(deadline) = deadline else { return answered.await };
         timeout_at(deadline, answered).await.unwrap_or_else(|_| {
             UpstreamError::TotalTimeout.log(self.endpoints.route(), None);
@@ -134,13 +139,15 @@ impl Shared {
         mut tether: Tether,
         leash: Option<Leash>,
         waiting: &Waiting,
-        deadline: Option<Instant>,
+        (begun, deadline): (std::time::Instant, Option<Instant>),
     ) -> Response<Body> {
-        let begun = std::time::Instant::now();
         let limits = Limits { idle: self.settings().body_idle_timeout, deadline };
-        let response = pin!(self.try_and_try_again(request, limits, waiting));
-        match tether.watch(response).await {
-            Err(reason) => tether.refusal(reason),
+        let response = {
+            let trying = pin!(self.try_and_try_again(request, limits, waiting, &tether));
+            tether.watch(trying).await
+        };
+        match response {
+            Err(reason) | Ok(Err((UpstreamError::SessionOver(reason), _))) => tether.refusal(reason),
             Ok(Ok(mut response)) => {
                 self.endpoints.metrics.duration.observe(begun.elapsed());
                 tether.set_kind(kind_of(&response));
@@ -164,25 +171,27 @@ impl Shared {
         mut request: Outbound,
         limits: Limits,
         waiting: &Waiting,
+        tether: &Tether,
     ) -> Result<Response<Body>, Unserved> {
-        let mut in_flight = self.somewhere().await?;
+        let mut in_flight = self.pick(tether).await?;
         let mut tries = Tries::default();
         loop {
             self.address(&mut request, in_flight.endpoint());
-            (request, in_flight) = match self.send(request, in_flight, limits, waiting).await {
+            (request, in_flight) = match self.send(request, in_flight, limits, waiting, tether).await {
                 Ok(response) => return Ok(response),
                 Err((failed, asked)) => self.elsewhere(failed, asked, &mut tries)?,
             };
         }
     }
 
-    /// Who is asked first.
-    pub(super) async fn somewhere(&self) -> Result<InFlight, Unserved> {
-        match self.endpoints.pick() {
-            Some(in_flight) => Ok(in_flight),
-            // Rare, and large.
-            None => Box::pin(self.endpoints.wait()).await.map_err(|error| (error.into(), None)),
+    /// Who is asked first, once any endpoint is known.
+    pub(super) async fn pick(&self, tether: &Tether) -> Result<InFlight, Unserved> {
+        if let Some(in_flight) = self.endpoints.pick() {
+            return Ok(in_flight);
         }
+        // Rare, and large.
+        let waited = Box::pin(tether.wait(self.endpoints.wait())).await.map_err(|over| (over.into(), None))?;
+        waited.map_err(|error| (error.into(), None))
     }
 
     /// Where a request goes that failed, if it may go anywhere.
@@ -256,7 +265,7 @@ pub(super) struct Tries {
 
 /// Where interim responses to a request go. Clients of HTTP/1.0 know of none (RFC 9110 §15.2).
 pub(super) fn interim_of<B>(request: &Request<B>) -> Option<Interim> {
-    let downstream = request.extensions().get::<Arc<Downstream>>()?;
+    let Arrival { downstream, .. } = request.extensions().get()?;
     downstream.interim.clone().filter(|_| request.version() == Version::HTTP_11)
 }
 

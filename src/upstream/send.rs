@@ -18,12 +18,19 @@ use super::{
     proxy::Shared,
     transport::Stream,
 };
+use crate::{stream::Tether, verdict::Reason};
 
 /// An endpoint that did not answer, and the request if it may be sent once more.
 #[derive(Debug)]
 pub(super) struct Failed {
     pub(super) error: UpstreamError,
     pub(super) again: Option<Outbound>,
+}
+
+impl From<Reason> for Failed {
+    fn from(reason: Reason) -> Self {
+        UpstreamError::from(reason).into()
+    }
 }
 
 impl From<UpstreamError> for Failed {
@@ -40,9 +47,10 @@ impl Shared {
         in_flight: InFlight,
         limits: Limits,
         waiting: &Waiting,
+        tether: &Tether,
     ) -> Result<Response<Body>, (Failed, InFlight)> {
         let mut response = match &in_flight.endpoint().connections {
-            Connections::Http1(pool) => match self.send_http1(pool, request, waiting).await {
+            Connections::Http1(pool) => match self.send_http1(pool, request, waiting, tether).await {
                 Ok(Answer::Response(response)) => {
                     self.judge(in_flight.endpoint(), response.status());
                     response.map(|body| Body::http1(body, in_flight, limits))
@@ -50,7 +58,7 @@ impl Shared {
                 Ok(Answer::Switched(..)) => return Err((UpstreamError::Switched.into(), in_flight)),
                 Err(failed) => return Err((failed, in_flight)),
             },
-            Connections::Http2(pool) => match Box::pin(self.send_http2(pool, *request, waiting)).await {
+            Connections::Http2(pool) => match Box::pin(self.send_http2(pool, *request, waiting, tether)).await {
                 Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
                     return Err((UpstreamError::Switched.into(), in_flight));
                 }
@@ -82,6 +90,7 @@ impl Shared {
         pool: &Http1Pool,
         mut request: Outbound,
         waiting: &Waiting,
+        tether: &Tether,
     ) -> Result<Answer<Stream>, Failed> {
         let upload = request.body().upload();
         let mut may_repeat = true;
@@ -90,7 +99,7 @@ impl Shared {
             let is_new = kept.is_none();
             let connection = match kept {
                 Some(connection) => connection,
-                None => match Box::pin(pool.connect()).await {
+                None => match Box::pin(tether.wait(pool.connect())).await? {
                     Ok(connection) => connection,
                     Err(error) => return Err(Failed { error: error.into(), again: Some(request) }),
                 },
@@ -116,6 +125,7 @@ impl Shared {
         pool: &Http2Pool,
         mut request: Request<RequestBody>,
         waiting: &Waiting,
+        tether: &Tether,
     ) -> Result<Response<Incoming>, Failed> {
         let upload = request.body().upload();
         let upload = upload.as_deref();
@@ -125,7 +135,7 @@ impl Shared {
                 answered => return answered,
             }
         }
-        match pool.connect().await {
+        match tether.wait(pool.connect()).await? {
             Ok(sender) => self.try_http2(sender, request, upload, waiting).await,
             Err(error) => Err(Failed { error: error.into(), again: Some(request.into()) }),
         }

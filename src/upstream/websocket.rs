@@ -1,6 +1,6 @@
 //! WebSockets: the handshake with the upstream, and the tunnel that begins with its answer.
 
-use std::{pin::pin, sync::Arc};
+use std::pin::pin;
 
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, StatusCode, Version, header};
@@ -11,7 +11,7 @@ use super::{
     body::{Limits, RequestBody},
     endpoint::{Connections, InFlight},
     error::UpstreamError,
-    fields::{self, Downstream},
+    fields::{self, Arrival},
     http1::{Answer, Waiting},
     proxy::{Shared, Tries, Unserved, interim_of, kind_of},
     transport::Stream,
@@ -36,15 +36,18 @@ impl Shared {
         }
         tether.set_kind(Kind::WebSocket);
         tether.open();
-        let Some(drain) = request.extensions().get::<Arc<Downstream>>().map(|downstream| downstream.drain.clone())
-        else {
+        let Some(drain) = request.extensions().get::<Arrival>().map(|arrival| arrival.downstream.drain.clone()) else {
             return no_websocket();
         };
         let waiting = Waiting { look: None, interim: interim_of(&request) };
         let place = request.extensions_mut().remove::<Place>();
         let key = handshake.is_extended_connect.then(websocket::key);
-        let (answer, in_flight) = match tether.watch(pin!(self.shake_hands(request, key.as_deref(), &waiting))).await {
-            Err(reason) => return tether.refusal(reason),
+        let answered = {
+            let shaking = pin!(self.shake_hands(request, key.as_deref(), &waiting, &tether));
+            tether.watch(shaking).await
+        };
+        let (answer, in_flight) = match answered {
+            Err(reason) | Ok(Err((UpstreamError::SessionOver(reason), _))) => return tether.refusal(reason),
             Ok(Ok(answered)) => answered,
             Ok(Err((error, endpoint))) => {
                 error.log(self.endpoints.route(), endpoint.as_deref());
@@ -109,8 +112,9 @@ impl Shared {
         request: Request<Incoming>,
         key: Option<&str>,
         waiting: &Waiting,
+        tether: &Tether,
     ) -> Result<(Answer<Stream>, InFlight), Unserved> {
-        let mut in_flight = self.somewhere().await?;
+        let mut in_flight = self.pick(tether).await?;
         let mut request = self.outbound(request, None);
         *request.body_mut() = RequestBody::default();
         let fields = request.headers_mut();
@@ -125,7 +129,7 @@ impl Shared {
                 return Err((UpstreamError::NotSwitched, None));
             };
             self.address(&mut request, in_flight.endpoint());
-            let failed = match self.send_http1(pool, request, waiting).await {
+            let failed = match self.send_http1(pool, request, waiting, tether).await {
                 Ok(answer) => return Ok((answer, in_flight)),
                 Err(failed) => failed,
             };
