@@ -126,7 +126,7 @@ impl Shared {
             let Connections::Http1(pool) = &in_flight.endpoint().connections else {
                 return Err((UpstreamError::NotSwitched, None));
             };
-            let failed = match self.send_http1(pool, request, waiting).await {
+            let failed = match self.send_http1(pool, request, waiting, &mut tries).await {
                 Ok(answer) => return Ok((answer, in_flight)),
                 Err(failed) => failed,
             };
