@@ -1,6 +1,13 @@
 //! Floods over HTTP/2: each costs the gate a bounded amount of memory, and others are served meanwhile.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http::Response;
@@ -256,32 +263,49 @@ async fn frames_that_say_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn answers_that_nobody_takes() {
     for (name, window) in [("windows of nothing", 0), ("windows of a byte", 1)] {
-        survives(name, async |address| untaken(address, 200, window).await).await;
+        survives(name, async |address| untaken(address, 200, window).await.len() * 200).await;
     }
 }
 
 /// Over HTTP/2 an upstream sends of each of them what its window lets through.
 #[tokio::test(flavor = "multi_thread")]
 async fn answers_over_http2_that_nobody_takes() {
-    let upstream = TestUpstream::start().await;
-    upstream.handle(|request| async move {
-        let (frames, body) = StreamBody::channel();
-        if request.uri().path() == "/witness" {
-            return Response::new(StreamBody::from("ok"));
+    let (upstream, sent) = (TestUpstream::start().await, Arc::new(AtomicUsize::new(0)));
+    let count = Arc::clone(&sent);
+    upstream.handle(move |request| {
+        let count = Arc::clone(&count);
+        async move {
+            let (frames, body) = StreamBody::channel();
+            if request.uri().path() == "/witness" {
+                return Response::new(StreamBody::from("ok"));
+            }
+            tokio::spawn(async move {
+                while frames.send(Ok(Frame::data(Bytes::from_static(&[b'x'; 16_384])))).await.is_ok() {
+                    count.fetch_add(1, Ordering::SeqCst);
+                }
+            });
+            Response::new(body)
         }
-        tokio::spawn(async move {
-            while frames.send(Ok(Frame::data(Bytes::from_static(&[b'x'; 16_384])))).await.is_ok() {}
-        });
-        Response::new(body)
     });
     let route = format!("[[routes]]\nupstream = \"{}\"\nauth = \"none\"\nprotocol = \"http2\"\n", upstream.url());
     // Fewer of them, for upstreams have limits of their own; in two connections, so half of what the others may take.
-    let attack = async |address| untaken(address, 75, 0).await;
+    let attack = async |address| {
+        let connections = untaken(address, 75, 0).await;
+        let (mut before, mut times) = (0, 0);
+        let stands = async || {
+            let now = sent.load(Ordering::SeqCst);
+            times = if now == before { times + 1 } else { 0 };
+            before = now;
+            times > 60
+        };
+        eventually("nothing more is sent", stands).await;
+        connections.len() * 75
+    };
     survives_before(&route, LIMIT / 2, "windows of nothing, from HTTP/2", attack).await;
 }
 
 /// So many requests in each of two connections, whose answers begin and stand.
-async fn untaken(address: SocketAddr, each: usize, window: u32) -> usize {
+async fn untaken(address: SocketAddr, each: usize, window: u32) -> Vec<Http2> {
     let mut connections = Vec::new();
     for _ in 0..2 {
         let mut connection = Http2::with_settings(address, &setting(4, window)).await;
@@ -297,5 +321,5 @@ async fn untaken(address: SocketAddr, each: usize, window: u32) -> usize {
             answered += usize::from(frame.kind == HEADERS);
         }
     }
-    2 * each
+    connections
 }
