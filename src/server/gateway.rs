@@ -33,7 +33,7 @@ use crate::{
     },
     upstream::{
         Body, Upstream,
-        fields::{self, Downstream},
+        fields::{self, Arrival, Downstream},
     },
     verdict::Reason,
 };
@@ -140,7 +140,9 @@ impl Gateway {
         // HTTP/1.1 leaves the body out by itself.
         let bodiless = request.method() == Method::HEAD && request.version() == Version::HTTP_2;
         let is_call = request.method() == Method::POST && grpc::is_call(request.headers());
-        let (mut response, route) = self.answer(request, id.as_ref(), downstream).await;
+        let (mut response, route) = self.answer(request, id.as_ref(), Arrival { at: begun, downstream }).await;
+        let may_be_refused = is_call || response.status().is_client_error() || response.status().is_server_error();
+        let refused = may_be_refused.then(|| response.extensions().get::<Reason>().copied()).flatten();
         if is_call {
             grpc::translate(&mut response);
         }
@@ -151,7 +153,7 @@ impl Gateway {
             response = without_body(response);
         }
         let metrics = route.map_or(&self.metrics.unrouted, |route| &*route.metrics);
-        metrics.observe(response.status(), begun.elapsed());
+        metrics.observe(response.status(), refused, begun.elapsed());
         if let Some(entry) = &mut entry {
             entry.answered(&response, route.map(|route| Arc::clone(&route.gate.policy().name)));
         }
@@ -193,7 +195,7 @@ impl Gateway {
         &self,
         mut request: Request<Incoming>,
         id: Option<&HeaderValue>,
-        downstream: Arc<Downstream>,
+        arrival: Arrival,
     ) -> (Response<Body>, Option<&Route>) {
         let handshake = upgrade::take(&mut request);
         if let Err(unserved) = form::normalise(&mut request, self.options.listener.max_headers) {
@@ -204,7 +206,7 @@ impl Gateway {
             request_id::put(request.headers_mut(), id.clone());
         }
         if self.own.owns(request.uri().path()) {
-            return (self.own.serve(request, &downstream).await, None);
+            return (self.own.serve(request, &arrival.downstream).await, None);
         }
         let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
         let Some(route) = self.routes.find(host, request.uri().path()) else {
@@ -226,9 +228,9 @@ impl Gateway {
             }
         }
         let origin = cors::one_origin(request.headers()).cloned();
-        let mut response = match self.admit_address(route, &request, &downstream) {
+        let mut response = match self.admit_address(route, &request, &arrival.downstream) {
             Ok(()) => {
-                request.extensions_mut().insert(downstream);
+                request.extensions_mut().insert(arrival);
                 // An upstream is always ready, so a clone of its gate is.
                 let Ok(response) = route.gate.clone().call(request).await;
                 response

@@ -5,7 +5,7 @@ use std::error::Error;
 use http::{Response, StatusCode};
 
 use super::{Body, body::BodyError, endpoint::Endpoint, transport::ConnectError};
-use crate::gate::problem;
+use crate::{gate::problem, verdict::Reason};
 
 /// Why there is no response from the upstream.
 #[derive(Debug, thiserror::Error)]
@@ -34,11 +34,20 @@ pub enum UpstreamError {
     /// It answered a request for another protocol as if it had been any request.
     #[error("upstream answered without switching protocols")]
     NotSwitched,
+    /// The session ended before the request was sent.
+    #[error("the session ended: {}", .0.code())]
+    SessionOver(Reason),
+}
+
+impl From<Reason> for UpstreamError {
+    fn from(reason: Reason) -> Self {
+        Self::SessionOver(reason)
+    }
 }
 
 impl UpstreamError {
     pub(super) const fn is_the_clients(&self) -> bool {
-        matches!(self, Self::RequestTimeout | Self::RequestBody(_))
+        matches!(self, Self::RequestTimeout | Self::RequestBody(_) | Self::SessionOver(_))
     }
 
     pub(super) fn log(&self, route: &str, endpoint: Option<&Endpoint>) {
@@ -79,6 +88,10 @@ impl UpstreamError {
             ),
             Self::RequestBody(_) => {
                 problem::response(StatusCode::BAD_REQUEST, "request_body", "The request body broke off.")
+            }
+            // The tether has a better one, which tells how to go on.
+            Self::SessionOver(reason) => {
+                problem::response(StatusCode::UNAUTHORIZED, reason.code(), "The session is over.")
             }
         }
     }

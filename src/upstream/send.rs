@@ -20,6 +20,7 @@ use super::{
     proxy::{Shared, Tries},
     transport::Stream,
 };
+use crate::{stream::Tether, verdict::Reason};
 
 /// An endpoint that did not answer, and the request if it may be sent once more.
 #[derive(Debug)]
@@ -30,6 +31,12 @@ pub(super) struct Failed {
 
 /// How many connections over HTTP/2 may turn out to take no more requests, one after another, before a new one is made.
 const MAX_STALE: usize = 3;
+
+impl From<Reason> for Failed {
+    fn from(reason: Reason) -> Self {
+        UpstreamError::from(reason).into()
+    }
+}
 
 impl From<UpstreamError> for Failed {
     fn from(error: UpstreamError) -> Self {
@@ -45,10 +52,11 @@ impl Shared {
         in_flight: InFlight,
         limits: Limits,
         waiting: &Waiting,
+        tether: &Tether,
         tries: &mut Tries,
     ) -> Result<Response<Body>, (Failed, InFlight)> {
         let mut response = match &in_flight.endpoint().connections {
-            Connections::Http1(pool) => match self.send_http1(pool, request, waiting, tries).await {
+            Connections::Http1(pool) => match self.send_http1(pool, request, waiting, tether, tries).await {
                 Ok(Answer::Response(response)) => {
                     self.judge(in_flight.endpoint(), response.status());
                     response.map(|body| Body::http1(body, in_flight, limits))
@@ -56,7 +64,7 @@ impl Shared {
                 Ok(Answer::Switched(..)) => return Err((UpstreamError::Switched.into(), in_flight)),
                 Err(failed) => return Err((failed, in_flight)),
             },
-            Connections::Http2(pool) => match self.send_http2(pool, request, waiting, tries).await {
+            Connections::Http2(pool) => match self.send_http2(pool, request, waiting, tether, tries).await {
                 Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
                     return Err((UpstreamError::Switched.into(), in_flight));
                 }
@@ -88,6 +96,7 @@ impl Shared {
         pool: &Http1Pool,
         mut request: Request<RequestBody>,
         waiting: &Waiting,
+        tether: &Tether,
         tries: &mut Tries,
     ) -> Result<Answer<Stream>, Failed> {
         let upload = request.body().upload();
@@ -108,7 +117,7 @@ impl Shared {
                 break;
             }
         }
-        let connection = match pool.connect().await {
+        let connection = match tether.wait(pool.connect()).await? {
             Ok(connection) => connection,
             Err(error) => return Err(Failed { error: error.into(), again: Some(request) }),
         };
@@ -134,6 +143,7 @@ impl Shared {
         pool: &Http2Pool,
         mut request: Request<RequestBody>,
         waiting: &Waiting,
+        tether: &Tether,
         tries: &mut Tries,
     ) -> Result<Response<Incoming>, Failed> {
         let upload = request.body().upload();
@@ -160,7 +170,7 @@ impl Shared {
                 answered => return answered.map_err(|(failed, _)| failed),
             }
         }
-        match pool.connect().await {
+        match tether.wait(pool.connect()).await? {
             Ok(connection) => self.try_http2(connection, request, upload, waiting).await.map_err(|(failed, _)| failed),
             Err(error) => Err(Failed { error: error.into(), again: Some(request) }),
         }

@@ -1,7 +1,5 @@
 //! WebSockets: the handshake with the upstream, and the tunnel that begins with its answer.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, StatusCode, Version, header};
 use hyper::body::Incoming;
@@ -11,7 +9,7 @@ use super::{
     body::{Limits, RequestBody},
     endpoint::{Connections, InFlight},
     error::UpstreamError,
-    fields::{self, Downstream},
+    fields::{self, Arrival},
     http1::{Answer, Waiting},
     proxy::{Shared, Tries, Unserved, interim_of, kind_of},
     transport::Stream,
@@ -36,15 +34,15 @@ impl Shared {
         }
         tether.set_kind(Kind::WebSocket);
         tether.open();
-        let Some(drain) = request.extensions().get::<Arc<Downstream>>().map(|downstream| downstream.drain.clone())
-        else {
+        let Some(drain) = request.extensions().get::<Arrival>().map(|arrival| arrival.downstream.drain.clone()) else {
             return no_websocket();
         };
         let waiting = Waiting { look: None, interim: interim_of(&request) };
         let place = request.extensions_mut().remove::<Place>();
         let key = handshake.is_extended_connect.then(websocket::key);
-        let (answer, in_flight) = match tether.watch(self.shake_hands(request, key.as_deref(), &waiting)).await {
-            Err(reason) => return tether.refusal(reason),
+        let (answer, in_flight) = match tether.watch(self.shake_hands(request, key.as_deref(), &waiting, &tether)).await
+        {
+            Err(reason) | Ok(Err((UpstreamError::SessionOver(reason), _))) => return tether.refusal(reason),
             Ok(Ok(answered)) => answered,
             Ok(Err((error, endpoint))) => {
                 error.log(self.endpoints.route(), endpoint.as_deref());
@@ -109,11 +107,9 @@ impl Shared {
         request: Request<Incoming>,
         key: Option<&str>,
         waiting: &Waiting,
+        tether: &Tether,
     ) -> Result<(Answer<Stream>, InFlight), Unserved> {
-        let mut in_flight = match self.endpoints.pick() {
-            Some(in_flight) => in_flight,
-            None => self.endpoints.wait().await.map_err(|error| (error.into(), None))?,
-        };
+        let mut in_flight = self.pick(tether).await?;
         let mut request = self.outbound(request, in_flight.endpoint()).map(|_| RequestBody::empty());
         let fields = request.headers_mut();
         fields.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
@@ -126,7 +122,7 @@ impl Shared {
             let Connections::Http1(pool) = &in_flight.endpoint().connections else {
                 return Err((UpstreamError::NotSwitched, None));
             };
-            let failed = match self.send_http1(pool, request, waiting, &mut tries).await {
+            let failed = match self.send_http1(pool, request, waiting, tether, &mut tries).await {
                 Ok(answer) => return Ok((answer, in_flight)),
                 Err(failed) => failed,
             };

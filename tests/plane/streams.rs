@@ -1,9 +1,11 @@
 //! Open streams, and how they end with their session.
 
 mod ends;
+mod faults;
 mod grpc;
 mod many;
 mod outage;
+mod waiting;
 mod websocket;
 
 use std::{
