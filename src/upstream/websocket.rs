@@ -129,7 +129,7 @@ impl Shared {
                 return Err((UpstreamError::NotSwitched, None));
             };
             self.address(&mut request, in_flight.endpoint());
-            let failed = match self.send_http1(pool, request, waiting, tether).await {
+            let failed = match self.send_http1(pool, request, waiting, tether, &mut tries).await {
                 Ok(answer) => return Ok((answer, in_flight)),
                 Err(failed) => failed,
             };

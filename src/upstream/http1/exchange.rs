@@ -101,7 +101,6 @@ where
     B: Body<Data = Bytes, Error = BodyError> + Default + Unpin + Send + 'static,
 {
     let body = std::mem::take(request.body_mut());
-    let is_repeatable = body.is_end_stream() && request.method().is_idempotent();
     let expects = request.headers().contains_key(header::EXPECT);
     Exchange(Some(Underway {
         upload: Upload::new(&request, body, expects),
@@ -115,7 +114,6 @@ where
         look: waiting.look,
         held_since: None,
         is_begun: false,
-        is_repeatable,
         answered: false,
     }))
 }
@@ -205,7 +203,6 @@ struct Underway<'a, S, B> {
     /// Since when the body waits.
     held_since: Option<Instant>,
     is_begun: bool,
-    is_repeatable: bool,
     /// Whether anything came back.
     answered: bool,
 }
@@ -264,11 +261,12 @@ where
         }
     }
 
-    /// A kept connection has to be silent before it is used again. Whatever comes over it then is no answer.
+    /// A kept connection has to be silent before it is used again. Whatever comes over it then is no answer, least of all to somebody
+    /// else's request. The runtime may hear of it a little later than the system, so the system is asked (`recv` with `MSG_PEEK`).
     fn check(&mut self, context: &mut Context<'_>) -> Result<(), Failure> {
         let Connection { stream, buffer, .. } = &mut self.connection;
         match poll_fill(stream, buffer, context, BLOCK) {
-            Poll::Pending if self.is_repeatable || !stream.is_disturbed() => Ok(()),
+            Poll::Pending if !stream.is_disturbed() => Ok(()),
             Poll::Ready(Err(error)) => Err(Failure::BrokeOff(error)),
             Poll::Pending | Poll::Ready(Ok(_)) => Err(Failure::BrokeOff(io::ErrorKind::UnexpectedEof.into())),
         }
