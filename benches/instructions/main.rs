@@ -70,14 +70,14 @@ const CASES: [Case; 5] = [
         path: "/open/v1/orders/4711",
         tokens: Tokens::None,
         expected: StatusCode::OK,
-        instructions: 36_900,
+        instructions: 39_300,
     },
     Case {
         name: "known_token",
         path: "/api/v1/orders/4711",
         tokens: Tokens::Known,
         expected: StatusCode::OK,
-        instructions: 50_300,
+        instructions: 48_400,
     },
     Case {
         name: "new_token",
@@ -91,14 +91,14 @@ const CASES: [Case; 5] = [
         path: "/api/v1/orders/4711",
         tokens: Tokens::Bad,
         expected: StatusCode::UNAUTHORIZED,
-        instructions: 346_000,
+        instructions: 349_000,
     },
     Case {
         name: "no_token",
         path: "/api/v1/orders/4711",
         tokens: Tokens::None,
         expected: StatusCode::UNAUTHORIZED,
-        instructions: 22_000,
+        instructions: 25_800,
     },
 ];
 
