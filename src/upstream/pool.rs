@@ -15,6 +15,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use super::{
     body::RequestBody,
     http1::{Connection, Link as _},
+    settled::{Settled, Settling},
     transport::{ConnectError, Stream, Transport},
 };
 
@@ -113,7 +114,14 @@ impl Http1Pool {
 #[derive(Debug)]
 pub struct Http2Pool {
     settings: PoolSettings,
-    shared: Mutex<Option<http2::SendRequest<RequestBody>>>,
+    shared: Mutex<Option<Http2Connection>>,
+}
+
+/// A way into a connection that others use too.
+#[derive(Clone, Debug)]
+pub(super) struct Http2Connection {
+    pub(super) sender: http2::SendRequest<RequestBody>,
+    pub(super) settled: Settled,
 }
 
 impl Http2Pool {
@@ -124,9 +132,9 @@ impl Http2Pool {
     }
 
     /// The connection that is there, if it is open.
-    pub(super) fn shared_sender(&self) -> Option<http2::SendRequest<RequestBody>> {
-        let mut shared = self.shared();
-        if shared.as_ref().is_some_and(http2::SendRequest::is_closed) {
+    pub(super) fn shared(&self) -> Option<Http2Connection> {
+        let mut shared = self.lock();
+        if shared.as_ref().is_some_and(|shared| shared.sender.is_closed()) {
             *shared = None;
         }
         shared.clone()
@@ -134,17 +142,18 @@ impl Http2Pool {
 
     /// Lets go of a connection that is closed. A request that was handed to it in its last moment comes back when no sender is left.
     pub fn reap(&self) {
-        drop(self.shared_sender());
+        drop(self.shared());
     }
 
     /// Lets go of the connection: it ends with the requests that are under way.
     pub(super) fn close(&self) {
-        *self.shared() = None;
+        *self.lock() = None;
     }
 
     /// A new connection, which takes the place of the old one. Several may be made at once at first; the last one stays.
-    pub(super) async fn connect(&self) -> Result<http2::SendRequest<RequestBody>, ConnectError> {
+    pub(super) async fn connect(&self) -> Result<Http2Connection, ConnectError> {
         let stream = self.settings.transport.connect(self.settings.connect_timeout).await?;
+        let (stream, settled) = Settling::new(stream);
         let (sender, connection) = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .keep_alive_interval(self.settings.keep_alive)
@@ -162,11 +171,12 @@ impl Http2Pool {
                 tracing::debug!(error = &error as &dyn std::error::Error, "connection to upstream ended");
             }
         });
-        *self.shared() = Some(sender.clone());
-        Ok(sender)
+        let connection = Http2Connection { sender, settled };
+        *self.lock() = Some(connection.clone());
+        Ok(connection)
     }
 
-    fn shared(&self) -> MutexGuard<'_, Option<http2::SendRequest<RequestBody>>> {
+    fn lock(&self) -> MutexGuard<'_, Option<Http2Connection>> {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

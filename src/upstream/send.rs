@@ -2,8 +2,8 @@
 
 use std::pin::{Pin, pin};
 
-use http::{Request, Response, StatusCode, Version};
-use hyper::{body::Incoming, client::conn::http2};
+use http::{Method, Request, Response, StatusCode, Version};
+use hyper::body::Incoming;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{
@@ -13,7 +13,7 @@ use super::{
     error::UpstreamError,
     fields,
     http1::{self, Answer, Connection, Failure, Unanswered, Waiting},
-    pool::{Http1Pool, Http2Pool},
+    pool::{Http1Pool, Http2Connection, Http2Pool},
     proxy::Shared,
     transport::Stream,
 };
@@ -115,7 +115,7 @@ impl Shared {
     }
 
     /// Likewise over HTTP/2, where any failure may be one of the connection that all requests share.
-    async fn send_http2(
+    pub(super) async fn send_http2(
         &self,
         pool: &Http2Pool,
         mut request: Request<RequestBody>,
@@ -123,25 +123,29 @@ impl Shared {
     ) -> Result<Response<Incoming>, Failed> {
         let upload = request.body().upload();
         let upload = upload.as_deref();
-        if let Some(sender) = pool.shared_sender() {
-            match self.try_http2(sender, request, upload, waiting).await {
+        if let Some(connection) = pool.shared() {
+            match self.try_http2(connection, request, upload, waiting).await {
                 Err(Failed { again: Some(again), .. }) => request = again,
                 answered => return answered,
             }
         }
         match pool.connect().await {
-            Ok(sender) => self.try_http2(sender, request, upload, waiting).await,
+            Ok(connection) => self.try_http2(connection, request, upload, waiting).await,
             Err(error) => Err(Failed { error: error.into(), again: Some(request) }),
         }
     }
 
     async fn try_http2(
         &self,
-        mut sender: http2::SendRequest<RequestBody>,
+        connection: Http2Connection,
         request: Request<RequestBody>,
         upload: Option<&Upload>,
         waiting: &Waiting,
     ) -> Result<Response<Incoming>, Failed> {
+        if *request.method() == Method::CONNECT {
+            self.may_connect(&connection).await?;
+        }
+        let Http2Connection { mut sender, .. } = connection;
         let spare = again(&request);
         let response = sender.try_send_request(request);
         // A request that came too late for the connection is given back when the last sender goes.

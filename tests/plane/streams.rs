@@ -4,6 +4,7 @@ mod ends;
 mod grpc;
 mod many;
 mod outage;
+mod secure;
 mod websocket;
 
 use std::{
