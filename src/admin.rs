@@ -215,12 +215,16 @@ type Peer = ConnectInfo<SocketAddr>;
 
 async fn metrics(State(Admin(admin)): State<Admin>) -> Response {
     admin.judge.maintain().await;
-    let mut text = String::new();
-    let encoded = encode(&mut text, &admin.lasting.registry.lock().unwrap_or_else(PoisonError::into_inner));
-    if encoded.is_err() {
+    // Some of them are read from files.
+    let encoding = tokio::task::spawn_blocking(move || {
+        let mut text = String::new();
+        let registry = admin.lasting.registry.lock().unwrap_or_else(PoisonError::into_inner);
+        encode(&mut text, &registry).map(|()| text)
+    });
+    let Ok(Ok(text)) = encoding.await else {
         let detail = "metrics could not be written";
         return Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "metrics", detail).into_response();
-    }
+    };
     let content_type = HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
     ([(header::CONTENT_TYPE, content_type)], text).into_response()
 }

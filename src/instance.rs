@@ -50,7 +50,11 @@ use crate::{
         embedded::{EmbeddedOpenError, EmbeddedStore},
         redis::{InvalidRedisSettings, RedisStore},
     },
-    telemetry::{log, metrics::ServerMetrics},
+    telemetry::{
+        log,
+        metrics::ServerMetrics,
+        process::{self, ProcessMetrics},
+    },
     token::verify::{Verifier, VerifierError},
 };
 
@@ -225,15 +229,18 @@ impl Instance {
             None => (None, Reloads::none(clock.now())),
         };
 
-        let mut registry = Registry::with_prefix("portcullis");
-        judge.register(&mut registry);
-        metrics.register(&mut registry);
-        limits.register(&mut registry);
-        log::register(&mut registry);
-        tls_metrics.register(&mut registry);
-        sources.register(&mut registry);
-        revocations.register(&mut registry);
-        reloads.register(&mut registry);
+        let mut all_metrics = Registry::default();
+        all_metrics.register_collector(Box::new(ProcessMetrics));
+        let registry = all_metrics.sub_registry_with_prefix("portcullis");
+        process::register_build(registry);
+        judge.register(registry);
+        metrics.register(registry);
+        limits.register(registry);
+        log::register(registry);
+        tls_metrics.register(registry);
+        sources.register(registry);
+        revocations.register(registry);
+        reloads.register(registry);
         let Parts { ledger, recorder, .. } = judge.parts();
         let records: Arc<dyn Records> = Arc::new(Direct::new(
             ledger.clone(),
@@ -245,15 +252,15 @@ impl Instance {
         ));
         let scheduled =
             Scheduled::new(config.inactive.clone(), Arc::clone(&records), Arc::clone(&notes), &http, &clock);
-        scheduled.register(&mut registry);
+        scheduled.register(registry);
         let (verifier, cache, store) =
             (engine.trust().verifier().clone(), Arc::clone(ledger.cache()), Arc::clone(ledger.store()));
         let readiness = Readiness::new(verifier, cache, Arc::clone(&store), sources.watcher(), reloads.clone());
         let readiness = Arc::new(readiness);
-        readiness.register(&mut registry);
+        readiness.register(registry);
         let whose = Whose::new(assembly::issuers(&config), assembly::recorded_issuers(&config));
         let upkeep = Upkeep::new(config.upkeep, whose.clone(), store, Arc::clone(&notes), clock);
-        let admin = CurrentAdmin::new(assembly::view(&config, &judge), Arc::clone(&readiness), records, registry);
+        let admin = CurrentAdmin::new(assembly::view(&config, &judge), Arc::clone(&readiness), records, all_metrics);
 
         let (drain, stop_rest) = (Drain::default(), CancellationToken::new());
         let ready = Arc::clone(&readiness);

@@ -7,6 +7,8 @@ pub mod histogram;
 pub mod log;
 #[cfg(feature = "server")]
 pub mod metrics;
+#[cfg(feature = "server")]
+pub mod process;
 
 /// An error with its causes, for people.
 #[cfg(feature = "redis")]

@@ -80,6 +80,8 @@ pub struct Decision {
     pub stale: bool,
     /// Whether the request goes on.
     pub passes: bool,
+    /// Since when there may be something that was not taken into account; `None`: just now.
+    pub since: Option<Instant>,
 }
 
 /// What an open stream came to.
@@ -91,6 +93,8 @@ pub struct Again {
     pub stale: bool,
     /// When its time is up as far as is known: before that, only a marker changes the verdict.
     pub look_at: Option<Timestamp>,
+    /// The session is over because it was idle until then, which is still to be written down.
+    pub idle_at: Option<Timestamp>,
 }
 
 /// A decision, now or later.
@@ -212,21 +216,23 @@ impl Judge {
         };
         let knowledge = if stale { Knowledge::Stale(&markers) } else { Knowledge::Current(&markers) };
         let case = self.case(policy, Presented::Verified(claims), knowledge);
-        let lifetime = match self.recall_lifetime(policy, known, &case) {
-            Some(lifetime) => lifetime,
-            None => self.0.sessions.learn(&known.session, claims, &place(policy)).await,
+        let lifetime = if let Some(lifetime) = self.recall_lifetime(policy, known, &case) {
+            lifetime
+        } else {
+            let place = place(policy);
+            let learned = self.0.sessions.learn(&known.session, claims, &place);
+            timeout_at(deadline, learned).await.unwrap_or_else(|_| SessionRegister::unknown(&known.session, &place))
         };
         let case = Case { lifetime, ..self.case(policy, Presented::Verified(claims), knowledge) };
         let verdict = verdict::decide(&case);
-        if verdict == Verdict::Refuse(Reason::IdleTimeout) && policy.mode == Mode::Enforce {
-            self.end(claims, case.now).await;
-        }
+        let is_idle = verdict == Verdict::Refuse(Reason::IdleTimeout) && policy.mode == Mode::Enforce;
         let skew = policy.settings.clock_skew;
         let Deadlines { idle, absolute } = lifetime.deadlines(claims, skew);
         Again {
             verdict,
             stale: stale || matches!(lifetime, Lifetime::Unknown { .. }),
             look_at: idle.into_iter().chain(absolute).chain([claims.expires_at.plus(skew)]).min(),
+            idle_at: is_idle.then_some(case.now),
         }
     }
 
@@ -273,6 +279,7 @@ impl Judge {
             if let Err(unverified) = check_place(&policy, only.as_ref(), &known) {
                 return judge.unverified(&policy, &unverified);
             }
+            let since = Instant::now();
             let (markers, stale) = match judge.0.ledger.learn(&known.marks).await {
                 Some(markers) => (markers, false),
                 None => (judge.0.ledger.cache().cached(&known.marks).await, true),
@@ -280,21 +287,37 @@ impl Judge {
             let knowledge = if stale { Knowledge::Stale(&markers) } else { Knowledge::Current(&markers) };
             let claims = &known.token.claims;
             let case = judge.case(&policy, Presented::Verified(claims), knowledge);
-            let lifetime = match judge.recall_lifetime(&policy, &known, &case) {
+            let recalled = judge.recall_lifetime(&policy, &known, &case);
+            let lifetime = match recalled {
                 Some(lifetime) => lifetime,
                 None => judge.0.sessions.learn(&known.session, claims, &place(&policy)).await,
             };
             let case = Case { lifetime, ..judge.case(&policy, Presented::Verified(claims), knowledge) };
             let lags = counts && judge.0.sessions.lags(&known.session, case.now);
             let decision = judge.decide(&policy, &token, &known, &case, counts);
-            if lags && decision.verdict == Some(Verdict::Admit) {
-                judge.0.sessions.record(&known.session).await;
+            let mut decision = Decision { since: Some(since), ..decision };
+            if decision.verdict == Some(Verdict::Admit) && (lags || recalled.is_none()) {
+                if lags {
+                    judge.0.sessions.record(&known.session).await;
+                }
+                // The store took its time, and a marker may have come meanwhile.
+                judge.reconsider(&policy, &known, &mut decision).await;
             }
             if decision.reason() == Some(Reason::IdleTimeout) && policy.mode == Mode::Enforce {
                 judge.end(claims, case.now).await;
             }
             decision
         }))
+    }
+
+    /// Judges again what was admitted a while ago.
+    async fn reconsider(&self, policy: &Policy, known: &KnownToken, decision: &mut Decision) {
+        let since = Instant::now();
+        let again = self.judge_again(policy, known, since + self.0.streams.grace()).await;
+        decision.since = Some(since);
+        decision.verdict = Some(again.verdict);
+        decision.stale |= again.stale;
+        decision.passes = again.verdict == Verdict::Admit || policy.mode == Mode::Observe;
     }
 
     /// What is known of the session's time, unless the store has to be asked. Of a token that is refused anyway nobody wants to know.
@@ -307,7 +330,7 @@ impl Judge {
     }
 
     /// A session that was idle for too long is over for good, with every gateway and for every token of it.
-    async fn end(&self, claims: &Claims, now: Timestamp) {
+    pub(crate) async fn end(&self, claims: &Claims, now: Timestamp) {
         let key = MarkerKey::session(&claims.subject.issuer, &SessionKey::of(claims).id);
         let marker = Marker::SessionEnd(now);
         let reason = Some(Reason::IdleTimeout.code().to_owned());
@@ -384,6 +407,7 @@ impl Judge {
             at: self.0.clock.now(),
             stale: false,
             passes: true,
+            since: None,
         }
     }
 
@@ -443,6 +467,7 @@ impl Decision {
             at: case.now,
             stale: false,
             passes,
+            since: None,
         }
     }
 

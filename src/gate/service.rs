@@ -7,6 +7,7 @@ use std::{
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, header};
+use tokio::time::Instant;
 use tower::Service;
 
 use super::{
@@ -38,6 +39,8 @@ pub struct Gate<S> {
 pub struct Admission {
     known: Arc<KnownToken>,
     shared: Arc<Shared>,
+    /// Since when there may be something that the verdict did not know of.
+    since: Instant,
 }
 
 impl Admission {
@@ -68,12 +71,21 @@ impl Admission {
     /// # Cancel safety
     /// Dropping the future closes nothing but itself; another call begins anew.
     pub async fn ended(&self) -> Reason {
-        let stream = self.streams().open(self, Kind::Service);
+        let stream = self.streams().open(self, Kind::Service, Instant::now());
         poll_fn(|context| stream.poll_ended(context)).await
     }
 
     pub(crate) fn known(&self) -> &KnownToken {
         &self.known
+    }
+
+    /// Since when there may be something that the verdict did not know of.
+    pub(crate) const fn since(&self) -> Instant {
+        self.since
+    }
+
+    pub(crate) fn judge(&self) -> &Judge {
+        &self.shared.judge
     }
 
     pub(crate) fn marks(&self) -> &Marks {
@@ -153,8 +165,8 @@ impl Shared {
         }
         if let Some(known) = decision.token {
             identity::add(&self.policy.identity, &known.token, fields);
-            let shared = Arc::clone(self);
-            request.extensions_mut().insert(Admission { known, shared });
+            let (shared, since) = (Arc::clone(self), decision.since.unwrap_or_else(Instant::now));
+            request.extensions_mut().insert(Admission { known, shared, since });
         }
         Ok((request, time_left))
     }

@@ -44,14 +44,24 @@ impl TokenCache {
     /// An empty cache that takes about this many bytes at most.
     #[must_use]
     pub fn new(size: u64) -> Self {
+        Self::counted_by(size, TokenCacheMetrics::default())
+    }
+
+    fn counted_by(size: u64, metrics: TokenCacheMetrics) -> Self {
         let weigh = |token: &Arc<str>, _: &Arc<KnownToken>| u32::try_from(token.len() + ENTRY_SIZE).unwrap_or(u32::MAX);
+        let evictions = metrics.evictions.clone();
         Self {
             entries: moka::sync::Cache::builder()
                 .max_capacity(size)
                 .weigher(weigh)
+                .eviction_listener(move |_, _, cause| {
+                    if cause.was_evicted() {
+                        evictions.inc();
+                    }
+                })
                 .build_with_hasher(ahash::RandomState::new()),
             identity: Arc::default(),
-            metrics: TokenCacheMetrics::default(),
+            metrics,
         }
     }
 
@@ -60,7 +70,7 @@ impl TokenCache {
     #[must_use]
     pub fn anew(&self) -> Self {
         let size = self.entries.policy().max_capacity().unwrap_or(u64::MAX);
-        Self { metrics: self.metrics.clone(), ..Self::new(size) }
+        Self::counted_by(size, self.metrics.clone())
     }
 
     /// Whether both are one.
@@ -98,12 +108,19 @@ impl TokenCache {
         registry.register("token_cache_hits", "Tokens found verified", self.metrics.hits.clone());
         registry.register("token_cache_misses", "Tokens that had to be verified", self.metrics.misses.clone());
         registry.register("token_cache_entries", "Verified tokens that are cached", self.metrics.entries.clone());
+        registry.register("token_cache_bytes", "What they take, about", self.metrics.bytes.clone());
+        registry.register(
+            "token_cache_evictions",
+            "Verified tokens that had to go, for want of room",
+            self.metrics.evictions.clone(),
+        );
     }
 
     /// Brings gauges up to date and lets the cache tidy up. Called before metrics are read, and now and then.
     pub fn maintain(&self) {
         self.entries.run_pending_tasks();
         self.metrics.entries.set(i64::try_from(self.entries.entry_count()).unwrap_or(i64::MAX));
+        self.metrics.bytes.set(i64::try_from(self.entries.weighted_size()).unwrap_or(i64::MAX));
     }
 }
 
@@ -112,4 +129,6 @@ struct TokenCacheMetrics {
     hits: Counter,
     misses: Counter,
     entries: Gauge,
+    bytes: Gauge,
+    evictions: Counter,
 }

@@ -33,10 +33,28 @@ pub(crate) trait Members<'a>: Default {
 }
 
 /// Reads one JSON text. After an error, `members` holds what was read before it.
+///
+/// A string with a bare control character in it is an error in every member, as RFC 8259 §7 has it: with a line break in one, what the
+/// text is would depend on what it stands in.
 pub(crate) fn read<'a>(text: &'a [u8], members: &mut impl Members<'a>) -> Result<(), serde_json::Error> {
     let mut deserializer = serde_json::Deserializer::from_slice(text);
     Fill(members).deserialize(&mut deserializer)?;
-    deserializer.end()
+    deserializer.end()?;
+    if has_bare_control(text) { Err(Error::custom("control character in a string")) } else { Ok(()) }
+}
+
+/// Whether any string of a JSON text holds a control character as it is.
+fn has_bare_control(text: &[u8]) -> bool {
+    let (mut in_string, mut is_escaped) = (false, false);
+    text.iter().any(|&byte| {
+        match (in_string, byte) {
+            (true, _) if is_escaped => is_escaped = false,
+            (true, b'\\') => is_escaped = true,
+            (_, b'"') => in_string = !in_string,
+            _ => {}
+        }
+        in_string && byte < b' '
+    })
 }
 
 /// Passes over the value of a member.
@@ -313,6 +331,21 @@ fn from_number(number: f64) -> Option<Timestamp> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn strings_hold_no_bare_control_characters_wherever_they_stand() {
+        for (text, expected) in [
+            ("{\"a\": \"b\",\n\t\"c\": \"d\"}\r\n", false),
+            (r#"{"a\nb": "\t\\\"", "c": "\u0001"}"#, false),
+            ("{\"a\": \"b\nc\"}", true),
+            ("{\"a\tb\": 1}", true),
+            ("{\"a\": [\"\\\\\", \"\0\"]}", true),
+            ("{\"a\": \"\\\"\r\"}", true),
+            ("{\"a\": \"b\\\n\"}", true),
+        ] {
+            assert_eq!(has_bare_control(text.as_bytes()), expected, "{text:?}");
+        }
+    }
 
     fn loose(text: &str) -> Loose<'_> {
         serde_json::from_str(text).unwrap()

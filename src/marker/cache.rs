@@ -151,17 +151,24 @@ impl MarkerCache {
         let mut hash_key = [0; 16];
         hash_key[..8].copy_from_slice(&random.hash_one(0_u8).to_ne_bytes());
         hash_key[8..].copy_from_slice(&random.hash_one(1_u8).to_ne_bytes());
+        let metrics = MarkerCacheMetrics::default();
+        let evictions = metrics.evictions.clone();
         Self {
             settings,
             hash_key,
             generations: Arc::new(Generations::new(slots)),
             entries: moka::future::Cache::builder()
                 .max_capacity(settings.cache_size / ENTRY_SIZE)
+                .eviction_listener(move |_, _, cause| {
+                    if cause.was_evicted() {
+                        evictions.inc();
+                    }
+                })
                 .build_with_hasher(ahash::RandomState::new()),
             origin: Instant::now(),
             places: Semaphore::new(settings.max_waiting.min(Semaphore::MAX_PERMITS)),
             propagation: Propagation::new(clock, slots / 4),
-            metrics: MarkerCacheMetrics::default(),
+            metrics,
         }
     }
 
@@ -241,6 +248,7 @@ impl MarkerCache {
         if !self.is_current() {
             return Err(Unlearned::Silent);
         }
+        self.metrics.misses.inc();
         let Ok(_place) = self.places.try_acquire() else {
             self.metrics.shed.inc();
             return Err(Unlearned::Crowded);
@@ -271,6 +279,16 @@ impl MarkerCache {
         let metrics = &self.metrics;
         self.propagation.register(registry);
         registry.register("marker_cache_hits", "Requests whose markers were all known", metrics.hits.clone());
+        registry.register(
+            "marker_cache_misses",
+            "Requests whose markers were not all known, so that the store was asked",
+            metrics.misses.clone(),
+        );
+        registry.register(
+            "marker_cache_evictions",
+            "Cached markers and absences that had to go, for want of room",
+            metrics.evictions.clone(),
+        );
         registry.register("marker_cache_reads", "Markers read from the store", metrics.reads.clone());
         registry.register(
             "marker_reads_shed",
@@ -416,6 +434,8 @@ impl Watcher for MarkerCache {
 #[derive(Default, Debug)]
 struct MarkerCacheMetrics {
     hits: Counter,
+    misses: Counter,
+    evictions: Counter,
     reads: Counter,
     shed: Counter,
     failures: Counter,

@@ -128,6 +128,16 @@ impl Entry {
         self.answer = Some(Answer { status: response.status().as_u16(), route, reason, excess });
     }
 
+    /// The response may take long: what is kept of the request is kept by itself until then, and not with all that was read with it, which
+    /// may be 64 KiB.
+    pub(super) fn settle(&mut self) {
+        let own = |value: &HeaderValue| HeaderValue::from_bytes(value.as_bytes()).ok();
+        self.user_agent = self.user_agent.take().and_then(|agent| own(&agent));
+        self.request_id = self.request_id.take().and_then(|id| own(&id));
+        // It was parsed from this, so that it can be again.
+        self.uri = Uri::try_from(self.uri.path()).unwrap_or_default();
+    }
+
     /// So many bytes more of the response's body were sent.
     pub(super) const fn sent(&mut self, bytes: usize) {
         self.sent += bytes as u64;
@@ -227,6 +237,22 @@ fn visible(text: &[u8]) -> Cow<'_, str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_kept_for_long_keeps_nothing_else() {
+        let read = bytes::Bytes::from([b"/a/b?c".to_vec(), vec![b'x'; 64 * 1024]].concat());
+        let value = |range| HeaderValue::from_maybe_shared(read.slice(range)).unwrap();
+        let mut request = Request::get(Uri::from_maybe_shared(read.slice(0..6)).unwrap()).body(()).unwrap();
+        request.headers_mut().insert("user-agent", value(10..20));
+        let settings = AccessSettings { user_agent: true, ..AccessSettings::default() };
+        let downstream = Arc::new(Downstream::new(IpAddr::from([127, 0, 0, 1]), false));
+        let mut entry = Entry::new(settings, &mut request, &downstream, None, Some(value(30..40)), Instant::now());
+        drop(request);
+        assert!(!read.is_unique());
+        entry.settle();
+        assert!(read.is_unique());
+        assert_eq!((entry.uri.path(), &*user_agent(entry.user_agent.as_ref().unwrap())), ("/a/b", "xxxxxxxxxx"));
+    }
 
     #[test]
     fn whatever_a_client_sends_stays_within_its_line() {

@@ -38,6 +38,10 @@ impl Ending {
         let mut ending = Self { body, rest: Some(Box::new(Rest { entry, place })) };
         if ending.body.is_end_stream() {
             ending.end();
+        } else if let (Body::Upstream(_), Some(Rest { entry: Some(entry), .. })) =
+            (&ending.body, ending.rest.as_deref_mut())
+        {
+            entry.settle();
         }
         ending
     }

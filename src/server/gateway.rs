@@ -33,7 +33,7 @@ use crate::{
     },
     upstream::{
         Body, Upstream,
-        fields::{self, Downstream},
+        fields::{self, Arrival, Downstream},
         tunnel::{Hold, Traffic},
     },
     verdict::Reason,
@@ -141,7 +141,9 @@ impl Gateway {
         // HTTP/1.1 leaves the body out by itself.
         let bodiless = request.method() == Method::HEAD && request.version() == Version::HTTP_2;
         let is_call = request.method() == Method::POST && grpc::is_call(request.headers());
-        let (mut response, route) = self.answer(request, id.as_ref(), downstream).await;
+        let (mut response, route) = self.answer(request, id.as_ref(), Arrival { at: begun, downstream }).await;
+        let may_be_refused = is_call || response.status().is_client_error() || response.status().is_server_error();
+        let refused = may_be_refused.then(|| response.extensions().get::<Reason>().copied()).flatten();
         if is_call {
             grpc::translate(&mut response);
         }
@@ -152,7 +154,7 @@ impl Gateway {
             response = without_body(response);
         }
         let metrics = route.map_or(&self.metrics.unrouted, |route| &*route.metrics);
-        metrics.observe(response.status(), begun.elapsed());
+        metrics.observe(response.status(), refused, begun.elapsed());
         if let Some(entry) = &mut entry {
             entry.answered(&response, route.map(|route| Arc::clone(&route.gate.policy().name)));
         }
@@ -201,7 +203,7 @@ impl Gateway {
         &self,
         mut request: Request<Incoming>,
         id: Option<&HeaderValue>,
-        downstream: Arc<Downstream>,
+        arrival: Arrival,
     ) -> (Response<Body>, Option<&Route>) {
         let handshake = upgrade::take(&mut request);
         if let Err(unserved) = form::normalise(&mut request, self.options.listener.max_headers) {
@@ -216,7 +218,7 @@ impl Gateway {
             if handshake.is_some_and(|handshake| handshake.is_extended_connect) {
                 return (form::Unserved::Method.answer(), None);
             }
-            return (self.own.serve(request, &downstream).await, None);
+            return (self.own.serve(request, &arrival.downstream).await, None);
         }
         let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
         let Some(route) = self.routes.find(host, request.uri().path()) else {
@@ -227,7 +229,12 @@ impl Gateway {
             return (answer, Some(route));
         }
         if let Some(handshake) = handshake {
-            if upgrade::is_forged(&route.gate.policy().sources, &self.own.origins, request.headers(), &downstream) {
+            if upgrade::is_forged(
+                &route.gate.policy().sources,
+                &self.own.origins,
+                request.headers(),
+                &arrival.downstream,
+            ) {
                 let detail = "A page of this origin must not open WebSockets here.";
                 return (problem::response(StatusCode::FORBIDDEN, "origin", detail), Some(route));
             }
@@ -238,9 +245,9 @@ impl Gateway {
             }
         }
         let origin = cors::one_origin(request.headers()).cloned();
-        let mut response = match self.admit_address(route, &request, &downstream) {
+        let mut response = match self.admit_address(route, &request, &arrival.downstream) {
             Ok(()) => {
-                request.extensions_mut().insert(downstream);
+                request.extensions_mut().insert(arrival);
                 // An upstream is always ready, so a clone of its gate is.
                 let Ok(response) = route.gate.clone().call(request).await;
                 response

@@ -18,7 +18,9 @@ use super::access::Notes;
 use crate::{
     gate::{Admission, problem},
     limit::{Excess, RouteLimits, concurrency::Place, intake::Intake},
+    stream::{Kind, Tether},
     upstream::{Body, Upstream},
+    verdict::Reason,
 };
 
 /// The way to an upstream. Clones share it.
@@ -50,17 +52,19 @@ impl Passage {
 
     async fn pass(mut self, mut request: Request<Incoming>) -> Response<Body> {
         let notes = request.extensions().get::<Arc<Notes>>().cloned();
-        let admission = request.extensions().get::<Admission>().cloned();
+        let is_grpc_call = problem::is_grpc_call(request.headers());
+        let kind = if is_grpc_call { Kind::Grpc } else { Kind::Response };
+        let tether = Tether::of(request.extensions().get::<Admission>().cloned(), kind);
         let limits = self.limits.as_deref();
         let max_body_size = limits.and_then(RouteLimits::max_body_size);
-        let is_grpc_call = problem::is_grpc_call(request.headers());
         let refuse = |excess: Excess| {
             limits.inspect(|limits| limits.count(excess));
             excess.answer(is_grpc_call)
         };
-        let place = match check(limits, &request, admission.as_ref()).await {
-            Ok(place) => place,
-            Err(excess) => return refuse(excess),
+        let place = match check(limits, &request, &tether).await {
+            Ok(Ok(place)) => place,
+            Ok(Err(excess)) => return refuse(excess),
+            Err(reason) => return tether.refusal(reason),
         };
         let counts = (notes.is_some() || max_body_size.is_some()) && !request.body().is_end_stream();
         let intake = counts.then(|| Arc::new(Intake::new(max_body_size)));
@@ -72,7 +76,7 @@ impl Passage {
             request.extensions_mut().insert(place.clone());
         }
         if let Some(notes) = &notes {
-            notes.pass(admission, intake.clone());
+            notes.pass(tether.into_admission(), intake.clone());
         }
         let begun = Instant::now();
         let Ok(mut response) = self.upstream.call(request).await;
@@ -89,20 +93,26 @@ impl Passage {
     }
 }
 
-/// Holds an admitted request to the limits, those first that cost nobody anything.
+/// Holds an admitted request to the limits, those first that cost nobody anything. Whoever waits for a place does so while their session
+/// lasts.
+///
+/// # Errors
+/// Why it ended.
 async fn check(
     limits: Option<&RouteLimits>,
     request: &Request<Incoming>,
-    admission: Option<&Admission>,
-) -> Result<Option<Place>, Excess> {
-    let Some(limits) = limits else { return Ok(None) };
+    tether: &Tether,
+) -> Result<Result<Option<Place>, Excess>, Reason> {
+    let Some(limits) = limits else { return Ok(Ok(None)) };
     if limits.max_body_size().is_some_and(|max| request.body().size_hint().lower() > max) {
-        return Err(Excess::Body);
+        return Ok(Err(Excess::Body));
     }
-    limits.spend_subject(admission.map(|admission| &admission.claims().subject))?;
+    if let Err(excess) = limits.spend_subject(tether.admission().map(|admission| &admission.claims().subject)) {
+        return Ok(Err(excess));
+    }
     match limits.concurrency() {
-        Some(concurrency) => concurrency.take().await.map(Some),
-        None => Ok(None),
+        Some(concurrency) => tether.wait(concurrency.take()).await.map(|taken| taken.map(Some)),
+        None => Ok(Ok(None)),
     }
 }
 

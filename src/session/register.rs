@@ -190,7 +190,7 @@ impl SessionRegister {
     pub async fn learn(self: &Arc<Self>, session: &TokenSession, claims: &Claims, place: &Place<'_>) -> Lifetime {
         let limits = place.limits.or(session.limits);
         let unlimited = limits == SessionLimits::NONE;
-        let unknown = if unlimited { Lifetime::Unlimited } else { Lifetime::Unknown { limits } };
+        let unknown = Self::unknown(session, place);
         let live = self.live(session, claims);
         // Another token of the session may have been here before.
         if let Some(lifetime) = self.recall(session, claims, place, self.clock.now()) {
@@ -217,6 +217,13 @@ impl SessionRegister {
             }
         }
         unknown
+    }
+
+    /// What is known of the session's time when nothing can be learned of it.
+    #[must_use]
+    pub fn unknown(session: &TokenSession, place: &Place<'_>) -> Lifetime {
+        let limits = place.limits.or(session.limits);
+        if limits == SessionLimits::NONE { Lifetime::Unlimited } else { Lifetime::Unknown { limits } }
     }
 
     /// What is known of the session's time. Nothing is recorded: a session that was not seen before would begin now.

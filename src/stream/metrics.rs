@@ -45,6 +45,7 @@ pub struct StreamMetrics {
     open: Family<OpenLabels, Gauge>,
     ended: Family<EndedLabels, Counter>,
     judged: Counter,
+    failed: Counter,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
@@ -70,6 +71,11 @@ impl StreamMetrics {
             self.ended.clone(),
         );
         registry.register("streams_judged", "Times that an open stream was judged again", self.judged.clone());
+        registry.register(
+            "streams_judging_failures",
+            "Times that judging open streams failed for a fault of the gate",
+            self.failed.clone(),
+        );
     }
 
     /// Begins at zero with what a route's streams can be and end by.
@@ -105,5 +111,9 @@ impl StreamMetrics {
 
     pub(super) fn judged(&self) {
         self.judged.inc();
+    }
+
+    pub(super) fn failed(&self) {
+        self.failed.inc();
     }
 }

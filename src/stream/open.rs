@@ -7,32 +7,37 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll},
-    time::{Duration, Instant},
+    time::{Duration, Instant as StdInstant},
 };
 
 use futures_util::task::AtomicWaker;
 use prometheus_client::{metrics::gauge::Gauge, registry::Registry as Metrics};
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::Instant};
 
 use super::{
     leash::Leash,
     metrics::{Kind, StreamMetrics},
     registry::{Registry, StreamId},
+    warden,
 };
 use crate::{
     gate::{Admission, Policy, policy::Mode},
     marker::cache::MarkerCache,
     store::Watcher,
-    verdict::Reason,
+    verdict::{Reason, Verdict},
 };
 
-/// How long a request may take before it counts as a stream, at most.
+/// How long a request may take before it counts as a stream, and what is under way when a session ends, at most.
 const GRACE: Duration = Duration::from_secs(1);
+
+/// How much of `max_staleness` each of them is: half of it is left for asking the store.
+const SHARE: u32 = 4;
 
 /// The open streams of a process.
 #[derive(Debug)]
 pub struct Streams {
     max_staleness: Duration,
+    grace: Duration,
     registry: Mutex<Registry<Arc<Entry>>>,
     /// There is something to do for the one who judges.
     pub(super) work: Notify,
@@ -45,6 +50,8 @@ pub struct Streams {
 pub(super) struct Entry {
     pub(super) admission: Admission,
     ended: OnceLock<Reason>,
+    /// Whether it was judged since it was opened.
+    judged: AtomicBool,
     waker: AtomicWaker,
 }
 
@@ -54,6 +61,7 @@ impl Streams {
     pub fn new(max_staleness: Duration) -> Arc<Self> {
         Arc::new(Self {
             max_staleness,
+            grace: (max_staleness / SHARE).min(GRACE),
             registry: Mutex::default(),
             work: Notify::new(),
             silent: AtomicBool::new(false),
@@ -61,10 +69,11 @@ impl Streams {
         })
     }
 
-    /// How old a request is when it becomes a stream: half of `max_staleness`, a second at most.
+    /// How old a request is when it becomes a stream, and how long what is under way may take when its session is over: each a quarter of
+    /// `max_staleness`, a second at most.
     #[must_use]
-    pub fn grace(&self) -> Duration {
-        (self.max_staleness / 2).min(GRACE)
+    pub const fn grace(&self) -> Duration {
+        self.grace
     }
 
     /// How long a stream may live on after a marker covers it.
@@ -85,28 +94,73 @@ impl Streams {
         self.registry().is_empty()
     }
 
-    /// Opens a stream for who was admitted. It is judged at once: a marker may have come since the request was.
+    /// Opens a stream for who was admitted. It is judged at once: a marker may have come `since`.
     #[must_use]
-    pub fn open(self: &Arc<Self>, admission: &Admission, kind: Kind) -> OpenStream {
+    pub fn open(&self, admission: &Admission, kind: Kind, since: Instant) -> OpenStream {
         let route = &admission.policy().name;
         let gauge = self.metrics.open(route, kind);
-        let entry = Arc::new(Entry { admission: admission.clone(), ended: OnceLock::new(), waker: AtomicWaker::new() });
+        let entry = Arc::new(Entry {
+            admission: admission.clone(),
+            ended: OnceLock::new(),
+            judged: AtomicBool::new(false),
+            waker: AtomicWaker::new(),
+        });
         let keys = admission.marks().hashes().collect();
-        let id = self.registry().open(Arc::clone(&entry), keys, tokio::time::Instant::now());
+        let now = Instant::now();
+        let age = admission.judge().parts().ledger.cache().age().unwrap_or_default();
+        // One that is opened late passes nothing on before it is judged, so that the store can be given the time to answer.
+        let latest = now.checked_sub(self.patience().saturating_sub(self.grace)).unwrap_or(now);
+        let since = since.checked_sub(age).map_or(latest, |since| since.max(latest));
+        let id = self.registry().open(Arc::clone(&entry), keys, since);
         self.work.notify_one();
-        OpenStream { id, entry, streams: Arc::clone(self), gauge, kind }
+        OpenStream { id, entry, gauge, kind }
     }
 
-    /// The marker under a key with this hash may have changed.
-    pub fn changed(&self, key: u64) {
-        if self.registry().changed(key, tokio::time::Instant::now()) {
+    /// How long after a marker may have come it has to be known: what is under way then still has its time.
+    pub(super) fn patience(&self) -> Duration {
+        self.max_staleness.saturating_sub(self.grace)
+    }
+
+    /// Judges again who was admitted and had to wait.
+    pub(super) async fn confirm(&self, admission: &Admission) -> Result<(), Reason> {
+        let again = warden::judge_again(admission, Instant::now() + self.max_staleness / 2).await;
+        let Some(reason) = self.refuses(admission, again.verdict) else { return Ok(()) };
+        if let Some(at) = again.idle_at {
+            admission.judge().end(admission.claims(), at).await;
+        }
+        if admission.policy().mode == Mode::Enforce { Err(reason) } else { Ok(()) }
+    }
+
+    /// Why who was admitted is not any more; this is counted. What a route asks for beside a session was asked for already.
+    pub(super) fn refuses(&self, admission: &Admission, verdict: Verdict) -> Option<Reason> {
+        let reason = match verdict {
+            Verdict::Admit | Verdict::Refuse(Reason::InsufficientScope) => return None,
+            Verdict::Refuse(reason) => reason,
+        };
+        let policy = admission.policy();
+        let enforced = policy.mode == Mode::Enforce;
+        tracing::debug!(
+            route.name = &*policy.name,
+            verdict = reason.code(),
+            subject = ?admission.claims().subject,
+            enforced,
+            "session is over, and what it was admitted to ends"
+        );
+        self.metrics.ended(&policy.name, reason, enforced);
+        Some(reason)
+    }
+
+    /// The marker under a key with this hash may have changed since the store was last heard, which is this long ago.
+    pub fn changed(&self, key: u64, age: Duration) {
+        let now = Instant::now();
+        if self.registry().changed(key, now.checked_sub(age).unwrap_or(now)) {
             self.work.notify_one();
         }
     }
 
     /// Any marker may have changed since the store was last heard, which is this long ago.
     pub fn reset(&self, age: Duration) {
-        let now = tokio::time::Instant::now();
+        let now = Instant::now();
         if self.registry().all(now.checked_sub(age).unwrap_or(now)) {
             self.work.notify_one();
         }
@@ -140,6 +194,13 @@ impl Entry {
         self.ended.get().is_some()
     }
 
+    /// It was judged, and goes on.
+    pub(super) fn go_on(&self) {
+        if !self.judged.swap(true, Ordering::AcqRel) {
+            self.waker.wake();
+        }
+    }
+
     /// It is over.
     pub(super) fn end(&self, reason: Reason) {
         // Whoever came first has said it.
@@ -159,7 +220,6 @@ impl fmt::Debug for Entry {
 pub struct OpenStream {
     id: StreamId,
     entry: Arc<Entry>,
-    streams: Arc<Streams>,
     gauge: Gauge,
     kind: Kind,
 }
@@ -181,11 +241,18 @@ impl OpenStream {
         self.entry.ended.get().copied()
     }
 
+    /// Whether it was not judged yet since it was opened.
+    #[must_use]
+    pub fn is_in_doubt(&self) -> bool {
+        !self.entry.judged.load(Ordering::Acquire)
+    }
+
     /// It turns out to be of another kind.
     pub fn set_kind(&mut self, kind: Kind) {
         if self.kind != kind {
             self.gauge.dec();
-            self.gauge = self.streams.metrics.open(&self.entry.admission.policy().name, kind);
+            let admission = &self.entry.admission;
+            self.gauge = admission.streams().metrics.open(&admission.policy().name, kind);
             self.kind = kind;
         }
     }
@@ -205,7 +272,7 @@ impl OpenStream {
 impl Drop for OpenStream {
     fn drop(&mut self) {
         self.gauge.dec();
-        self.streams.registry().close(self.id);
+        self.entry.admission.streams().registry().close(self.id);
     }
 }
 
@@ -221,7 +288,7 @@ pub struct Watching {
 impl Watcher for Watching {
     fn changed(&self, key: &str) {
         self.cache.changed(key);
-        self.streams.changed(self.cache.short_hash(key));
+        self.streams.changed(self.cache.short_hash(key), self.cache.age().unwrap_or_default());
     }
 
     fn reset(&self) {
@@ -229,8 +296,26 @@ impl Watcher for Watching {
         self.streams.reset(self.cache.age().unwrap_or_default());
     }
 
-    fn heard(&self, at: Instant) {
+    fn heard(&self, at: StdInstant) {
         self.cache.heard(at);
         self.streams.heard();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// docs/streams.md: who becomes a stream late, is judged late and ends late is in time all the same, and the store has half of it.
+    #[test]
+    fn bounds_add_up_to_what_is_promised() {
+        for millis in [1, 10, 250, 999, 1000, 2000, 4001, 60_000] {
+            let max_staleness = Duration::from_millis(millis);
+            let streams = Streams::new(max_staleness);
+            let (grace, patience) = (streams.grace(), streams.patience());
+            assert_eq!(patience + grace, max_staleness);
+            assert!(patience >= max_staleness / 2 + grace, "{millis} ms");
+            assert!(grace <= Duration::from_secs(1));
+        }
     }
 }

@@ -1,7 +1,8 @@
 //! Log lines: text for people, JSON for machines, on standard error.
 //!
 //! The audit trail is written whatever the level, unless the filter names its target. Nobody waits for a line to be written: while
-//! whoever reads them stands still, lines are kept up to a bound, and then dropped and counted, the audit trail's last.
+//! whoever reads them stands still, lines are kept up to a bound, and then dropped and counted, the audit trail's last. So are lines whose
+//! write fails.
 
 mod queue;
 
@@ -10,7 +11,7 @@ use std::{
     sync::{LazyLock, OnceLock},
 };
 
-use prometheus_client::{metrics::counter::Counter, registry::Registry};
+use prometheus_client::registry::Registry;
 use tracing::Metadata;
 use tracing_subscriber::{
     EnvFilter,
@@ -20,14 +21,14 @@ use tracing_subscriber::{
     util::SubscriberInitExt,
 };
 
-use self::queue::{LineWriter, Queue};
+use self::queue::{LineWriter, Losses, Queue};
 use super::audit;
 
 /// The target of the access log's lines.
 pub const ACCESS_TARGET: &str = "portcullis::access";
 
-/// Lines that were dropped by this process.
-static DROPPED: LazyLock<Counter> = LazyLock::new(Counter::default);
+/// Lines that this process lost.
+static LOSSES: LazyLock<Losses> = LazyLock::new(Losses::default);
 
 /// What is logged.
 #[derive(Clone, PartialEq, Debug)]
@@ -147,8 +148,8 @@ impl<'a> MakeWriter<'a> for Outputs {
 pub fn start(settings: &LogSettings) -> Result<Logging, LogError> {
     let stdout = goes_to_stdout(settings);
     let outputs = Outputs {
-        stderr: Queue::start(io::stderr(), DROPPED.clone())?,
-        access: stdout.then(|| Queue::start(io::stdout(), DROPPED.clone())).transpose()?,
+        stderr: Queue::start(io::stderr(), LOSSES.clone())?,
+        access: stdout.then(|| Queue::start(io::stdout(), LOSSES.clone())).transpose()?,
     };
     let (filter, handle) = reload::Layer::new(filter(settings)?);
     let registry = tracing_subscriber::registry().with(filter);
@@ -200,5 +201,12 @@ fn filter(settings: &LogSettings) -> Result<EnvFilter, LogError> {
 
 /// Registers the metrics of logging.
 pub fn register(registry: &mut Registry) {
-    registry.register("log_lines_dropped", "Log lines that were dropped because nobody read them", DROPPED.clone());
+    let Losses { lines, that_matter, failures } = &*LOSSES;
+    registry.register(
+        "log_lines_dropped",
+        "Log lines that were dropped because nobody read them, or because they could not be written",
+        lines.clone(),
+    );
+    registry.register("audit_lines_dropped", "Those of them that were of the audit trail", that_matter.clone());
+    registry.register("log_write_failures", "Writes of the log that failed", failures.clone());
 }

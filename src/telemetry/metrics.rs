@@ -13,13 +13,21 @@ use prometheus_client::{
 };
 
 use super::histogram::TimeHistogram;
-use crate::upstream::metrics::UpstreamMetrics;
+use crate::{upstream::metrics::UpstreamMetrics, verdict::Reason};
 
 /// Labels of a request.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
 struct RequestLabels {
     route: Arc<str>,
     code: u16,
+}
+
+/// Labels of what became of a request.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct ResponseLabels {
+    route: Arc<str>,
+    verdict: &'static str,
+    class: &'static str,
 }
 
 /// The label of a route.
@@ -32,6 +40,7 @@ struct RouteLabel {
 #[derive(Debug)]
 pub struct ServerMetrics {
     requests: Family<RequestLabels, Counter>,
+    responses: Family<ResponseLabels, Counter>,
     durations: Family<RouteLabel, TimeHistogram>,
     in_flight: Gauge,
     /// Open connections of clients.
@@ -50,18 +59,27 @@ pub struct RouteMetrics {
     requests: Family<RequestLabels, Counter>,
     /// Counters by status, looked up once: looking them up by label takes a lock.
     by_status: Box<[OnceLock<Counter>]>,
+    responses: Family<ResponseLabels, Counter>,
+    /// Of those that passed, by class.
+    passed: [OnceLock<Counter>; CLASSES.len()],
     duration: TimeHistogram,
 }
+
+/// Classes of statuses (RFC 9110 §15).
+const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
+
+/// The `verdict` of requests that the gate did not refuse.
+const PASSED: &str = "passed";
 
 impl ServerMetrics {
     /// Metrics that have counted nothing.
     #[must_use]
     pub fn new() -> Arc<Self> {
-        let requests = Family::default();
-        let durations = Family::default();
-        let unrouted = RouteMetrics::new("-".into(), &requests, &durations);
+        let (requests, responses, durations) = (Family::default(), Family::default(), Family::default());
+        let unrouted = RouteMetrics::new("-".into(), &requests, &responses, &durations);
         Arc::new(Self {
             requests,
+            responses,
             durations,
             in_flight: Gauge::default(),
             connections: Gauge::default(),
@@ -78,7 +96,7 @@ impl ServerMetrics {
         if let Some(known) = routes.iter().find(|route| route.name == *name) {
             return Arc::clone(known);
         }
-        let route = Arc::new(RouteMetrics::new(Arc::clone(name), &self.requests, &self.durations));
+        let route = Arc::new(RouteMetrics::new(Arc::clone(name), &self.requests, &self.responses, &self.durations));
         routes.push(Arc::clone(&route));
         route
     }
@@ -92,6 +110,7 @@ impl ServerMetrics {
     /// Registers them.
     pub fn register(&self, registry: &mut Registry) {
         registry.register("requests", "Requests by route and status", self.requests.clone());
+        registry.register("responses", "Responses by route, verdict and class of status", self.responses.clone());
         registry.register(
             "request_duration_seconds",
             "Time from a request's header to its response's",
@@ -107,15 +126,17 @@ impl RouteMetrics {
     fn new(
         name: Arc<str>,
         requests: &Family<RequestLabels, Counter>,
+        responses: &Family<ResponseLabels, Counter>,
         durations: &Family<RouteLabel, TimeHistogram>,
     ) -> Self {
         let duration = durations.get_or_create_owned(&RouteLabel { route: Arc::clone(&name) });
         let by_status = (0..500).map(|_| OnceLock::new()).collect();
-        Self { name, requests: requests.clone(), by_status, duration }
+        let passed = CLASSES.map(|_| OnceLock::new());
+        Self { name, requests: requests.clone(), by_status, responses: responses.clone(), passed, duration }
     }
 
-    /// Counts a response.
-    pub fn observe(&self, status: StatusCode, took: Duration) {
+    /// Counts a response, and why the request was refused if it was.
+    pub fn observe(&self, status: StatusCode, refused: Option<Reason>, took: Duration) {
         let code = status.as_u16();
         let labels = || RequestLabels { route: Arc::clone(&self.name), code };
         let counter = |slot: &OnceLock<Counter>| {
@@ -123,6 +144,15 @@ impl RouteMetrics {
         };
         if let Some(slot) = self.by_status.get(usize::from(code.saturating_sub(100))) {
             counter(slot);
+        }
+        let class = usize::from(code / 100).wrapping_sub(1);
+        if let (Some(slot), Some(&class)) = (self.passed.get(class), CLASSES.get(class)) {
+            let labels = |verdict| ResponseLabels { route: Arc::clone(&self.name), verdict, class };
+            match refused {
+                // Seldom enough to be looked up.
+                Some(reason) => self.responses.get_or_create_owned(&labels(reason.code())).inc(),
+                None => slot.get_or_init(|| self.responses.get_or_create_owned(&labels(PASSED))).inc(),
+            };
         }
         self.duration.observe(took);
     }

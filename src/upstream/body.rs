@@ -442,8 +442,12 @@ impl UpstreamBody {
             match self.ending {
                 Ending::No => {
                     if let Poll::Ready(reason) = self.tether.poll_ended(context) {
-                        self.ending = Ending::Message(reason, Instant::now() + REST_OF_MESSAGE);
+                        let rest = REST_OF_MESSAGE.min(self.tether.grace());
+                        self.ending = Ending::Message(reason, Instant::now() + rest);
                         continue;
+                    }
+                    if self.tether.is_in_doubt() {
+                        return Poll::Pending;
                     }
                 }
                 Ending::Message(reason, until) => {

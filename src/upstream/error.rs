@@ -5,7 +5,7 @@ use std::error::Error;
 use http::{Response, StatusCode};
 
 use super::{Body, body::BodyError, endpoint::Endpoint, transport::ConnectError};
-use crate::gate::problem;
+use crate::{gate::problem, verdict::Reason};
 
 /// Why there is no response from the upstream.
 #[derive(Debug, thiserror::Error)]
@@ -37,11 +37,20 @@ pub enum UpstreamError {
     /// It speaks HTTP/2, and takes no WebSockets over it.
     #[error("upstream does not announce extended CONNECT (RFC 8441), so it takes no WebSockets over HTTP/2")]
     NoWebSockets,
+    /// The session ended before the request was sent.
+    #[error("the session ended: {}", .0.code())]
+    SessionOver(Reason),
+}
+
+impl From<Reason> for UpstreamError {
+    fn from(reason: Reason) -> Self {
+        Self::SessionOver(reason)
+    }
 }
 
 impl UpstreamError {
     pub(super) const fn is_the_clients(&self) -> bool {
-        matches!(self, Self::RequestTimeout | Self::RequestBody(_))
+        matches!(self, Self::RequestTimeout | Self::RequestBody(_) | Self::SessionOver(_))
     }
 
     /// Whether it tells nothing of how well the endpoint is.
@@ -92,6 +101,10 @@ impl UpstreamError {
             ),
             Self::RequestBody(_) => {
                 problem::response(StatusCode::BAD_REQUEST, "request_body", "The request body broke off.")
+            }
+            // The tether has a better one, which tells how to go on.
+            Self::SessionOver(reason) => {
+                problem::response(StatusCode::UNAUTHORIZED, reason.code(), "The session is over.")
             }
         }
     }

@@ -1,6 +1,6 @@
 //! Which header fields stop at the gate, and which it adds (RFC 9110 §7.6).
 
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Arc, time::Instant};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Version, header};
 
@@ -119,6 +119,15 @@ impl Scheme {
             Self::Https => "https",
         })
     }
+}
+
+/// When and how a request came: an extension of those that go to an upstream.
+#[derive(Clone, Debug)]
+pub struct Arrival {
+    /// When its header was there.
+    pub at: Instant,
+    /// How it came.
+    pub downstream: Arc<Downstream>,
 }
 
 /// Where a request came from.

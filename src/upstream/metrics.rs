@@ -31,6 +31,7 @@ struct EndpointLabels {
 #[derive(Debug, Default)]
 pub struct UpstreamMetrics {
     durations: Family<RouteLabel, TimeHistogram>,
+    before: Family<RouteLabel, TimeHistogram>,
     retries: Family<RouteLabel, Counter>,
     exhausted: Family<RouteLabel, Counter>,
     ejections: Family<EndpointLabels, Counter>,
@@ -44,6 +45,8 @@ pub struct RouteUpstreamMetrics {
     pub(super) route: Arc<str>,
     /// From the choice of an endpoint to the header of its response.
     pub(super) duration: TimeHistogram,
+    /// Before that.
+    pub(super) before: TimeHistogram,
     pub(super) retries: Counter,
     /// Retries that there was no budget for.
     pub(super) exhausted: Counter,
@@ -68,6 +71,11 @@ impl UpstreamMetrics {
             "Time from the choice of an endpoint to the header of its response",
             self.durations.clone(),
         );
+        registry.register(
+            "gate_duration_seconds",
+            "Time from a request's header to the choice of an endpoint for it",
+            self.before.clone(),
+        );
         registry.register("upstream_retries", "Requests that were sent once more", self.retries.clone());
         registry.register(
             "upstream_retries_exhausted",
@@ -90,6 +98,7 @@ impl UpstreamMetrics {
         RouteUpstreamMetrics {
             route: Arc::clone(route),
             duration: self.durations.get_or_create_owned(&label),
+            before: self.before.get_or_create_owned(&label),
             retries: self.retries.get_or_create_owned(&label),
             exhausted: self.exhausted.get_or_create_owned(&label),
             ejections: self.ejections.clone(),

@@ -13,7 +13,7 @@ use super::{
     Protocol,
     body::RequestBody,
     endpoint::Endpoint,
-    fields::{self, Downstream},
+    fields::{self, Arrival},
     proxy::Shared,
 };
 use crate::{limit::intake::Intake, stream::Leash};
@@ -22,7 +22,7 @@ impl Shared {
     /// The request as the upstream gets it.
     pub(super) fn outbound(&self, request: Request<Incoming>, endpoint: &Endpoint) -> Request<RequestBody> {
         let (mut parts, body) = request.into_parts();
-        if let Some(downstream) = parts.extensions.get::<Arc<Downstream>>() {
+        if let Some(Arrival { downstream, .. }) = parts.extensions.get() {
             fields::add_forwarded(&mut parts.headers, downstream, parts.version, &self.reserved);
         }
         // HTTP/1.0 knows of no expectations, and without content there is nothing to wait with (RFC 9110 §10.1.1). Over HTTP/2 the

@@ -21,7 +21,7 @@ use super::{
     endpoint::{Endpoint, InFlight},
     endpoints::{self, Endpoints},
     error::UpstreamError,
-    fields::Downstream,
+    fields::Arrival,
     http1::Waiting,
     interim::Interim,
     metrics::RouteUpstreamMetrics,
@@ -131,10 +131,13 @@ impl Shared {
             request.extensions_mut().insert(leash.clone());
         }
         let begun = std::time::Instant::now();
+        if let Some(arrival) = request.extensions().get::<Arrival>() {
+            self.endpoints.metrics.before.observe(begun.duration_since(arrival.at));
+        }
         let limits = Limits { idle: self.settings().body_idle_timeout, deadline };
         let waiting = Waiting { look: tether.grows_up(), interim: interim_of(&request) };
-        match tether.watch(self.try_and_try_again(request, limits, &waiting)).await {
-            Err(reason) => tether.refusal(reason),
+        match tether.watch(self.try_and_try_again(request, limits, &waiting, &tether)).await {
+            Err(reason) | Ok(Err((UpstreamError::SessionOver(reason), _))) => tether.refusal(reason),
             Ok(Ok(mut response)) => {
                 self.endpoints.metrics.duration.observe(begun.elapsed());
                 tether.set_kind(kind_of(&response));
@@ -158,19 +161,26 @@ impl Shared {
         request: Request<Incoming>,
         limits: Limits,
         waiting: &Waiting,
+        tether: &Tether,
     ) -> Result<Response<Body>, Unserved> {
-        let mut in_flight = match self.endpoints.pick() {
-            Some(in_flight) => in_flight,
-            None => self.endpoints.wait().await.map_err(|error| (error.into(), None))?,
-        };
+        let mut in_flight = self.pick(tether).await?;
         let mut request = self.outbound(request, in_flight.endpoint());
         let mut tries = Tries::default();
         loop {
-            (request, in_flight) = match self.send(request, in_flight, limits, waiting).await {
+            (request, in_flight) = match self.send(request, in_flight, limits, waiting, tether).await {
                 Ok(response) => return Ok(response),
                 Err((failed, asked)) => self.elsewhere(failed, asked, &mut tries)?,
             };
         }
+    }
+
+    /// Who is asked first, once any endpoint is known.
+    pub(super) async fn pick(&self, tether: &Tether) -> Result<InFlight, Unserved> {
+        if let Some(in_flight) = self.endpoints.pick() {
+            return Ok(in_flight);
+        }
+        let waited = tether.wait(self.endpoints.wait()).await.map_err(|over| (over.into(), None))?;
+        waited.map_err(|error| (error.into(), None))
     }
 
     /// Where a request goes that failed, if it may go anywhere.
@@ -245,7 +255,7 @@ pub(super) struct Tries {
 
 /// Where interim responses to a request go. Clients of HTTP/1.0 know of none (RFC 9110 §15.2).
 pub(super) fn interim_of<B>(request: &Request<B>) -> Option<Interim> {
-    let downstream = request.extensions().get::<Arc<Downstream>>()?;
+    let Arrival { downstream, .. } = request.extensions().get()?;
     downstream.interim.clone().filter(|_| request.version() == Version::HTTP_11)
 }
 

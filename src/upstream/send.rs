@@ -17,12 +17,19 @@ use super::{
     proxy::Shared,
     transport::Stream,
 };
+use crate::{stream::Tether, verdict::Reason};
 
 /// An endpoint that did not answer, and the request if it may be sent once more.
 #[derive(Debug)]
 pub(super) struct Failed {
     pub(super) error: UpstreamError,
     pub(super) again: Option<Request<RequestBody>>,
+}
+
+impl From<Reason> for Failed {
+    fn from(reason: Reason) -> Self {
+        UpstreamError::from(reason).into()
+    }
 }
 
 impl From<UpstreamError> for Failed {
@@ -39,9 +46,10 @@ impl Shared {
         in_flight: InFlight,
         limits: Limits,
         waiting: &Waiting,
+        tether: &Tether,
     ) -> Result<Response<Body>, (Failed, InFlight)> {
         let mut response = match &in_flight.endpoint().connections {
-            Connections::Http1(pool) => match self.send_http1(pool, request, waiting).await {
+            Connections::Http1(pool) => match self.send_http1(pool, request, waiting, tether).await {
                 Ok(Answer::Response(response)) => {
                     self.judge(in_flight.endpoint(), response.status());
                     response.map(|body| Body::http1(body, in_flight, limits))
@@ -49,7 +57,7 @@ impl Shared {
                 Ok(Answer::Switched(..)) => return Err((UpstreamError::Switched.into(), in_flight)),
                 Err(failed) => return Err((failed, in_flight)),
             },
-            Connections::Http2(pool) => match self.send_http2(pool, request, waiting).await {
+            Connections::Http2(pool) => match self.send_http2(pool, request, waiting, tether).await {
                 Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
                     return Err((UpstreamError::Switched.into(), in_flight));
                 }
@@ -81,6 +89,7 @@ impl Shared {
         pool: &Http1Pool,
         mut request: Request<RequestBody>,
         waiting: &Waiting,
+        tether: &Tether,
     ) -> Result<Answer<Stream>, Failed> {
         let upload = request.body().upload();
         let upload = upload.as_deref();
@@ -95,7 +104,7 @@ impl Shared {
             let (failure, again) = again_http1(unanswered);
             request = again.ok_or_else(|| whose_fault(failure, upload))?;
         }
-        let connection = match pool.connect().await {
+        let connection = match tether.wait(pool.connect()).await? {
             Ok(connection) => connection,
             Err(error) => return Err(Failed { error: error.into(), again: Some(request) }),
         };
@@ -120,6 +129,7 @@ impl Shared {
         pool: &Http2Pool,
         mut request: Request<RequestBody>,
         waiting: &Waiting,
+        tether: &Tether,
     ) -> Result<Response<Incoming>, Failed> {
         let upload = request.body().upload();
         let upload = upload.as_deref();
@@ -129,7 +139,7 @@ impl Shared {
                 answered => return answered,
             }
         }
-        match pool.connect().await {
+        match tether.wait(pool.connect()).await? {
             Ok(connection) => self.try_http2(connection, request, upload, waiting).await,
             Err(error) => Err(Failed { error: error.into(), again: Some(request) }),
         }

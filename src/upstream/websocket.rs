@@ -16,7 +16,7 @@ use super::{
     body::{Limits, RequestBody},
     endpoint::{Connections, InFlight},
     error::UpstreamError,
-    fields::{self, Downstream},
+    fields::{self, Arrival},
     http1::{Answer, Waiting},
     pool::Http2Connection,
     proxy::{Shared, Tries, Unserved, interim_of, kind_of},
@@ -62,15 +62,14 @@ impl Shared {
     ) -> Response<Body> {
         tether.set_kind(Kind::WebSocket);
         tether.open();
-        let Some(drain) = request.extensions().get::<Arc<Downstream>>().map(|downstream| downstream.drain.clone())
-        else {
+        let Some(drain) = request.extensions().get::<Arrival>().map(|arrival| arrival.downstream.drain.clone()) else {
             return no_websocket();
         };
         let waiting = Waiting { look: None, interim: interim_of(&request) };
         let place = request.extensions_mut().remove::<Place>();
         let keys = self.keys(&handshake, request.headers_mut());
-        let (answered, in_flight) = match tether.watch(self.shake_hands(request, &keys, &waiting)).await {
-            Err(reason) => return tether.refusal(reason),
+        let (answered, in_flight) = match tether.watch(self.shake_hands(request, &keys, &waiting, &tether)).await {
+            Err(reason) | Ok(Err((UpstreamError::SessionOver(reason), _))) => return tether.refusal(reason),
             Ok(Ok(answered)) => answered,
             Ok(Err((error, endpoint))) => {
                 error.log(self.endpoints.route(), endpoint.as_deref());
@@ -129,11 +128,9 @@ impl Shared {
         request: Request<Incoming>,
         keys: &Keys,
         waiting: &Waiting,
+        tether: &Tether,
     ) -> Result<(Answered, InFlight), Unserved> {
-        let mut in_flight = match self.endpoints.pick() {
-            Some(in_flight) => in_flight,
-            None => self.endpoints.wait().await.map_err(|error| (error.into(), None))?,
-        };
+        let mut in_flight = self.pick(tether).await?;
         let mut request = self.outbound(request, in_flight.endpoint()).map(|_| RequestBody::empty());
         match self.settings().protocol {
             Protocol::Http1 => {
@@ -152,10 +149,11 @@ impl Shared {
         let mut tries = Tries::default();
         loop {
             let answered = match &in_flight.endpoint().connections {
-                Connections::Http1(pool) => {
-                    self.send_http1(pool, request, waiting).await.map(|answer| Answered::Http1(Box::new(answer)))
-                }
-                Connections::Http2(pool) => self.send_http2(pool, request, waiting).await.map(Answered::Http2),
+                Connections::Http1(pool) => self
+                    .send_http1(pool, request, waiting, tether)
+                    .await
+                    .map(|answer| Answered::Http1(Box::new(answer))),
+                Connections::Http2(pool) => self.send_http2(pool, request, waiting, tether).await.map(Answered::Http2),
             };
             let failed = match answered {
                 Ok(answered) => return Ok((answered, in_flight)),

@@ -1,5 +1,7 @@
 //! What is deployed must fit what is built.
 
+mod alerts;
+
 use std::{fs, path::Path, process::Command};
 
 use portcullis::{config::Config, server::socket::ListenAddress};

@@ -1,10 +1,12 @@
 //! Open streams, and how they end with their session.
 
 mod ends;
+mod faults;
 mod grpc;
 mod many;
 mod outage;
 mod secure;
+mod waiting;
 mod websocket;
 
 use std::{

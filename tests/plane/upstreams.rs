@@ -11,6 +11,7 @@ mod outage;
 mod retries;
 mod tls;
 mod unix;
+mod waiting;
 
 use std::{collections::BTreeMap, net::SocketAddr};
 

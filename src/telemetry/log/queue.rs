@@ -17,12 +17,15 @@ const RESERVE: usize = 1 << 20;
 /// How much of the room is kept once it is empty again.
 const KEPT: usize = 64 << 10;
 
+/// How long to wait before writing again to what took nothing.
+const PAUSE: Duration = Duration::from_millis(10);
+
 /// How long the end of the program waits for the rest to be written.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Where lines wait until a thread of their own has written them. Clones share it.
 ///
-/// When there is no more room, because nobody reads what is written, lines are dropped and counted.
+/// When there is no more room, because nobody reads what is written, lines are dropped and counted. So are those whose write fails.
 #[derive(Clone, Debug)]
 pub(super) struct Queue(Arc<Shared>);
 
@@ -33,24 +36,56 @@ struct Shared {
     work: Condvar,
     /// Everything is written, and nothing more will be.
     done: Condvar,
-    dropped: Counter,
+    losses: Losses,
+}
+
+/// What became of lines that nobody will read.
+#[derive(Clone, Default, Debug)]
+pub(super) struct Losses {
+    /// Lines that were dropped, for want of room or because they could not be written.
+    pub(super) lines: Counter,
+    /// Those of them that matter.
+    pub(super) that_matter: Counter,
+    /// Writes that failed.
+    pub(super) failures: Counter,
+}
+
+impl Losses {
+    fn add(&self, Count { lines, that_matter }: Count) {
+        self.lines.inc_by(lines);
+        self.that_matter.inc_by(that_matter);
+    }
+}
+
+/// How many lines, and how many of them matter.
+#[derive(Clone, Copy, Default, Debug)]
+struct Count {
+    lines: u64,
+    that_matter: u64,
+}
+
+impl Count {
+    fn of_one(matters: bool) -> Self {
+        Self { lines: 1, that_matter: matters.into() }
+    }
 }
 
 #[derive(Default, Debug)]
 struct Lines {
     waiting: Vec<u8>,
+    count: Count,
     is_closing: bool,
     is_done: bool,
 }
 
 impl Queue {
-    /// Starts a thread that writes to `output`. `dropped` counts lines for which there was no room.
+    /// Starts a thread that writes to `output`.
     ///
     /// # Errors
     /// There is no thread to be had.
-    pub(super) fn start(output: impl Write + Send + 'static, dropped: Counter) -> io::Result<Self> {
+    pub(super) fn start(output: impl Write + Send + 'static, losses: Losses) -> io::Result<Self> {
         let (lines, work, done) = (Mutex::default(), Condvar::new(), Condvar::new());
-        let queue = Self(Arc::new(Shared { lines, work, done, dropped }));
+        let queue = Self(Arc::new(Shared { lines, work, done, losses }));
         let shared = Arc::clone(&queue.0);
         thread::Builder::new().name("log".to_owned()).spawn(move || shared.write(output))?;
         Ok(queue)
@@ -58,7 +93,7 @@ impl Queue {
 
     /// A writer of lines, each written at once. Those that `matter` still have room when others have none.
     pub(super) fn writer(&self, matters: bool) -> LineWriter<'_> {
-        LineWriter { shared: &self.0, room: if matters { ROOM + RESERVE } else { ROOM } }
+        LineWriter { shared: &self.0, matters }
     }
 
     /// Waits until everything is written, or for two seconds.
@@ -90,9 +125,13 @@ impl Shared {
                 return;
             }
             mem::swap(&mut lines.waiting, &mut writing);
+            let count = mem::take(&mut lines.count);
             drop(lines);
-            // Who does not read has closed, or will not mind.
-            let _ = output.write_all(&writing).and_then(|()| output.flush());
+            if write_all(&mut output, &writing).is_err() {
+                // Some of them may have been written.
+                self.losses.failures.inc();
+                self.losses.add(count);
+            }
             writing.clear();
             writing.shrink_to(KEPT);
             lines = self.lines();
@@ -100,21 +139,39 @@ impl Shared {
     }
 }
 
+/// Writes all of it. A reader that is slow is waited for, whether the system waits or says that nothing can be written now.
+fn write_all(output: &mut impl Write, mut rest: &[u8]) -> io::Result<()> {
+    while !rest.is_empty() {
+        match output.write(rest) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => rest = &rest[written..],
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => thread::sleep(PAUSE),
+            Err(error) => return Err(error),
+        }
+    }
+    output.flush()
+}
+
 /// Puts each line that is written into a [`Queue`].
 #[derive(Debug)]
 pub(super) struct LineWriter<'a> {
     shared: &'a Shared,
-    room: usize,
+    matters: bool,
 }
 
 impl Write for LineWriter<'_> {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let room = if self.matters { ROOM + RESERVE } else { ROOM };
+        let one = Count::of_one(self.matters);
         let mut lines = self.shared.lines();
-        if lines.is_done || lines.waiting.len() + line.len() > self.room {
-            self.shared.dropped.inc();
+        if lines.is_done || lines.waiting.len() + line.len() > room {
+            self.shared.losses.add(one);
         } else {
             let was_empty = lines.waiting.is_empty();
             lines.waiting.extend_from_slice(line);
+            lines.count.lines += one.lines;
+            lines.count.that_matter += one.that_matter;
             if was_empty {
                 self.shared.work.notify_one();
             }
@@ -155,8 +212,9 @@ mod tests {
     #[test]
     fn nobody_waits_for_a_reader_that_does_not_read() {
         let (permit, permits) = mpsc::channel();
-        let (written, dropped) = (Arc::default(), Counter::default());
-        let queue = Queue::start(Gated { permits, written: Arc::clone(&written) }, dropped.clone()).unwrap();
+        let (written, losses) = (Arc::default(), Losses::default());
+        let queue = Queue::start(Gated { permits, written: Arc::clone(&written) }, losses.clone()).unwrap();
+        let dropped = losses.lines;
         let line = [b'x'; 1024];
         let count = 4 * ROOM / line.len();
         let begun = Instant::now();
@@ -181,12 +239,63 @@ mod tests {
     #[test]
     fn what_matters_has_bounds_too() {
         let (_permit, permits) = mpsc::channel();
-        let dropped = Counter::default();
-        let queue = Queue::start(Gated { permits, written: Arc::default() }, dropped.clone()).unwrap();
+        let losses = Losses::default();
+        let queue = Queue::start(Gated { permits, written: Arc::default() }, losses.clone()).unwrap();
         for _ in 0..2 * (ROOM + RESERVE) / 1024 + 1024 {
             queue.writer(true).write_all(&[b'x'; 1024]).unwrap();
         }
-        assert!(dropped.get() > 0);
+        assert!(losses.lines.get() > 0);
+        assert_eq!(losses.that_matter.get(), losses.lines.get());
         assert!(queue.0.lines().waiting.len() <= ROOM + RESERVE);
+    }
+
+    /// Fails as it is told to, one write after another; then it takes everything, three bytes at a time.
+    struct Failing {
+        faults: Vec<io::ErrorKind>,
+        written: Arc<Mutex<Vec<u8>>>,
+    }
+
+    impl Write for Failing {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            if let Some(fault) = self.faults.pop() {
+                return Err(fault.into());
+            }
+            let some = bytes.len().min(3);
+            self.written.lock().unwrap().extend_from_slice(&bytes[..some]);
+            Ok(some)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_written_is_counted() {
+        let (written, losses) = (Arc::default(), Losses::default());
+        let output = Failing { faults: vec![io::ErrorKind::StorageFull], written: Arc::clone(&written) };
+        let queue = Queue::start(output, losses.clone()).unwrap();
+        queue.writer(true).write_all(b"one\n").unwrap();
+        while losses.failures.get() == 0 {
+            thread::yield_now();
+        }
+        queue.writer(false).write_all(b"two\n").unwrap();
+        queue.writer(true).write_all(b"three\n").unwrap();
+        queue.close();
+        assert_eq!(*written.lock().unwrap(), b"two\nthree\n");
+        assert_eq!((losses.failures.get(), losses.lines.get(), losses.that_matter.get()), (1, 1, 1));
+    }
+
+    /// A pipe that somebody else has set so says that it is full instead of waiting.
+    #[test]
+    fn an_output_that_does_not_wait_is_waited_for() {
+        use io::ErrorKind::{Interrupted, WouldBlock};
+        let (written, losses) = (Arc::default(), Losses::default());
+        let faults = vec![WouldBlock, Interrupted, WouldBlock, WouldBlock];
+        let queue = Queue::start(Failing { faults, written: Arc::clone(&written) }, losses.clone()).unwrap();
+        queue.writer(true).write_all(b"one\n").unwrap();
+        queue.close();
+        assert_eq!(*written.lock().unwrap(), b"one\n");
+        assert_eq!((losses.failures.get(), losses.lines.get()), (0, 0));
     }
 }

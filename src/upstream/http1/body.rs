@@ -14,7 +14,17 @@ use tokio::{
     task::JoinHandle,
 };
 
-use super::{Connection, Link, Malformed, chunked::Chunked, connection::poll_fill, exchange::Failure, head::Framing};
+use super::{
+    Connection, Link, Malformed,
+    chunked::Chunked,
+    connection::{BLOCK, poll_fill},
+    exchange::Failure,
+    head::Framing,
+};
+
+/// How much is read at first behind what came with the header, in bytes; then twice as much each time, up to [`BLOCK`]. Some clients take
+/// nothing of what they asked for, and each of their responses holds what came with its header and one read more.
+const FIRST: usize = BLOCK / 4;
 
 /// What came next.
 #[derive(Debug)]
@@ -74,6 +84,8 @@ impl Decoder {
 pub struct ResponseBody<S> {
     source: Source<S>,
     buffer: Bytes,
+    /// How much is read next.
+    most: usize,
     decoder: Decoder,
     /// Whether the connection can serve another request when the body has ended.
     persistent: bool,
@@ -132,7 +144,7 @@ impl<S: Link> ResponseBody<S> {
     fn over(source: Source<S>, buffer: Bytes, framing: Framing, persistent: bool) -> Self {
         let persistent = persistent && framing != Framing::Close;
         let ended = framing == Framing::Empty;
-        Self { source, buffer, decoder: Decoder::new(framing), persistent, next: None, ended }
+        Self { source, buffer, most: FIRST, decoder: Decoder::new(framing), persistent, next: None, ended }
     }
 
     /// The next part of the body.
@@ -178,10 +190,11 @@ impl<S: Link> ResponseBody<S> {
             if let Source::Half(_, sending) = &mut self.source {
                 sending.check(context)?;
             }
-            match ready!(poll_fill(&mut self.source, &mut self.buffer, context)).map_err(Failure::BrokeOff)? {
+            let filled = poll_fill(&mut self.source, &mut self.buffer, context, self.most);
+            match ready!(filled).map_err(Failure::BrokeOff)? {
                 0 if self.decoder.ends_with_connection() => return Poll::Ready(Ok(Step::End)),
                 0 => return Poll::Ready(Err(Failure::BrokeOff(io::ErrorKind::UnexpectedEof.into()))),
-                _ => {}
+                _ => self.most = BLOCK.min(2 * self.most),
             }
         }
     }

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::{BufMut as _, Bytes, BytesMut};
 use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -21,7 +21,7 @@ use crate::seldom::Seldom;
 
 /// What connections of a thread read into, in bytes. It is cut into what each read brought, and begun anew when all of that is
 /// gone; what is still held then keeps the block, and another takes its place.
-const BLOCK: usize = 64 * 1024;
+pub(super) const BLOCK: usize = 64 * 1024;
 
 /// The least room for a read, in bytes.
 const LEAST: usize = 17 * 1024;
@@ -84,17 +84,18 @@ pub struct Upgraded<S> {
     pub leftover: Bytes,
 }
 
-/// Reads some more behind `buffer`; 0: the other side has closed its half.
+/// Reads some more behind `buffer`, `most` bytes of it; 0: the other side has closed its half.
 pub(super) fn poll_fill<S: AsyncRead + Unpin>(
     stream: &mut S,
     buffer: &mut Bytes,
     context: &mut Context<'_>,
+    most: usize,
 ) -> Poll<io::Result<usize>> {
     let mut block = READ.take();
     if block.capacity() < LEAST {
         block.reserve(BLOCK);
     }
-    let result = poll_read_buf(Pin::new(stream), context, &mut block);
+    let result = poll_read_buf(Pin::new(stream), context, &mut (&mut block).limit(most));
     if let Poll::Ready(Ok(1..)) = &result {
         append(buffer, block.split().freeze());
     }

@@ -14,7 +14,7 @@ use tokio::{io::AsyncWriteExt as _, time::Instant};
 
 use super::{
     Connection, Link, Malformed, ResponseBody, Upgraded,
-    connection::poll_fill,
+    connection::{BLOCK, poll_fill},
     head::{Framing, Head, Unread},
     upload::{Sending, Upload, UploadFault},
 };
@@ -247,7 +247,7 @@ where
     /// A kept connection has to be silent before it is used again. Whatever comes over it then is no answer.
     fn check(&mut self, context: &mut Context<'_>) -> Result<(), Failure> {
         let Connection { stream, buffer, .. } = &mut self.connection;
-        match poll_fill(stream, buffer, context) {
+        match poll_fill(stream, buffer, context, BLOCK) {
             Poll::Pending if self.is_repeatable || !stream.is_disturbed() => Ok(()),
             Poll::Ready(Err(error)) => Err(Failure::BrokeOff(error)),
             Poll::Pending | Poll::Ready(Ok(_)) => Err(Failure::BrokeOff(io::ErrorKind::UnexpectedEof.into())),
@@ -262,7 +262,7 @@ where
     ) -> Poll<Result<Head, Failure>> {
         let Connection { stream, buffer, .. } = &mut self.connection;
         loop {
-            match std::task::ready!(poll_fill(stream, buffer, context)).map_err(Failure::BrokeOff)? {
+            match std::task::ready!(poll_fill(stream, buffer, context, BLOCK)).map_err(Failure::BrokeOff)? {
                 0 => return Poll::Ready(Err(Failure::BrokeOff(io::ErrorKind::UnexpectedEof.into()))),
                 _ => self.answered = true,
             }

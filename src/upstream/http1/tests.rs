@@ -166,8 +166,11 @@ fn dechunk(mut text: &[u8]) -> Option<(Vec<u8>, usize)> {
         let size = usize::from_str_radix(size, 16).ok().filter(|_| !size.starts_with('+'))?;
         text = &text[end + 2..];
         if size == 0 {
-            let left = text.strip_prefix(b"\r\n")?;
-            return Some((body, left.len()));
+            // Trailers are passed over: those that frame are told to nobody.
+            while !text.starts_with(b"\r\n") {
+                text = &text[text.windows(2).position(|pair| pair == b"\r\n")? + 2..];
+            }
+            return Some((body, text.len() - 2));
         }
         if text.len() < size + 2 || &text[size..size + 2] != b"\r\n" {
             return None;

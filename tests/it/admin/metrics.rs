@@ -55,6 +55,7 @@ fn parse(text: &str) -> BTreeMap<String, Family> {
                 let suffixes: &[&str] = match family.kind.as_str() {
                     "counter" => &["_total"],
                     "gauge" => &[""],
+                    "info" => &["_info"],
                     "histogram" => &["_bucket", "_sum", "_count"],
                     kind => panic!("`{kind}` is not a type that we have"),
                 };
@@ -81,7 +82,11 @@ fn sample(line: &str) -> (&str, f64) {
 
 /// The name under which a family is found in queries.
 fn queried(name: &str, family: &Family) -> String {
-    if family.kind == "counter" { format!("{name}_total") } else { name.to_owned() }
+    match family.kind.as_str() {
+        "counter" => format!("{name}_total"),
+        "info" => format!("{name}_info"),
+        _ => name.to_owned(),
+    }
 }
 
 async fn metrics(gate: &Gate) -> BTreeMap<String, Family> {
@@ -104,6 +109,17 @@ async fn they_tell_what_happened() {
     for (family, sample, expected) in [
         ("portcullis_requests", "portcullis_requests_total{route=\"api\",code=\"200\"}", 2.0),
         ("portcullis_requests", "portcullis_requests_total{route=\"api\",code=\"401\"}", 2.0),
+        ("portcullis_responses", "portcullis_responses_total{route=\"api\",verdict=\"passed\",class=\"2xx\"}", 2.0),
+        (
+            "portcullis_responses",
+            "portcullis_responses_total{route=\"api\",verdict=\"user_blocked\",class=\"4xx\"}",
+            1.0,
+        ),
+        (
+            "portcullis_responses",
+            "portcullis_responses_total{route=\"api\",verdict=\"missing_token\",class=\"4xx\"}",
+            1.0,
+        ),
         ("portcullis_verdicts", "portcullis_verdicts_total{route=\"api\",verdict=\"admit\"}", 2.0),
         ("portcullis_verdicts", "portcullis_verdicts_total{route=\"api\",verdict=\"user_blocked\"}", 1.0),
         ("portcullis_verdicts", "portcullis_verdicts_total{route=\"api\",verdict=\"missing_token\"}", 1.0),
@@ -121,6 +137,32 @@ async fn they_tell_what_happened() {
     for name in ["portcullis_activity_pending", "portcullis_connections", "portcullis_requests_in_flight"] {
         assert!(families[name].samples[name] >= 0.0, "{name}");
     }
+}
+
+/// What it was built by, and what it takes of its machine.
+#[tokio::test]
+async fn they_tell_of_the_process() {
+    let gate = Gate::start().await;
+    let families = metrics(&gate).await;
+    let value = |name: &str| {
+        let (_, value) = families[name].samples.iter().next().unwrap();
+        *value
+    };
+    let (build, one) = families["portcullis_build"].samples.iter().next().unwrap();
+    assert!(build.contains(&format!("version=\"{}\"", env!("CARGO_PKG_VERSION"))), "{build}");
+    assert!(build.contains("commit=\"") && !build.contains("rustc=\"\""), "{build}");
+    assert!((one - 1.0).abs() < f64::EPSILON);
+    assert!(value("process_resident_memory_bytes") > 1e6);
+    assert!(value("process_virtual_memory_bytes") > value("process_resident_memory_bytes"));
+    assert!(value("process_open_fds") > 5.0 && value("process_open_fds") < value("process_max_fds"));
+    #[expect(clippy::cast_possible_truncation, reason = "a time in seconds")]
+    let age = now().as_secs() - value("process_start_time_seconds") as i64;
+    assert!((-2..120).contains(&age), "{age}");
+    let before = value("process_cpu_seconds");
+    for _ in 0..200 {
+        gate.call(&gate.token(json!({}))).await.is(200, None);
+    }
+    assert!(metrics(&gate).await["process_cpu_seconds"].samples["process_cpu_seconds_total"] > before);
 }
 
 /// Labels are bounded: no subject, session, token or path, whatever is asked.
@@ -187,9 +229,9 @@ async fn the_page_tells_of_each_of_them() {
     let families = metrics(&gate).await;
     let served: BTreeSet<String> = families.iter().map(|(name, family)| queried(name, family)).collect();
     let page = include_str!("../../../docs/metrics.md");
-    let rows = page.lines().filter_map(|line| line.strip_prefix("| `portcullis_")?.split_once('`'));
-    let told: BTreeMap<String, String> =
-        rows.map(|(name, rest)| (format!("portcullis_{name}"), rest.to_owned())).collect();
+    let rows = page.lines().filter_map(|line| line.strip_prefix("| `")?.split_once('`'));
+    let rows = rows.filter(|(name, _)| ["portcullis_", "process_"].iter().any(|prefix| name.starts_with(prefix)));
+    let told: BTreeMap<String, String> = rows.map(|(name, rest)| (name.to_owned(), rest.to_owned())).collect();
     assert_eq!(told.keys().cloned().collect::<BTreeSet<_>>(), served);
     for (name, family) in &families {
         let row = &told[&queried(name, family)];

@@ -22,10 +22,6 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// What the gate may take for one of them.
 const LIMIT: usize = 48 * MIB;
 
-/// What it may take for 400 answers that nobody takes, of each of which 64 KiB wait to be sent and as much may have been read. Names of
-/// requests made it more than [`LIMIT`], and why is not known.
-const UNTAKEN: usize = 64 * MIB;
-
 /// Answers `/witness`, begins `/big` and goes on as long as somebody reads, and nothing else.
 pub(super) async fn api() -> RawUpstream {
     RawUpstream::start(|mut stream, _| async move {
@@ -81,10 +77,6 @@ fn stream(number: usize) -> u32 {
 
 /// Runs it against a gate of its own: what it took, and that it was bounded.
 async fn survives(name: &str, attack: impl AsyncFn(SocketAddr) -> usize) {
-    survives_within(LIMIT, name, attack).await;
-}
-
-async fn survives_within(limit: usize, name: &str, attack: impl AsyncFn(SocketAddr) -> usize) {
     let upstream = api().await;
     let gate = Process::start("", &upstream.route("auth = \"none\"")).await;
     let witness = Witness::of(gate.address());
@@ -96,7 +88,7 @@ async fn survives_within(limit: usize, name: &str, attack: impl AsyncFn(SocketAd
     let (peak, used) = (gate.peak().saturating_sub(memory), gate.cpu().saturating_sub(cpu));
     let (served, longest) = witness.end().await;
     println!("{name}: {sent} sent, {} KiB, {used:?} of CPU; others: {served}, {longest:?} at most", peak / 1024);
-    assert!(peak < limit, "{name} took {} MiB", peak / MIB);
+    assert!(peak < LIMIT, "{name} took {} MiB", peak / MIB);
     assert!(longest < Duration::from_secs(10), "{name}: others waited for {longest:?}");
     eventually("nothing is left of it", async || gate.open_files() <= files + 4).await;
 }
@@ -254,7 +246,7 @@ async fn frames_that_say_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn answers_that_nobody_takes() {
     for (name, window) in [("windows of nothing", 0), ("windows of a byte", 1)] {
-        survives_within(UNTAKEN, name, async |address| {
+        survives(name, async |address| {
             let mut connections = Vec::new();
             for _ in 0..2 {
                 let mut connection = Http2::with_settings(address, &setting(4, window)).await;

@@ -6,6 +6,7 @@ use serde_json::json;
 use super::{HEAD, ISSUER, Live, outcome, plain, route, text};
 use crate::support::{
     client::{Client, Raw, Reply, request},
+    eventually,
     upstream::{StreamBody, TestUpstream, text as body},
 };
 
@@ -209,4 +210,43 @@ async fn metrics_go_on() {
     assert_eq!(live.outcome().await, "200");
     let requests = "portcullis_requests_total{route=\"api\",code=\"200\"}";
     assert!((live.metric(requests).await - 2.0).abs() < f64::EPSILON, "{}", live.metric(requests).await);
+}
+
+/// Who is watched is not forgotten: what was opened before a reload ends by what comes after it, whatever it changed.
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_from_before_a_reload_end_by_markers_that_come_after_it() {
+    let sections = |limit: &str| format!("[session]\nabsolute_limit = \"{limit}\"\n");
+    let live = Live::start(&text(&sections("8h"), ISSUER, &route(""))).await;
+    let feeds = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let kept = std::sync::Arc::clone(&feeds);
+    live.upstream.handle(move |_| {
+        let (sender, body) = StreamBody::channel();
+        kept.lock().unwrap().push(sender);
+        async { http::Response::new(body) }
+    });
+    let begin = async |subject: &str| {
+        let token = live.token(json!({ "sub": subject, "auth_time": crate::support::gate::now() - 10 }));
+        let mut client = Client::connect(Version::HTTP_11, live.address()).await;
+        let sent = request(Version::HTTP_11, Method::GET, "/", &token).body(StreamBody::from("")).unwrap();
+        let response = client.send(sent).await.unwrap();
+        (client, response)
+    };
+    let open = "portcullis_streams{route=\"api\",kind=\"response\"}";
+    let ends = async |mut stream: (Client<StreamBody>, http::Response<hyper::body::Incoming>)| {
+        let frame = http_body_util::BodyExt::frame(stream.1.body_mut());
+        let frame = tokio::time::timeout(std::time::Duration::from_secs(15), frame).await.expect("it ends");
+        assert!(frame.is_none_or(|frame| frame.is_err()), "it ends, and nothing comes before");
+    };
+    let (young, old) = (begin("young").await, begin("old").await);
+    eventually("both are streams", async || (live.metric(open).await - 2.0).abs() < 0.5).await;
+    // Other limits, other keys of the issuer's, another judge.
+    let other = ISSUER.replace("\"https://api.example\"", "\"https://api.example\", \"https://more.example\"");
+    live.reload(&text(&sections("7h"), &other, &route(""))).await;
+    live.admin().put("/v1/subjects/main/old/block", json!({})).await.is(200, None);
+    ends(old).await;
+    // Another route, another gate: still the same streams.
+    live.reload(&text(&sections("6h"), ISSUER, &route("scopes = [\"openid\"]"))).await;
+    live.admin().put("/v1/subjects/main/young/block", json!({})).await.is(200, None);
+    ends(young).await;
+    eventually("none is left", async || live.metric(open).await < 0.5).await;
 }
