@@ -167,7 +167,7 @@ impl Shared {
         let mut request = self.outbound(request, in_flight.endpoint());
         let mut tries = Tries::default();
         loop {
-            (request, in_flight) = match self.send(request, in_flight, limits, waiting, tether).await {
+            (request, in_flight) = match self.send(request, in_flight, limits, waiting, tether, &mut tries).await {
                 Ok(response) => return Ok(response),
                 Err((failed, asked)) => self.elsewhere(failed, asked, &mut tries)?,
             };
@@ -221,14 +221,25 @@ impl Shared {
             UpstreamError::Connect(_) => self.endpoints.pick_untried(&tries.failed),
             _ => self.endpoints.pick_another(&tries.failed),
         };
+        next.filter(|_| self.may_repeat(tries, self.settings().retries.attempts))
+    }
+
+    /// Whether a request that was sent may be sent once more, `most` times in all. Takes it from the budget.
+    pub(super) fn may_repeat(&self, tries: &mut Tries, most: u32) -> bool {
         tries.retries += 1;
-        let next = next.filter(|_| tries.retries < self.settings().retries.attempts)?;
-        if !self.endpoints.budget.take(self.endpoints.requests(), std::time::Instant::now()) {
-            self.endpoints.metrics.exhausted.inc();
-            return None;
+        if tries.retries >= most {
+            return false;
         }
-        self.endpoints.metrics.retries.inc();
-        Some(next)
+        let is_left = self.endpoints.budget.take(self.endpoints.requests(), std::time::Instant::now());
+        let metrics = &self.endpoints.metrics;
+        if is_left { &metrics.retries } else { &metrics.exhausted }.inc();
+        is_left
+    }
+
+    /// The same at the same endpoint, which may have closed its connection at the moment that the request came: that is nobody's failure, so
+    /// it is sent twice in any case.
+    pub(super) fn may_repeat_there(&self, tries: &mut Tries) -> bool {
+        self.may_repeat(tries, self.settings().retries.attempts.max(2))
     }
 
     pub(super) fn settings(&self) -> &UpstreamSettings {

@@ -1,6 +1,9 @@
 //! One try: a request is sent over a connection, kept or new, and the header of its response comes back.
 
-use std::pin::{Pin, pin};
+use std::{
+    error::Error as _,
+    pin::{Pin, pin},
+};
 
 use http::{Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
@@ -14,7 +17,7 @@ use super::{
     fields,
     http1::{self, Answer, Connection, Failure, Unanswered, Waiting},
     pool::{Http1Pool, Http2Connection, Http2Pool},
-    proxy::Shared,
+    proxy::{Shared, Tries},
     transport::Stream,
 };
 use crate::{stream::Tether, verdict::Reason};
@@ -25,6 +28,9 @@ pub(super) struct Failed {
     pub(super) error: UpstreamError,
     pub(super) again: Option<Request<RequestBody>>,
 }
+
+/// How many connections over HTTP/2 may turn out to take no more requests, one after another, before a new one is made.
+const MAX_STALE: usize = 3;
 
 impl From<Reason> for Failed {
     fn from(reason: Reason) -> Self {
@@ -47,9 +53,10 @@ impl Shared {
         limits: Limits,
         waiting: &Waiting,
         tether: &Tether,
+        tries: &mut Tries,
     ) -> Result<Response<Body>, (Failed, InFlight)> {
         let mut response = match &in_flight.endpoint().connections {
-            Connections::Http1(pool) => match self.send_http1(pool, request, waiting, tether).await {
+            Connections::Http1(pool) => match self.send_http1(pool, request, waiting, tether, tries).await {
                 Ok(Answer::Response(response)) => {
                     self.judge(in_flight.endpoint(), response.status());
                     response.map(|body| Body::http1(body, in_flight, limits))
@@ -57,7 +64,7 @@ impl Shared {
                 Ok(Answer::Switched(..)) => return Err((UpstreamError::Switched.into(), in_flight)),
                 Err(failed) => return Err((failed, in_flight)),
             },
-            Connections::Http2(pool) => match self.send_http2(pool, request, waiting, tether).await {
+            Connections::Http2(pool) => match self.send_http2(pool, request, waiting, tether, tries).await {
                 Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
                     return Err((UpstreamError::Switched.into(), in_flight));
                 }
@@ -83,26 +90,32 @@ impl Shared {
     }
 
     /// Sends over a kept connection if there is one. If the upstream closes that just now, a request that never went out, or
-    /// that is idempotent and has no body, takes another (RFC 9110 §9.2.2, RFC 9112 §9.3.1).
+    /// that is idempotent and has no body, takes another (RFC 9110 §9.2.2, RFC 9112 §9.3.1). What went out is a try like any other.
     pub(super) async fn send_http1(
         &self,
         pool: &Http1Pool,
         mut request: Request<RequestBody>,
         waiting: &Waiting,
         tether: &Tether,
+        tries: &mut Tries,
     ) -> Result<Answer<Stream>, Failed> {
         let upload = request.body().upload();
         let upload = upload.as_deref();
-        let mut may_repeat = true;
-        while let Some(connection) = may_repeat.then(|| pool.take()).flatten() {
+        while let Some(connection) = pool.take() {
             let unanswered = match self.try_http1(connection, request, waiting).await {
                 Ok(answer) => return Ok(answer),
                 Err(unanswered) => unanswered,
             };
-            // What was sent is sent once more, over a new connection.
-            may_repeat = !unanswered.sent;
+            let was_sent = unanswered.sent;
             let (failure, again) = again_http1(unanswered);
-            request = again.ok_or_else(|| whose_fault(failure, upload))?;
+            request = match again.filter(|_| !was_sent || self.may_repeat_there(tries)) {
+                Some(again) => again,
+                None => return Err(whose_fault(failure, upload).into()),
+            };
+            if was_sent {
+                // Over a new connection: others may be closed as well.
+                break;
+            }
         }
         let connection = match tether.wait(pool.connect()).await? {
             Ok(connection) => connection,
@@ -123,48 +136,70 @@ impl Shared {
         http1::exchange(connection, request, self.settings().response_timeout, waiting).await
     }
 
-    /// Likewise over HTTP/2, where any failure may be one of the connection that all requests share.
+    /// Likewise over HTTP/2, where a failure may be one of the connection that all requests share, or of the request alone: then it is
+    /// sent once more over the same connection.
     pub(super) async fn send_http2(
         &self,
         pool: &Http2Pool,
         mut request: Request<RequestBody>,
         waiting: &Waiting,
         tether: &Tether,
+        tries: &mut Tries,
     ) -> Result<Response<Incoming>, Failed> {
         let upload = request.body().upload();
         let upload = upload.as_deref();
-        if let Some(connection) = pool.shared() {
+        for _ in 0..MAX_STALE {
+            let Some(connection) = pool.open() else { break };
+            let number = connection.number;
             match self.try_http2(connection, request, upload, waiting).await {
-                Err(Failed { again: Some(again), .. }) => request = again,
-                answered => return answered,
+                // It takes no more requests, and is about to close.
+                Err((Failed { again: Some(again), .. }, false)) => {
+                    pool.forget(number);
+                    request = again;
+                }
+                Err((Failed { again: Some(again), error }, true)) => {
+                    if !is_of_stream(&error) {
+                        pool.forget(number);
+                    }
+                    if !self.may_repeat_there(tries) {
+                        return Err(error.into());
+                    }
+                    request = again;
+                    break;
+                }
+                answered => return answered.map_err(|(failed, _)| failed),
             }
         }
         match tether.wait(pool.connect()).await? {
-            Ok(connection) => self.try_http2(connection, request, upload, waiting).await,
+            Ok(connection) => self.try_http2(connection, request, upload, waiting).await.map_err(|(failed, _)| failed),
             Err(error) => Err(Failed { error: error.into(), again: Some(request) }),
         }
     }
 
+    /// Errors come with whether the request was sent.
     async fn try_http2(
         &self,
         connection: Http2Connection,
         request: Request<RequestBody>,
         upload: Option<&Upload>,
         waiting: &Waiting,
-    ) -> Result<Response<Incoming>, Failed> {
+    ) -> Result<Response<Incoming>, (Failed, bool)> {
         if *request.method() == Method::CONNECT {
-            self.may_connect(&connection).await?;
+            self.may_connect(&connection).await.map_err(|error| (error.into(), false))?;
         }
         let Http2Connection { mut sender, .. } = connection;
         let spare = again(&request);
         let response = sender.try_send_request(request);
         // A request that came too late for the connection is given back when the last sender goes.
         drop(sender);
-        let answered =
-            self.in_time(upload, pin!(response), waiting.look).await.ok_or(UpstreamError::ResponseTimeout)?;
+        let answered = self
+            .in_time(upload, pin!(response), waiting.look)
+            .await
+            .ok_or((UpstreamError::ResponseTimeout.into(), true))?;
         answered.map_err(|mut failed| {
-            let again = failed.take_message().or(spare);
-            Failed { error: whose_fault(failed.into_error(), upload), again }
+            let unsent = failed.take_message();
+            let was_sent = unsent.is_none();
+            (Failed { error: whose_fault(failed.into_error(), upload), again: unsent.or(spare) }, was_sent)
         })
     }
 
@@ -190,6 +225,18 @@ impl Shared {
             left = limit.checked_sub(upload?.upstream_since()).filter(|left| !left.is_zero())?;
         }
     }
+}
+
+/// Whether a stream was reset, and the connection goes on (RFC 9113 §5.4.2).
+fn is_of_stream(error: &UpstreamError) -> bool {
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        if let Some(error) = error.downcast_ref::<h2::Error>() {
+            return error.is_reset();
+        }
+        cause = error.source();
+    }
+    false
 }
 
 /// A request that was not answered, if sending it again does no harm.

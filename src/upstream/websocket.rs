@@ -150,10 +150,12 @@ impl Shared {
         loop {
             let answered = match &in_flight.endpoint().connections {
                 Connections::Http1(pool) => self
-                    .send_http1(pool, request, waiting, tether)
+                    .send_http1(pool, request, waiting, tether, &mut tries)
                     .await
                     .map(|answer| Answered::Http1(Box::new(answer))),
-                Connections::Http2(pool) => self.send_http2(pool, request, waiting, tether).await.map(Answered::Http2),
+                Connections::Http2(pool) => {
+                    self.send_http2(pool, request, waiting, tether, &mut tries).await.map(Answered::Http2)
+                }
             };
             let failed = match answered {
                 Ok(answered) => return Ok((answered, in_flight)),

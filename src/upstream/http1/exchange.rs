@@ -100,7 +100,6 @@ where
     B: Body<Data = Bytes, Error = BodyError> + Unpin + Send + 'static,
 {
     let (parts, body) = request.into_parts();
-    let is_repeatable = body.is_end_stream() && parts.method.is_idempotent();
     let expects = parts.headers.contains_key(header::EXPECT);
     let mut exchange = Exchange {
         upload: Upload::new(&parts, body, expects),
@@ -111,7 +110,6 @@ where
         look: waiting.look,
         held_since: None,
         is_begun: false,
-        is_repeatable,
         answered: false,
     };
     let result = poll_fn(|context| exchange.poll_head(context, &parts, limit, waiting.interim.as_ref())).await;
@@ -180,7 +178,6 @@ struct Exchange<S, B> {
     /// Since when the body waits.
     held_since: Option<Instant>,
     is_begun: bool,
-    is_repeatable: bool,
     /// Whether anything came back.
     answered: bool,
 }
@@ -244,11 +241,12 @@ where
         }
     }
 
-    /// A kept connection has to be silent before it is used again. Whatever comes over it then is no answer.
+    /// A kept connection has to be silent before it is used again. Whatever comes over it then is no answer, least of all to somebody
+    /// else's request. The runtime may hear of it a little later than the system, so the system is asked (`recv` with `MSG_PEEK`).
     fn check(&mut self, context: &mut Context<'_>) -> Result<(), Failure> {
         let Connection { stream, buffer, .. } = &mut self.connection;
         match poll_fill(stream, buffer, context, BLOCK) {
-            Poll::Pending if self.is_repeatable || !stream.is_disturbed() => Ok(()),
+            Poll::Pending if !stream.is_disturbed() => Ok(()),
             Poll::Ready(Err(error)) => Err(Failure::BrokeOff(error)),
             Poll::Pending | Poll::Ready(Ok(_)) => Err(Failure::BrokeOff(io::ErrorKind::UnexpectedEof.into())),
         }
