@@ -13,7 +13,7 @@ for (const tls of [false, true]) {
     await page.goto('/');
     const said = await page.evaluate(async () => {
       const socket = new WebSocket(`${location.origin.replace('http', 'ws')}/api/socket`);
-      window.closed = new Promise((resolve) => (socket.onclose = ({ code, reason }) => resolve({ code, reason })));
+      window.socketClosed = new Promise((resolve) => (socket.onclose = ({ code, reason }) => resolve({ code, reason })));
       await new Promise((resolve) => (socket.onopen = resolve));
       const heard = [];
       for (const word of ['one', 'two']) {
@@ -26,7 +26,7 @@ for (const tls of [false, true]) {
     assert.deepEqual(said, ['one', 'two']);
     const closed = await page.evaluate(async () => {
       const left = await fetch('/.portcullis/logout', { method: 'POST' });
-      return { status: left.status, ...(await window.closed) };
+      return { status: left.status, ...(await window.socketClosed) };
     });
     assert.deepEqual(closed, { status: 204, code: 1008, reason: 'logged_out' });
   });
