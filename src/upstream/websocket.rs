@@ -2,7 +2,7 @@
 //!
 //! A handshake is an upgrade over HTTP/1.1 (RFC 6455 §4) and an extended `CONNECT` over HTTP/2 (RFC 8441 §5), on either side of the gate.
 
-use std::sync::Arc;
+use std::{pin::pin, sync::Arc};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
@@ -68,7 +68,11 @@ impl Shared {
         let waiting = Waiting { look: None, interim: interim_of(&request) };
         let place = request.extensions_mut().remove::<Place>();
         let keys = self.keys(&handshake, request.headers_mut());
-        let (answered, in_flight) = match tether.watch(self.shake_hands(request, &keys, &waiting, &tether)).await {
+        let answered = {
+            let shaking = pin!(self.shake_hands(request, &keys, &waiting, &tether));
+            tether.watch(shaking).await
+        };
+        let (answered, in_flight) = match answered {
             Err(reason) | Ok(Err((UpstreamError::SessionOver(reason), _))) => return tether.refusal(reason),
             Ok(Ok(answered)) => answered,
             Ok(Err((error, endpoint))) => {
@@ -131,7 +135,8 @@ impl Shared {
         tether: &Tether,
     ) -> Result<(Answered, InFlight), Unserved> {
         let mut in_flight = self.pick(tether).await?;
-        let mut request = self.outbound(request, in_flight.endpoint()).map(|_| RequestBody::empty());
+        let mut request = self.outbound(request, None);
+        *request.body_mut() = RequestBody::default();
         match self.settings().protocol {
             Protocol::Http1 => {
                 let fields = request.headers_mut();
@@ -148,6 +153,7 @@ impl Shared {
         }
         let mut tries = Tries::default();
         loop {
+            self.address(&mut request, in_flight.endpoint());
             let answered = match &in_flight.endpoint().connections {
                 Connections::Http1(pool) => self
                     .send_http1(pool, request, waiting, tether, &mut tries)

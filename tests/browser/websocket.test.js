@@ -28,6 +28,6 @@ for (const tls of [false, true]) {
       const left = await fetch('/.portcullis/logout', { method: 'POST' });
       return { status: left.status, ...(await window.socketClosed) };
     });
-    assert.deepEqual(closed, { status: 204, code: 1008, reason: 'logged_out' });
+    assert.deepEqual(closed, { status: 204, code: 1008, reason: 'session_ended' });
   });
 }
