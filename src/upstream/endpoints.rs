@@ -149,18 +149,22 @@ impl Endpoints {
     /// [`ConnectError`]: none is known, or not within the time for connecting.
     pub(super) async fn wait(&self) -> Result<InFlight, ConnectError> {
         let mut resolved = self.resolved.subscribe();
+        // It may have been resolved just before that, and the next time may be too late.
+        if let Some(in_flight) = self.pick() {
+            return Ok(in_flight);
+        }
         self.wanted.notify_one();
         let limit = self.settings.connect_timeout;
         let upstream = || self.settings.origins.first().map(|origin| origin.transport.to_string()).unwrap_or_default();
         // Only the sender's end ends the channel, and it is here.
         let _ = timeout(limit, resolved.changed())
             .await
-            .map_err(|source| ConnectError::TimedOut { upstream: upstream(), source })?;
+            .map_err(|source| ConnectError::TimedOut { upstream: upstream(), source: Arc::new(source) })?;
         self.pick().ok_or_else(|| {
             let fault = self.origins().iter().find_map(|origin| origin.fault.clone());
             let kind = fault.as_ref().map_or(io::ErrorKind::NotFound, |fault| fault.kind());
             let source = fault.map_or(kind.into(), |fault| io::Error::new(kind, fault));
-            ConnectError::Resolve { upstream: upstream(), source }
+            ConnectError::Resolve { upstream: upstream(), source: Arc::new(source) }
         })
     }
 
@@ -389,4 +393,26 @@ pub(super) fn random() -> u64 {
     let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     mixed ^ (mixed >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{config::Config, upstream::metrics::UpstreamMetrics};
+
+    #[tokio::test]
+    async fn a_name_that_was_resolved_just_before_is_not_waited_for() {
+        let text = "[store]\nurl = \"embedded:data\"\n[issuers.main]\nissuer = \"https://issuer.example/\"\naudiences = [\"a\"]\n\
+                    [[routes]]\nupstream = \"http://api.example:80\"\n";
+        let config = Config::parse(text, "gate.toml", []).unwrap();
+        let settings = config.routes.first().unwrap().upstream.clone();
+        let metrics = UpstreamMetrics::default().route(&Arc::from("route"));
+        let endpoints = Endpoints::new(settings, metrics, Instant::now());
+        assert!(endpoints.pick().is_none());
+        // Between the two, the name is resolved.
+        endpoints.replace(0, Ok(vec![([127, 0, 0, 1], 80).into()]));
+        endpoints.resolved.send_modify(|times| *times += 1);
+        let waited = timeout(Duration::from_millis(500), endpoints.wait()).await;
+        assert!(waited.is_ok_and(|found| found.is_ok()));
+    }
 }

@@ -5,12 +5,16 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::{sync::Semaphore, time::timeout};
 
 use super::{
     body::RequestBody,
@@ -22,8 +26,9 @@ use super::{
 const MAX_RESPONSE_HEADER: u32 = 64 * 1024;
 
 /// How much of one response may be on its way to the gate over HTTP/2, and of all: one whose client is slow to read it must not
-/// hold up the others, so only the former is limited.
-const STREAM_WINDOW: u32 = 256 * 1024;
+/// hold up the others, so only the former is limited. It is what each response takes whose client reads nothing, as over HTTP/1.1, so it
+/// is no larger than it has to be: an upstream that is a millisecond away sends 64 MB/s of a response.
+const STREAM_WINDOW: u32 = 64 * 1024;
 const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
 
 /// How much of one request is held for an upstream that is slow to read it over HTTP/2.
@@ -113,20 +118,39 @@ impl Http1Pool {
 #[derive(Debug)]
 pub struct Http2Pool {
     settings: PoolSettings,
-    shared: Mutex<Option<http2::SendRequest<RequestBody>>>,
+    shared: Mutex<Option<Http2Connection>>,
+    /// Whoever makes a connection has it: one is enough for all who wait.
+    turn: Semaphore,
+    made: AtomicU64,
+    /// Why the last connection could not be made, and when that was known.
+    fault: Mutex<Option<(Instant, ConnectError)>>,
+}
+
+/// A share of the connection.
+#[derive(Clone, Debug)]
+pub(super) struct Http2Connection {
+    pub(super) sender: http2::SendRequest<RequestBody>,
+    /// Which one it is.
+    pub(super) number: u64,
 }
 
 impl Http2Pool {
     /// No connection yet.
     #[must_use]
     pub const fn new(settings: PoolSettings) -> Self {
-        Self { settings, shared: Mutex::new(None) }
+        Self {
+            settings,
+            shared: Mutex::new(None),
+            turn: Semaphore::const_new(1),
+            made: AtomicU64::new(0),
+            fault: Mutex::new(None),
+        }
     }
 
     /// The connection that is there, if it is open.
-    pub(super) fn shared_sender(&self) -> Option<http2::SendRequest<RequestBody>> {
+    pub(super) fn open(&self) -> Option<Http2Connection> {
         let mut shared = self.shared();
-        if shared.as_ref().is_some_and(http2::SendRequest::is_closed) {
+        if shared.as_ref().is_some_and(|connection| connection.sender.is_closed()) {
             *shared = None;
         }
         shared.clone()
@@ -134,7 +158,7 @@ impl Http2Pool {
 
     /// Lets go of a connection that is closed. A request that was handed to it in its last moment comes back when no sender is left.
     pub fn reap(&self) {
-        drop(self.shared_sender());
+        drop(self.open());
     }
 
     /// Lets go of the connection: it ends with the requests that are under way.
@@ -142,8 +166,34 @@ impl Http2Pool {
         *self.shared() = None;
     }
 
-    /// A new connection, which takes the place of the old one. Several may be made at once at first; the last one stays.
-    pub(super) async fn connect(&self) -> Result<http2::SendRequest<RequestBody>, ConnectError> {
+    /// The same, if it is this one.
+    pub(super) fn forget(&self, number: u64) {
+        self.shared().take_if(|connection| connection.number == number);
+    }
+
+    /// The connection that is there, or a new one. Several who ask at once wait for one, and share its failure.
+    pub(super) async fn connect(&self) -> Result<Http2Connection, ConnectError> {
+        let since = Instant::now();
+        let limit = self.settings.connect_timeout;
+        let turn = timeout(limit, self.turn.acquire()).await.map_err(|source| ConnectError::TimedOut {
+            upstream: self.settings.transport.to_string(),
+            source: Arc::new(source),
+        })?;
+        if let Some(connection) = self.open() {
+            return Ok(connection);
+        }
+        if let Some(fault) = self.fault().clone().filter(|(at, _)| *at >= since) {
+            return Err(fault.1);
+        }
+        let made = self.make().await;
+        if let Err(fault) = &made {
+            *self.fault() = Some((Instant::now(), fault.clone()));
+        }
+        drop(turn);
+        made
+    }
+
+    async fn make(&self) -> Result<Http2Connection, ConnectError> {
         let stream = self.settings.transport.connect(self.settings.connect_timeout).await?;
         let (sender, connection) = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
@@ -156,17 +206,25 @@ impl Http2Pool {
             .max_local_error_reset_streams(None)
             .handshake(TokioIo::new(stream))
             .await
-            .map_err(|source| ConnectError::Handshake { upstream: self.settings.transport.to_string(), source })?;
+            .map_err(|source| ConnectError::Handshake {
+                upstream: self.settings.transport.to_string(),
+                source: Arc::new(source),
+            })?;
         tokio::spawn(async move {
             if let Err(error) = connection.await {
                 tracing::debug!(error = &error as &dyn std::error::Error, "connection to upstream ended");
             }
         });
-        *self.shared() = Some(sender.clone());
-        Ok(sender)
+        let connection = Http2Connection { sender, number: self.made.fetch_add(1, Ordering::Relaxed) };
+        *self.shared() = Some(connection.clone());
+        Ok(connection)
     }
 
-    fn shared(&self) -> MutexGuard<'_, Option<http2::SendRequest<RequestBody>>> {
+    fn shared(&self) -> MutexGuard<'_, Option<Http2Connection>> {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn fault(&self) -> MutexGuard<'_, Option<(Instant, ConnectError)>> {
+        self.fault.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

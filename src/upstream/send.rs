@@ -1,9 +1,12 @@
 //! One try: a request is sent over a connection, kept or new, and the header of its response comes back.
 
-use std::pin::{Pin, pin};
+use std::{
+    error::Error as _,
+    pin::{Pin, pin},
+};
 
 use http::{Request, Response, StatusCode, Version};
-use hyper::{body::Incoming, client::conn::http2};
+use hyper::body::Incoming;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{
@@ -12,9 +15,10 @@ use super::{
     endpoint::{Connections, Endpoint, InFlight},
     error::UpstreamError,
     fields,
-    http1::{self, Answer, Connection, Failure, Unanswered, Waiting},
-    pool::{Http1Pool, Http2Pool},
-    proxy::Shared,
+    http1::{self, Answer, Failure, Unanswered, Waiting},
+    outbound::Outbound,
+    pool::{Http1Pool, Http2Connection, Http2Pool},
+    proxy::{Shared, Tries},
     transport::Stream,
 };
 use crate::{stream::Tether, verdict::Reason};
@@ -23,8 +27,11 @@ use crate::{stream::Tether, verdict::Reason};
 #[derive(Debug)]
 pub(super) struct Failed {
     pub(super) error: UpstreamError,
-    pub(super) again: Option<Request<RequestBody>>,
+    pub(super) again: Option<Outbound>,
 }
+
+/// How many connections over HTTP/2 may turn out to take no more requests, one after another, before a new one is made.
+const MAX_STALE: usize = 3;
 
 impl From<Reason> for Failed {
     fn from(reason: Reason) -> Self {
@@ -42,14 +49,15 @@ impl Shared {
     /// One try.
     pub(super) async fn send(
         &self,
-        request: Request<RequestBody>,
+        request: Outbound,
         in_flight: InFlight,
         limits: Limits,
         waiting: &Waiting,
         tether: &Tether,
+        tries: &mut Tries,
     ) -> Result<Response<Body>, (Failed, InFlight)> {
         let mut response = match &in_flight.endpoint().connections {
-            Connections::Http1(pool) => match self.send_http1(pool, request, waiting, tether).await {
+            Connections::Http1(pool) => match self.send_http1(pool, request, waiting, tether, tries).await {
                 Ok(Answer::Response(response)) => {
                     self.judge(in_flight.endpoint(), response.status());
                     response.map(|body| Body::http1(body, in_flight, limits))
@@ -57,7 +65,7 @@ impl Shared {
                 Ok(Answer::Switched(..)) => return Err((UpstreamError::Switched.into(), in_flight)),
                 Err(failed) => return Err((failed, in_flight)),
             },
-            Connections::Http2(pool) => match self.send_http2(pool, request, waiting, tether).await {
+            Connections::Http2(pool) => match Box::pin(self.send_http2(pool, request, waiting, tether, tries)).await {
                 Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
                     return Err((UpstreamError::Switched.into(), in_flight));
                 }
@@ -83,84 +91,106 @@ impl Shared {
     }
 
     /// Sends over a kept connection if there is one. If the upstream closes that just now, a request that never went out, or
-    /// that is idempotent and has no body, takes another (RFC 9110 §9.2.2, RFC 9112 §9.3.1).
+    /// that is idempotent and has no body, takes another (RFC 9110 §9.2.2, RFC 9112 §9.3.1). What went out is a try like any other.
     pub(super) async fn send_http1(
         &self,
         pool: &Http1Pool,
-        mut request: Request<RequestBody>,
+        mut request: Outbound,
         waiting: &Waiting,
         tether: &Tether,
+        tries: &mut Tries,
     ) -> Result<Answer<Stream>, Failed> {
         let upload = request.body().upload();
-        let upload = upload.as_deref();
-        let mut may_repeat = true;
-        while let Some(connection) = may_repeat.then(|| pool.take()).flatten() {
-            let unanswered = match self.try_http1(connection, request, waiting).await {
+        let mut may_be_kept = true;
+        loop {
+            let kept = may_be_kept.then(|| pool.take()).flatten();
+            let is_new = kept.is_none();
+            let connection = match kept {
+                Some(connection) => connection,
+                None => match Box::pin(tether.wait(pool.connect())).await? {
+                    Ok(connection) => connection,
+                    Err(error) => return Err(Failed { error: error.into(), again: Some(request) }),
+                },
+            };
+            let exchange = http1::exchange(connection, request, self.settings().response_timeout, waiting);
+            let unanswered = match exchange.await {
                 Ok(answer) => return Ok(answer),
                 Err(unanswered) => unanswered,
             };
-            // What was sent is sent once more, over a new connection.
-            may_repeat = !unanswered.sent;
+            let was_sent = unanswered.sent;
             let (failure, again) = again_http1(unanswered);
-            request = again.ok_or_else(|| whose_fault(failure, upload))?;
+            if is_new {
+                return Err(Failed { error: whose_fault(failure, upload.as_deref()), again });
+            }
+            request = match again.filter(|_| !was_sent || self.may_repeat_there(tries)) {
+                Some(again) => again,
+                None => return Err(whose_fault(failure, upload.as_deref()).into()),
+            };
+            // What was sent is sent once more over a new connection: others may be closed as well.
+            may_be_kept = !was_sent;
         }
-        let connection = match tether.wait(pool.connect()).await? {
-            Ok(connection) => connection,
-            Err(error) => return Err(Failed { error: error.into(), again: Some(request) }),
-        };
-        self.try_http1(connection, request, waiting).await.map_err(|unanswered| {
-            let (failure, again) = again_http1(unanswered);
-            Failed { error: whose_fault(failure, upload), again }
-        })
     }
 
-    async fn try_http1(
-        &self,
-        connection: Connection<Stream>,
-        request: Request<RequestBody>,
-        waiting: &Waiting,
-    ) -> Result<Answer<Stream>, Unanswered<RequestBody>> {
-        http1::exchange(connection, request, self.settings().response_timeout, waiting).await
-    }
-
-    /// Likewise over HTTP/2, where any failure may be one of the connection that all requests share.
+    /// Likewise over HTTP/2, where a failure may be one of the connection that all requests share, or of the request alone: then it is
+    /// sent once more over the same connection.
     async fn send_http2(
         &self,
         pool: &Http2Pool,
-        mut request: Request<RequestBody>,
+        mut request: Outbound,
         waiting: &Waiting,
         tether: &Tether,
+        tries: &mut Tries,
     ) -> Result<Response<Incoming>, Failed> {
         let upload = request.body().upload();
         let upload = upload.as_deref();
-        if let Some(sender) = pool.shared_sender() {
-            match self.try_http2(sender, request, upload, waiting).await {
-                Err(Failed { again: Some(again), .. }) => request = again,
-                answered => return answered,
+        for _ in 0..MAX_STALE {
+            let Some(connection) = pool.open() else { break };
+            let number = connection.number;
+            match self.try_http2(connection, request, upload, waiting).await {
+                // It takes no more requests, and is about to close.
+                Err((Failed { again: Some(again), .. }, false)) => {
+                    pool.forget(number);
+                    request = again;
+                }
+                Err((Failed { again: Some(again), error }, true)) => {
+                    if !is_of_stream(&error) {
+                        pool.forget(number);
+                    }
+                    if !self.may_repeat_there(tries) {
+                        return Err(error.into());
+                    }
+                    request = again;
+                    break;
+                }
+                answered => return answered.map_err(|(failed, _)| failed),
             }
         }
         match tether.wait(pool.connect()).await? {
-            Ok(sender) => self.try_http2(sender, request, upload, waiting).await,
+            Ok(connection) => self.try_http2(connection, request, upload, waiting).await.map_err(|(failed, _)| failed),
             Err(error) => Err(Failed { error: error.into(), again: Some(request) }),
         }
     }
 
+    /// Errors come with whether the request was sent.
     async fn try_http2(
         &self,
-        mut sender: http2::SendRequest<RequestBody>,
-        request: Request<RequestBody>,
+        Http2Connection { mut sender, .. }: Http2Connection,
+        request: Outbound,
         upload: Option<&Upload>,
         waiting: &Waiting,
-    ) -> Result<Response<Incoming>, Failed> {
+    ) -> Result<Response<Incoming>, (Failed, bool)> {
         let spare = again(&request);
-        let response = sender.try_send_request(request);
+        let response = sender.try_send_request(*request);
         // A request that came too late for the connection is given back when the last sender goes.
         drop(sender);
-        let answered =
-            self.in_time(upload, pin!(response), waiting.look).await.ok_or(UpstreamError::ResponseTimeout)?;
+        let answered = self
+            .in_time(upload, pin!(response), waiting.look)
+            .await
+            .ok_or((UpstreamError::ResponseTimeout.into(), true))?;
         answered.map_err(|mut failed| {
-            let again = failed.take_message().or(spare);
-            Failed { error: whose_fault(failed.into_error(), upload), again }
+            let unsent = failed.take_message().map(Box::new);
+            let was_sent = unsent.is_none();
+            (Failed { error: whose_fault(failed.into_error(), upload), again: unsent.or(spare) }, was_sent)
         })
     }
 
@@ -188,28 +218,41 @@ impl Shared {
     }
 }
 
+/// Whether a stream was reset, and the connection goes on (RFC 9113 §5.4.2).
+fn is_of_stream(error: &UpstreamError) -> bool {
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        if let Some(error) = error.downcast_ref::<h2::Error>() {
+            return error.is_reset();
+        }
+        cause = error.source();
+    }
+    false
+}
+
 /// A request that was not answered, if sending it again does no harm.
-fn again_http1(unanswered: Unanswered<RequestBody>) -> (Failure, Option<Request<RequestBody>>) {
-    let Unanswered { failure, sent, answered, parts, body } = unanswered;
+fn again_http1(unanswered: Unanswered<RequestBody>) -> (Failure, Option<Outbound>) {
+    let Unanswered { failure, sent, answered, mut request, body } = unanswered;
     let broke_off = matches!(failure, Failure::BrokeOff(_)) && !answered;
     // What was sent and still has its body had none, or was not asked for it.
-    let again = body.filter(|_| broke_off && (!sent || parts.method.is_idempotent()));
+    let again = body.filter(|_| broke_off && (!sent || request.method().is_idempotent()));
     let again = again.map(|(body, first)| {
-        let mut body = body.unwrap_or_else(RequestBody::empty);
+        let mut body = body.unwrap_or_default();
         body.put_back(first);
-        Request::from_parts(parts, body)
+        *request.body_mut() = body;
+        request
     });
     (failure, again)
 }
 
 /// The request once more, if its repetition does no harm.
-fn again(request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
+fn again(request: &Request<RequestBody>) -> Option<Outbound> {
     let body = request.body().again().filter(|_| request.method().is_idempotent())?;
     let mut again = Request::new(body);
     again.method_mut().clone_from(request.method());
     again.uri_mut().clone_from(request.uri());
     again.headers_mut().clone_from(request.headers());
-    Some(again)
+    Some(Box::new(again))
 }
 
 /// A request's body that fails makes the exchange with the upstream fail.

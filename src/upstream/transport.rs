@@ -23,7 +23,7 @@ pub use self::{
 };
 
 /// Why there is no connection.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum ConnectError {
     /// Its name could not be resolved.
     #[error("name of upstream `{upstream}` cannot be resolved")]
@@ -31,7 +31,7 @@ pub enum ConnectError {
         /// Which one.
         upstream: String,
         /// What happened.
-        source: io::Error,
+        source: Arc<io::Error>,
     },
     /// It was refused or reset.
     #[error("cannot connect to upstream `{upstream}`")]
@@ -39,7 +39,7 @@ pub enum ConnectError {
         /// Which one.
         upstream: String,
         /// What happened.
-        source: io::Error,
+        source: Arc<io::Error>,
     },
     /// It took too long.
     #[error("connecting to upstream `{upstream}` took too long")]
@@ -47,7 +47,7 @@ pub enum ConnectError {
         /// Which one.
         upstream: String,
         /// What happened.
-        source: Elapsed,
+        source: Arc<Elapsed>,
     },
     /// The TLS handshake failed.
     #[error("TLS with upstream `{upstream}` failed: {what}")]
@@ -57,7 +57,7 @@ pub enum ConnectError {
         /// What it means, for who can mend it.
         what: &'static str,
         /// What happened.
-        source: io::Error,
+        source: Arc<io::Error>,
     },
     /// It does not speak HTTP/2 over TLS.
     #[error("upstream `{upstream}` does not offer HTTP/2 by ALPN, and `protocol` is \"http2\"")]
@@ -71,7 +71,7 @@ pub enum ConnectError {
         /// Which one.
         upstream: String,
         /// What happened.
-        source: hyper::Error,
+        source: Arc<hyper::Error>,
     },
 }
 
@@ -125,20 +125,21 @@ impl Transport {
     /// # Cancel safety
     /// Dropping the future closes the connection.
     pub async fn connect(&self, limit: Duration) -> Result<Stream, ConnectError> {
-        timeout(limit, self.open())
-            .await
-            .unwrap_or_else(|source| Err(ConnectError::TimedOut { upstream: self.to_string(), source }))
+        timeout(limit, self.open()).await.unwrap_or_else(|source| {
+            Err(ConnectError::TimedOut { upstream: self.to_string(), source: Arc::new(source) })
+        })
     }
 
     async fn open(&self) -> Result<Stream, ConnectError> {
-        let fault = |source| ConnectError::Io { upstream: self.to_string(), source };
+        let fault = |source| ConnectError::Io { upstream: self.to_string(), source: Arc::new(source) };
         let stream = match &self.target {
             Target::Unix(path) => return UnixStream::connect(path).await.map(Stream::Unix).map_err(fault),
             Target::Tcp(address) => TcpStream::connect(address).await.map_err(fault)?,
             Target::Name(host, port) => {
                 let resolved = lookup_host((bare(host), *port)).await;
-                let addresses: Vec<_> =
-                    resolved.map_err(|source| ConnectError::Resolve { upstream: self.to_string(), source })?.collect();
+                let addresses: Vec<_> = resolved
+                    .map_err(|source| ConnectError::Resolve { upstream: self.to_string(), source: Arc::new(source) })?
+                    .collect();
                 TcpStream::connect(&*addresses).await.map_err(fault)?
             }
         };
@@ -148,7 +149,7 @@ impl Transport {
         let stream = connecting.await.map_err(|source| ConnectError::Tls {
             upstream: self.to_string(),
             what: self::tls::explain(&source),
-            source,
+            source: Arc::new(source),
         })?;
         if tls.client.wants_http2() && stream.get_ref().1.alpn_protocol() != Some(self::tls::HTTP2) {
             return Err(ConnectError::Alpn { upstream: self.to_string() });

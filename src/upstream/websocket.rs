@@ -1,5 +1,7 @@
 //! WebSockets: the handshake with the upstream, and the tunnel that begins with its answer.
 
+use std::pin::pin;
+
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, StatusCode, Version, header};
 use hyper::body::Incoming;
@@ -40,8 +42,11 @@ impl Shared {
         let waiting = Waiting { look: None, interim: interim_of(&request) };
         let place = request.extensions_mut().remove::<Place>();
         let key = handshake.is_extended_connect.then(websocket::key);
-        let (answer, in_flight) = match tether.watch(self.shake_hands(request, key.as_deref(), &waiting, &tether)).await
-        {
+        let answered = {
+            let shaking = pin!(self.shake_hands(request, key.as_deref(), &waiting, &tether));
+            tether.watch(shaking).await
+        };
+        let (answer, in_flight) = match answered {
             Err(reason) | Ok(Err((UpstreamError::SessionOver(reason), _))) => return tether.refusal(reason),
             Ok(Ok(answered)) => answered,
             Ok(Err((error, endpoint))) => {
@@ -110,7 +115,8 @@ impl Shared {
         tether: &Tether,
     ) -> Result<(Answer<Stream>, InFlight), Unserved> {
         let mut in_flight = self.pick(tether).await?;
-        let mut request = self.outbound(request, in_flight.endpoint()).map(|_| RequestBody::empty());
+        let mut request = self.outbound(request, None);
+        *request.body_mut() = RequestBody::default();
         let fields = request.headers_mut();
         fields.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         fields.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
@@ -122,7 +128,8 @@ impl Shared {
             let Connections::Http1(pool) = &in_flight.endpoint().connections else {
                 return Err((UpstreamError::NotSwitched, None));
             };
-            let failed = match self.send_http1(pool, request, waiting, tether).await {
+            self.address(&mut request, in_flight.endpoint());
+            let failed = match self.send_http1(pool, request, waiting, tether, &mut tries).await {
                 Ok(answer) => return Ok((answer, in_flight)),
                 Err(failed) => failed,
             };

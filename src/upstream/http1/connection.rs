@@ -33,7 +33,7 @@ thread_local! {
 /// What an HTTP/1.1 connection can run over.
 pub trait Link: AsyncRead + AsyncWrite + Unpin + Send + 'static {
     /// Whether the other side has closed it, or sent something, as far as the system knows at this very moment. Reading, which is
-    /// told by the runtime, may learn of it a little later. Asked before a request is sent that must not be sent twice.
+    /// told by the runtime, may learn of it a little later. Asked before each request but the first.
     fn is_disturbed(&self) -> bool {
         false
     }

@@ -2,7 +2,8 @@ use bytes::Bytes;
 use http::{HeaderMap, Method};
 use proptest::prelude::*;
 
-use super::{Decoded, Malformed, decode_in_pieces};
+use super::{Connection, Decoded, Failure, Link, Malformed, Waiting, decode_in_pieces, exchange};
+use crate::upstream::body::RequestBody;
 
 fn decode(method: &Method, bytes: &[u8], ended: bool) -> Result<Option<Decoded>, Malformed> {
     decode_in_pieces(method, [bytes], ended)
@@ -279,4 +280,78 @@ fn a_part_of_what_was_read_is_not_copied() {
     let head = super::head::Unread::default().parse(&mut buffer, &Method::GET).unwrap().unwrap();
     assert!(range.contains(&head.headers["x-long"].as_bytes().as_ptr()));
     assert_eq!(buffer, "body");
+}
+
+/// A kept connection of which the system knows more than the runtime has heard of.
+struct Told {
+    is_disturbed: bool,
+    written: std::sync::Arc<std::sync::Mutex<Vec<u8>>>,
+}
+
+impl Link for Told {
+    fn is_disturbed(&self) -> bool {
+        self.is_disturbed
+    }
+}
+
+impl tokio::io::AsyncRead for Told {
+    fn poll_read(
+        self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+        buffer: &mut tokio::io::ReadBuf<'_>,
+    ) -> std::task::Poll<std::io::Result<()>> {
+        if self.written.lock().unwrap().is_empty() {
+            return std::task::Poll::Pending;
+        }
+        // What came before it was asked for looks like an answer.
+        buffer.put_slice(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+        std::task::Poll::Ready(Ok(()))
+    }
+}
+
+impl tokio::io::AsyncWrite for Told {
+    fn poll_write(
+        self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+        bytes: &[u8],
+    ) -> std::task::Poll<std::io::Result<usize>> {
+        self.written.lock().unwrap().extend(bytes);
+        std::task::Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(
+        self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<std::io::Result<()>> {
+        std::task::Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(
+        self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<std::io::Result<()>> {
+        std::task::Poll::Ready(Ok(()))
+    }
+}
+
+#[tokio::test]
+async fn what_came_before_a_request_does_not_answer_it() {
+    for method in [Method::GET, Method::DELETE, Method::POST] {
+        for (is_disturbed, is_reused) in [(true, true), (false, true), (true, false)] {
+            let written = std::sync::Arc::default();
+            let stream = Told { is_disturbed, written: std::sync::Arc::clone(&written) };
+            let mut connection = Connection::new(stream);
+            connection.reused = is_reused;
+            let request = http::Request::builder().method(&method).uri("/").body(RequestBody::default()).unwrap();
+            let limit = std::time::Duration::from_secs(5);
+            match exchange(connection, request.into(), limit, &Waiting::default()).await {
+                Ok(_) => assert!(!(is_disturbed && is_reused), "{method}"),
+                Err(unanswered) => {
+                    assert!(is_disturbed && is_reused, "{method}");
+                    assert!(matches!(unanswered.failure, Failure::BrokeOff(_)) && !unanswered.sent, "{method}");
+                    assert!(written.lock().unwrap().is_empty(), "{method}");
+                }
+            }
+        }
+    }
 }

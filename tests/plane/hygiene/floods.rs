@@ -1,7 +1,17 @@
 //! Floods over HTTP/2: each costs the gate a bounded amount of memory, and others are served meanwhile.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
+use bytes::Bytes;
+use http::Response;
+use http_body::Frame;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     time::timeout,
@@ -14,7 +24,10 @@ use super::{
     },
     process::{MIB, Process, Witness},
 };
-use crate::support::{eventually, upstream::RawUpstream};
+use crate::support::{
+    eventually,
+    upstream::{RawUpstream, StreamBody, TestUpstream},
+};
 
 /// How long a flood may go on.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -78,7 +91,11 @@ fn stream(number: usize) -> u32 {
 /// Runs it against a gate of its own: what it took, and that it was bounded.
 async fn survives(name: &str, attack: impl AsyncFn(SocketAddr) -> usize) {
     let upstream = api().await;
-    let gate = Process::start("", &upstream.route("auth = \"none\"")).await;
+    survives_before(&upstream.route("auth = \"none\""), LIMIT, name, attack).await;
+}
+
+async fn survives_before(route: &str, limit: usize, name: &str, attack: impl AsyncFn(SocketAddr) -> usize) {
+    let gate = Process::start("", route).await;
     let witness = Witness::of(gate.address());
     witness.is_served(3).await;
     let (files, memory, cpu) = (gate.open_files(), gate.memory(), gate.cpu());
@@ -88,7 +105,7 @@ async fn survives(name: &str, attack: impl AsyncFn(SocketAddr) -> usize) {
     let (peak, used) = (gate.peak().saturating_sub(memory), gate.cpu().saturating_sub(cpu));
     let (served, longest) = witness.end().await;
     println!("{name}: {sent} sent, {} KiB, {used:?} of CPU; others: {served}, {longest:?} at most", peak / 1024);
-    assert!(peak < LIMIT, "{name} took {} MiB", peak / MIB);
+    assert!(peak < limit, "{name} took {} MiB", peak / MIB);
     assert!(longest < Duration::from_secs(10), "{name}: others waited for {longest:?}");
     eventually("nothing is left of it", async || gate.open_files() <= files + 4).await;
 }
@@ -246,25 +263,63 @@ async fn frames_that_say_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn answers_that_nobody_takes() {
     for (name, window) in [("windows of nothing", 0), ("windows of a byte", 1)] {
-        survives(name, async |address| {
-            let mut connections = Vec::new();
-            for _ in 0..2 {
-                let mut connection = Http2::with_settings(address, &setting(4, window)).await;
-                for number in 0..200 {
-                    connection.send(get(stream(number), "/big")).await;
-                }
-                connections.push(connection);
-            }
-            // Each is answered, and stands.
-            for connection in &mut connections {
-                let mut answered = 0;
-                while answered < 200 {
-                    let frame = connection.next().await.expect("answers");
-                    answered += usize::from(frame.kind == HEADERS);
-                }
-            }
-            400
-        })
-        .await;
+        survives(name, async |address| untaken(address, 200, window).await.len() * 200).await;
     }
+}
+
+/// Over HTTP/2 an upstream sends of each of them what its window lets through.
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_over_http2_that_nobody_takes() {
+    let (upstream, sent) = (TestUpstream::start().await, Arc::new(AtomicUsize::new(0)));
+    let count = Arc::clone(&sent);
+    upstream.handle(move |request| {
+        let count = Arc::clone(&count);
+        async move {
+            let (frames, body) = StreamBody::channel();
+            if request.uri().path() == "/witness" {
+                return Response::new(StreamBody::from("ok"));
+            }
+            tokio::spawn(async move {
+                while frames.send(Ok(Frame::data(Bytes::from_static(&[b'x'; 16_384])))).await.is_ok() {
+                    count.fetch_add(1, Ordering::SeqCst);
+                }
+            });
+            Response::new(body)
+        }
+    });
+    let route = format!("[[routes]]\nupstream = \"{}\"\nauth = \"none\"\nprotocol = \"http2\"\n", upstream.url());
+    // Fewer of them, for upstreams have limits of their own; in two connections, so half of what the others may take.
+    let attack = async |address| {
+        let connections = untaken(address, 75, 0).await;
+        let (mut before, mut times) = (0, 0);
+        let stands = async || {
+            let now = sent.load(Ordering::SeqCst);
+            times = if now == before { times + 1 } else { 0 };
+            before = now;
+            times > 60
+        };
+        eventually("nothing more is sent", stands).await;
+        connections.len() * 75
+    };
+    survives_before(&route, LIMIT / 2, "windows of nothing, from HTTP/2", attack).await;
+}
+
+/// So many requests in each of two connections, whose answers begin and stand.
+async fn untaken(address: SocketAddr, each: usize, window: u32) -> Vec<Http2> {
+    let mut connections = Vec::new();
+    for _ in 0..2 {
+        let mut connection = Http2::with_settings(address, &setting(4, window)).await;
+        for number in 0..each {
+            connection.send(get(stream(number), "/big")).await;
+        }
+        connections.push(connection);
+    }
+    for connection in &mut connections {
+        let mut answered = 0;
+        while answered < each {
+            let frame = connection.next().await.expect("answers");
+            answered += usize::from(frame.kind == HEADERS);
+        }
+    }
+    connections
 }

@@ -19,7 +19,7 @@ use super::{Api, metric, nowhere, route};
 use crate::support::{
     client::{Client, Reply, request},
     gate::TestGate,
-    upstream::StreamBody,
+    upstream::{RawUpstream, StreamBody},
 };
 
 const RETRIES: &str = "portcullis_upstream_retries_total{route=\"several\"}";
@@ -150,6 +150,107 @@ async fn attempts_are_counted_and_may_be_one() {
     }
     // Each was asked once, since another one is tried each time.
     assert!(cutters.iter().all(|cutter| cutter.requests() >= 1));
+}
+
+/// Answers the first so many requests and keeps the connection; whatever comes later is read, and the connection closed.
+async fn ill_after(answers: usize) -> (RawUpstream, Arc<AtomicUsize>) {
+    let requests = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&requests);
+    let upstream = RawUpstream::start(move |mut stream, _| {
+        let count = Arc::clone(&count);
+        async move {
+            let mut read = Vec::new();
+            while matches!(stream.read_buf(&mut read).await, Ok(1..)) {
+                if !read.ends_with(b"\r\n\r\n") {
+                    continue;
+                }
+                read.clear();
+                if count.fetch_add(1, Ordering::SeqCst) >= answers {
+                    return;
+                }
+                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
+            }
+        }
+    })
+    .await;
+    (upstream, requests)
+}
+
+/// A kept connection that breaks off when the request has come is a try like any other, but that the request takes another one in any case.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_sent_over_a_kept_connection_is_counted() {
+    for (attempts, expected) in [(1, 2), (2, 2), (3, 3)] {
+        let (upstream, requests) = ill_after(2).await;
+        let settings = format!("retries.attempts = {attempts}\nejection.failures = 0");
+        let gate = TestGate::start(&route(&[upstream.address()], &settings)).await;
+        let mut clients = [Client::http1(gate.address()).await, Client::http1(gate.address()).await];
+        let get = || request(Version::HTTP_11, Method::GET, "/", "").body(StreamBody::from("")).unwrap();
+        // Two connections are kept.
+        let [one, other] = &mut clients;
+        let (first, second) = tokio::join!(one.fetch(get()), other.fetch(get()));
+        assert_eq!((first.status.as_u16(), second.status.as_u16()), (200, 200));
+        assert_eq!(one.fetch(get()).await.status, 502);
+        assert_eq!(requests.load(Ordering::SeqCst) - 2, expected, "{attempts} attempts");
+        assert_eq!(metric(&gate, RETRIES).await, expected as u64 - 1);
+    }
+}
+
+/// An upstream that refuses a stream (RFC 9113 §8.7) is asked once more over the connection that is there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_stream_opens_no_connection() {
+    let (connections, requests) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let counts = (Arc::clone(&connections), Arc::clone(&requests));
+    let upstream = RawUpstream::start(move |mut stream, _| {
+        let (connections, requests) = (Arc::clone(&counts.0), Arc::clone(&counts.1));
+        async move {
+            connections.fetch_add(1, Ordering::SeqCst);
+            let mut preface = [0; 24];
+            let _ = stream.read_exact(&mut preface).await;
+            // Empty settings.
+            let _ = stream.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await;
+            let mut head = [0; 9];
+            while stream.read_exact(&mut head).await.is_ok() {
+                let mut payload = vec![0; usize::from(head[1]) << 8 | usize::from(head[2])];
+                let _ = stream.read_exact(&mut payload).await;
+                // Settings are acknowledged, and requests refused.
+                if head[3] == 4 && head[4] == 0 {
+                    let _ = stream.write_all(&[0, 0, 0, 4, 1, 0, 0, 0, 0]).await;
+                } else if head[3] == 1 {
+                    requests.fetch_add(1, Ordering::SeqCst);
+                    let refused = [&[0, 0, 4, 3, 0], &head[5..9], &[0, 0, 0, 7]].concat();
+                    let _ = stream.write_all(&refused).await;
+                }
+            }
+        }
+    })
+    .await;
+    let settings = "protocol = \"http2\"\nejection.failures = 0";
+    let gate = TestGate::start(&route(&[upstream.address()], settings)).await;
+    for sent in [2, 4, 6] {
+        assert_eq!(send(&gate, Method::GET, "").await.status, 502);
+        assert_eq!((connections.load(Ordering::SeqCst), requests.load(Ordering::SeqCst)), (1, sent));
+    }
+    assert_eq!(metric(&gate, RETRIES).await, 3);
+}
+
+/// As many as ask at once wait for one connection, and hear of its failure together.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_connection_is_made_for_all_who_wait() {
+    let gate = TestGate::start("[[routes]]\nupstream = \"{upstream}\"\nauth = \"none\"\nprotocol = \"http2\"\n").await;
+    let mut clients = Vec::new();
+    for _ in 0..30 {
+        clients.push(Client::http1(gate.address()).await);
+    }
+    let before = gate.upstream.connections();
+    let mut asking = JoinSet::new();
+    for mut client in clients {
+        asking.spawn(async move {
+            let request = request(Version::HTTP_11, Method::GET, "/", "").body(StreamBody::from("")).unwrap();
+            client.fetch(request).await.status.as_u16()
+        });
+    }
+    assert_eq!(asking.join_all().await, [200; 30]);
+    assert_eq!(gate.upstream.connections() - before, 1);
 }
 
 /// All of them are ill: most requests are not sent twice.
