@@ -317,8 +317,10 @@ impl Judge {
                 if lags {
                     judge.0.sessions.record(&known.session).await;
                 }
-                // The store took its time, and a marker may have come meanwhile.
-                judge.reconsider(&policy, &known, &mut decision).await;
+                // The store took its time, and a marker may have come meanwhile. Where it told nothing, it is not asked again.
+                if !decision.stale {
+                    judge.reconsider(&policy, &known, &mut decision).await;
+                }
             }
             if decision.reason() == Some(Reason::IdleTimeout) && policy.mode == Mode::Enforce {
                 judge.end(claims, case.now).await;

@@ -34,6 +34,7 @@ use crate::{
     upstream::{
         Body, Upstream,
         fields::{self, Arrival, Downstream},
+        tunnel::{Hold, Traffic},
     },
     verdict::Reason,
 };
@@ -157,6 +158,13 @@ impl Gateway {
         if let Some(entry) = &mut entry {
             entry.answered(&response, route.map(|route| Arc::clone(&route.gate.policy().name)));
         }
+        if let (Some(traffic), Some(hold)) =
+            (response.extensions_mut().remove::<Arc<Traffic>>(), response.extensions().get::<Hold>())
+            && let Some(mut entry) = entry.take()
+        {
+            entry.follow(traffic);
+            hold.keep(entry);
+        }
         let limits = route.and_then(|route| route.limits.as_ref());
         let place = limits.and_then(|_| response.extensions_mut().remove::<Place>());
         response.map(|body| Ending::new(body, entry, place))
@@ -206,6 +214,10 @@ impl Gateway {
             request_id::put(request.headers_mut(), id.clone());
         }
         if self.own.owns(request.uri().path()) {
+            // None of them is a WebSocket, and any success would be taken for one.
+            if handshake.is_some_and(|handshake| handshake.is_extended_connect) {
+                return (form::Unserved::Method.answer(), None);
+            }
             // Boxed: every connection has room for what serves its requests, and few of them come here.
             return (Box::pin(self.own.serve(request, &arrival.downstream)).await, None);
         }
@@ -218,7 +230,12 @@ impl Gateway {
             return (answer, Some(route));
         }
         if let Some(handshake) = handshake {
-            if upgrade::is_forged(&route.gate.policy().sources, &self.own.origins, request.headers()) {
+            if upgrade::is_forged(
+                &route.gate.policy().sources,
+                &self.own.origins,
+                request.headers(),
+                &arrival.downstream,
+            ) {
                 let detail = "A page of this origin must not open WebSockets here.";
                 return (problem::response(StatusCode::FORBIDDEN, "origin", detail), Some(route));
             }

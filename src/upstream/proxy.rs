@@ -200,7 +200,7 @@ impl Shared {
         drop(asked);
         let Failed { error, again } = failed;
         match &error {
-            error if error.is_the_clients() => {}
+            error if error.is_no_failure() => {}
             UpstreamError::Connect(_) => self.endpoints.unreachable(&endpoint),
             _ => self.endpoints.failed(&endpoint),
         }

@@ -5,7 +5,7 @@ use std::{
     pin::{Pin, pin},
 };
 
-use http::{Request, Response, StatusCode, Version};
+use http::{Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -133,7 +133,7 @@ impl Shared {
 
     /// Likewise over HTTP/2, where a failure may be one of the connection that all requests share, or of the request alone: then it is
     /// sent once more over the same connection.
-    async fn send_http2(
+    pub(super) async fn send_http2(
         &self,
         pool: &Http2Pool,
         mut request: Outbound,
@@ -174,11 +174,15 @@ impl Shared {
     /// Errors come with whether the request was sent.
     async fn try_http2(
         &self,
-        Http2Connection { mut sender, .. }: Http2Connection,
+        connection: Http2Connection,
         request: Outbound,
         upload: Option<&Upload>,
         waiting: &Waiting,
     ) -> Result<Response<Incoming>, (Failed, bool)> {
+        if *request.method() == Method::CONNECT {
+            self.may_connect(&connection).await.map_err(|error| (error.into(), false))?;
+        }
+        let Http2Connection { mut sender, .. } = connection;
         let spare = again(&request);
         let response = sender.try_send_request(*request);
         // A request that came too late for the connection is given back when the last sender goes.
