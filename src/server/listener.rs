@@ -11,7 +11,8 @@ use tokio::{
 };
 
 use super::{
-    connection,
+    ListenerSettings, connection,
+    crowd::{Crowd, Member},
     current::CurrentGateway,
     hand_over::{self, Probe},
     socket::{Accepted, Bound, ListenAddress, Listening},
@@ -35,6 +36,7 @@ pub struct Service {
 pub struct Held {
     _open: Open,
     _slot: OwnedSemaphorePermit,
+    _member: Option<Member>,
 }
 
 /// Serves `sockets` until the gate drains; then lets requests and tunnels that are under way end, for `drain_timeout` at most, and
@@ -49,10 +51,15 @@ pub async fn run(sockets: Sockets, service: Service) -> bool {
     let end = EndOnDrop(drain.clone());
     let slots = Arc::new(Semaphore::new(gateways.load().listener().max_connections.min(Semaphore::MAX_PERMITS)));
     let Sockets { open, waiting, ready, listening } = sockets;
-    let mut acceptors = JoinSet::new();
+    let (mut acceptors, crowd) = (JoinSet::new(), Crowd::default());
     let mut accept = |socket| {
-        let acceptor =
-            Acceptor { socket, service: service.clone(), slots: Arc::clone(&slots), probe: Probe::default() };
+        let acceptor = Acceptor {
+            socket,
+            service: service.clone(),
+            slots: Arc::clone(&slots),
+            crowd: crowd.clone(),
+            probe: Probe::default(),
+        };
         acceptors.spawn(acceptor.run());
     };
     open.into_iter().for_each(&mut accept);
@@ -139,6 +146,7 @@ struct Acceptor {
     socket: Listening,
     service: Service,
     slots: Arc<Semaphore>,
+    crowd: Crowd,
     probe: Probe,
 }
 
@@ -163,7 +171,10 @@ impl Acceptor {
 
     /// Has another process take over, if there is one.
     async fn leave(&self, address: SocketAddr) {
-        if hand_over::lead_away(&self.socket, address, &self.probe).await {
+        // Connections that are idle end with the drain, and make room.
+        drop(timeout(hand_over::UNDER_WAY, self.slots.acquire()).await);
+        let is_full = || self.slots.available_permits() == 0;
+        if hand_over::lead_away(&self.socket, address, &self.probe, is_full).await {
             tracing::info!(%address, "another process takes new connections from now on");
             sleep(hand_over::UNDER_WAY).await;
         }
@@ -191,8 +202,27 @@ impl Acceptor {
         {
             return;
         }
-        let held = Held { _open: Open::new(self.service.gateways.load().connections()), _slot: slot };
+        let gateway = self.service.gateways.load();
+        let Ok(member) = self.admit(&accepted, gateway.listener()) else { return };
+        let held = Held { _open: Open::new(gateway.connections()), _slot: slot, _member: member };
         connections.spawn(connection::serve(accepted, held, self.service.clone()));
+    }
+}
+
+impl Acceptor {
+    /// Counts a connection among those of its address, where they are limited. `Err`: there are too many.
+    fn admit(&self, accepted: &Accepted, settings: &ListenerSettings) -> Result<Option<Member>, ()> {
+        let (Some(most), Accepted::Tcp(_, peer)) = (settings.max_connections_per_address, accepted) else {
+            return Ok(None);
+        };
+        if settings.trusts(Some(peer.ip().to_canonical())) {
+            return Ok(None);
+        }
+        let member = self.crowd.enter(peer.ip(), most);
+        if member.is_none() {
+            tracing::debug!(network.peer.address = %peer.ip(), "connection is closed: its address has as many as it may");
+        }
+        member.map(Some).ok_or(())
     }
 }
 
