@@ -74,6 +74,7 @@ pub async fn serve(accepted: Accepted, held: Held, service: Service) {
     let interim = (!speaks_http2).then(Interim::default);
     let seen = Seen::default();
     let downstream = Downstream { interim: interim.clone(), drain: drain.clone(), ..downstream };
+    let refusals = gateway.refusals(downstream.peer.clone());
     let peer = Peer::new(downstream, &gateway);
     let progress = Progress::since(gateway.in_flight(), at);
     drop(gateway);
@@ -121,7 +122,7 @@ pub async fn serve(accepted: Accepted, held: Held, service: Service) {
             }
         }
     } else {
-        let strict = Strict::new(stream, Arc::clone(&progress), seen, interim.unwrap_or_default());
+        let strict = Strict::new(stream, Arc::clone(&progress), seen, interim.unwrap_or_default(), refusals);
         let mut connection = pin!(http1(&settings).serve_connection(TokioIo::new(strict), service).with_upgrades());
         tokio::select! {
             biased;

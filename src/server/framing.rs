@@ -15,6 +15,7 @@ mod tests;
 
 use memchr::{memchr, memchr_iter};
 
+pub(super) use self::stream::Refusals;
 pub(super) use self::stream::{Seen, Strict};
 
 /// What a connection has sent so far, as far as it matters here.

@@ -1,6 +1,15 @@
 //! Accepts connections, up to a limit, until it drains.
 
-use std::{io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use futures_util::future::BoxFuture;
 use prometheus_client::metrics::gauge::Gauge;
@@ -50,7 +59,7 @@ pub async fn run(sockets: Sockets, service: Service) -> bool {
     let (gateways, drain) = (service.gateways.clone(), service.drain.clone());
     let end = EndOnDrop(drain.clone());
     let slots = Arc::new(Semaphore::new(gateways.load().listener().max_connections.min(Semaphore::MAX_PERMITS)));
-    let Sockets { open, waiting, ready, listening } = sockets;
+    let Sockets { open, waiting, ready, listening, deaf } = sockets;
     let (mut acceptors, crowd) = (JoinSet::new(), Crowd::default());
     let mut accept = |socket| {
         let acceptor = Acceptor {
@@ -64,7 +73,7 @@ pub async fn run(sockets: Sockets, service: Service) -> bool {
     };
     open.into_iter().for_each(&mut accept);
     if !waiting.is_empty() && drain.begun().run_until_cancelled(ready).await.is_some() {
-        waiting.into_iter().filter_map(listen).for_each(&mut accept);
+        listen_all(waiting, &deaf).into_iter().for_each(&mut accept);
     }
     // Nobody waits for it any more when the gate is dropped.
     let _ = listening.send(());
@@ -103,6 +112,7 @@ pub struct Sockets {
     waiting: Vec<Bound>,
     ready: BoxFuture<'static, ()>,
     listening: oneshot::Sender<()>,
+    deaf: Arc<AtomicBool>,
 }
 
 impl Sockets {
@@ -121,8 +131,22 @@ impl Sockets {
         };
         let open = now.into_iter().map(listen).collect::<Result<_, _>>()?;
         let (listening, told) = oneshot::channel();
-        Ok((Self { open, waiting, ready: Box::pin(ready), listening }, told))
+        Ok((Self { open, waiting, ready: Box::pin(ready), listening, deaf: Arc::default() }, told))
     }
+
+    /// Whether one of those that waited could not be listened on in the end.
+    #[must_use]
+    pub fn deaf(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.deaf)
+    }
+}
+
+/// Listens on all of them that can be; `deaf`: one cannot.
+fn listen_all(waiting: Vec<Bound>, deaf: &AtomicBool) -> Vec<Listening> {
+    let count = waiting.len();
+    let open: Vec<_> = waiting.into_iter().filter_map(listen).collect();
+    deaf.store(open.len() < count, Ordering::Relaxed);
+    open
 }
 
 fn listen(socket: Bound) -> Option<Listening> {
@@ -260,6 +284,29 @@ async fn accept(socket: &Listening, slots: &Arc<Semaphore>) -> Option<(Accepted,
                 sleep(Duration::from_millis(50)).await;
             }
             None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::socket::{SocketOptions, bind};
+
+    #[tokio::test]
+    async fn who_cannot_listen_in_the_end_is_deaf() {
+        let directory = tempfile::tempdir().unwrap();
+        let options = SocketOptions { shared: true, unix_mode: 0o660 };
+        for is_gone in [false, true] {
+            let path = directory.path().join(format!("{is_gone}"));
+            std::fs::create_dir(&path).unwrap();
+            let bound = bind(&ListenAddress::Unix(path.join("gate.sock")), options).unwrap();
+            if is_gone {
+                std::fs::remove_dir_all(path).unwrap();
+            }
+            let deaf = AtomicBool::new(false);
+            assert_eq!(listen_all(bound, &deaf).len(), usize::from(!is_gone));
+            assert_eq!(deaf.load(Ordering::Relaxed), is_gone);
         }
     }
 }

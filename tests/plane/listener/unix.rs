@@ -46,9 +46,8 @@ async fn a_gate_listens_at_a_unix_socket_and_an_address() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_proxy_at_a_unix_socket_can_be_trusted() {
     let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("gate.sock");
     for believes in [false, true] {
-        is_trusted(&path, believes).await;
+        is_trusted(&directory.path().join(format!("{believes}.sock")), believes).await;
     }
 }
 
