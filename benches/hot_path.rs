@@ -35,7 +35,7 @@ use portcullis::{
     gate::{
         GateLayer, Judge, Policy,
         judge::Parts,
-        tokens::{KnownToken, TokenCache},
+        tokens::{KnownToken, TokenCache, TokenDigest},
         verdicts::VerdictMetrics,
     },
     marker::{
@@ -105,12 +105,12 @@ fn token_cache(criterion: &mut Criterion) {
     let known: Vec<_> = tokens.iter().map(|token| (token, bench.known(token))).collect();
     for (name, count) in [("hit/1k", 1000), ("hit/50k", 50_000)] {
         let cache = TokenCache::new(256 << 20);
-        known[..count].iter().for_each(|(token, known)| cache.insert(token, known));
+        known[..count].iter().for_each(|(token, known)| cache.insert(known, token.len()));
         cache.maintain();
         let mut next = tokens[..count].iter().cycle();
         group.bench_function(name, |bencher| {
             bencher.iter(|| {
-                let found = next.next().and_then(|token| cache.get(black_box(token)));
+                let found = next.next().and_then(|token| cache.get(black_box(token.as_bytes())));
                 assert!(found.is_some());
                 found
             });
@@ -410,10 +410,12 @@ impl Bench {
     }
 
     fn known(&self, token: &str) -> Arc<KnownToken> {
+        let digest = TokenDigest::of(token.as_bytes());
         match self.verifier.verify(token) {
             Ok(token) => {
                 let marks = self.ledger.cache().marks(&token.claims);
-                Arc::new(KnownToken { token, marks, trace: Trace::default(), session: TokenSession::default() })
+                let (trace, session) = (Trace::default(), TokenSession::default());
+                Arc::new(KnownToken { digest, token, marks, trace, session })
             }
             Err(error) => panic!("a token does not verify: {error}"),
         }

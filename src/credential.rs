@@ -35,10 +35,10 @@ pub enum Credential<'a> {
     Absent,
     /// More than one token, or a malformed one.
     Malformed,
-    /// One token, not yet looked at.
+    /// One token, not yet verified.
     Bearer {
         /// The token.
-        token: &'a str,
+        token: &'a [u8],
         /// The only issuer whose tokens its place may carry.
         only: Option<&'a IssuerName>,
         /// Whether a browser sends it by itself.
@@ -50,6 +50,24 @@ impl CredentialSources {
     /// Finds the token of a request.
     #[must_use]
     pub fn find<'a>(&'a self, fields: &'a HeaderMap) -> Credential<'a> {
+        self.find_or_recognise(fields, |_| false)
+    }
+
+    /// The same. What `is_token` knows as a well-formed token is not looked at once more: every character of every token would be.
+    #[must_use]
+    pub fn find_or_recognise<'a>(
+        &'a self,
+        fields: &'a HeaderMap,
+        mut is_token: impl FnMut(&[u8]) -> bool,
+    ) -> Credential<'a> {
+        let mut b64token = |value: &'a [u8], only: Option<&'a IssuerName>, ambient: bool| {
+            let token = value.trim_ascii_end();
+            if is_token(token) || is_b64token(token) {
+                Credential::Bearer { token, only, ambient }
+            } else {
+                Credential::Malformed
+            }
+        };
         let mut found = Credential::Absent;
         let mut add = |next: Credential<'a>| {
             found = match (found, next) {
@@ -60,7 +78,11 @@ impl CredentialSources {
         };
         let mut authorizations = fields.get_all(header::AUTHORIZATION).iter();
         if let Some(value) = authorizations.next() {
-            add(bearer(value.as_bytes()));
+            add(match bearer(value.as_bytes()) {
+                Bearer::No => Credential::Absent,
+                Bearer::Malformed => Credential::Malformed,
+                Bearer::Token(token) => b64token(token, None, false),
+            });
             if authorizations.next().is_some() {
                 return Credential::Malformed;
             }
@@ -140,19 +162,28 @@ fn merge<N: Clone + PartialEq>(places: Box<[Source<N>]>, others: &[Source<N>]) -
     all.into()
 }
 
+/// What an `Authorization` field holds.
+enum Bearer<'a> {
+    /// Another scheme.
+    No,
+    Malformed,
+    /// What comes after the scheme.
+    Token(&'a [u8]),
+}
+
 /// `Bearer 1*SP b64token`
-fn bearer(value: &[u8]) -> Credential<'_> {
+fn bearer(value: &[u8]) -> Bearer<'_> {
     let is_space = |byte: &u8| matches!(byte, b' ' | b'\t');
     let (scheme, rest) = value.split_at(value.iter().position(is_space).unwrap_or(value.len()));
     if !scheme.eq_ignore_ascii_case(b"bearer") {
-        return Credential::Absent;
+        return Bearer::No;
     }
     // A tab is no separator, and some take it for one.
     if !rest.starts_with(b" ") {
-        return Credential::Malformed;
+        return Bearer::Malformed;
     }
     let token = rest.trim_ascii_start();
-    b64token(token.strip_suffix(b" ").unwrap_or(token), None, false)
+    Bearer::Token(token.strip_suffix(b" ").unwrap_or(token))
 }
 
 /// Whether these are characters of a `b64token`, padding aside. Without branches, since every byte of every token is looked at: so
@@ -171,17 +202,10 @@ fn are_b64token(characters: &[u8]) -> bool {
 }
 
 /// `1*( ALPHA / DIGIT / "-" / "." / "_" / "~" / "+" / "/" ) *"="`
-fn b64token<'a>(value: &'a [u8], only: Option<&'a IssuerName>, ambient: bool) -> Credential<'a> {
-    let body = value.trim_ascii_end();
-    let padding = body.iter().rev().take_while(|&&byte| byte == b'=').count();
-    let characters = &body[..body.len() - padding];
-    if characters.is_empty() || !are_b64token(characters) {
-        return Credential::Malformed;
-    }
-    match str::from_utf8(body) {
-        Ok(token) => Credential::Bearer { token, only, ambient },
-        Err(_) => Credential::Malformed,
-    }
+fn is_b64token(value: &[u8]) -> bool {
+    let padding = value.iter().rev().take_while(|&&byte| byte == b'=').count();
+    let characters = &value[..value.len() - padding];
+    !characters.is_empty() && are_b64token(characters)
 }
 
 /// `name=value` pairs of a `Cookie` field (RFC 6265 §4.2.1); quotes around a value are dropped.
@@ -226,7 +250,7 @@ mod tests {
         for case in cases {
             let fields = fields(&[*case]);
             let sources = sources();
-            assert!(matches!(sources.find(&fields), Credential::Bearer { token: "a.b.c", .. }), "{case:?}");
+            assert!(matches!(sources.find(&fields), Credential::Bearer { token: b"a.b.c", .. }), "{case:?}");
         }
     }
 

@@ -12,7 +12,7 @@
 //! - [`transport`]: how an endpoint is reached: TCP, TLS, Unix sockets.
 //! - [`interim`]: interim responses on their way back.
 //! - `outbound`: a request as its upstream gets it; `send`: one try; [`error`]: why there is no response.
-//! - `websocket`: handshakes of WebSockets; [`tunnel`]: what passes after them.
+//! - `websocket`: handshakes of WebSockets; `settled`: whether an upstream of HTTP/2 takes them; [`tunnel`]: what passes after them.
 //! - [`proxy`]: the service that puts them together.
 
 pub mod balance;
@@ -32,6 +32,7 @@ pub mod proxy;
 pub mod resolve;
 pub mod retry;
 mod send;
+mod settled;
 pub mod transport;
 pub mod tunnel;
 mod websocket;

@@ -23,7 +23,7 @@ mod upstream;
 use std::{
     fs,
     net::SocketAddr,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, ExitCode, Stdio},
     sync::Arc,
     time::Duration,
@@ -119,9 +119,9 @@ struct Arguments {
     /// The kinds of requests; all of them unless given
     #[arg(value_name = "KIND")]
     cases: Vec<String>,
-    /// Keep what callgrind wrote about the long run in this directory, for `callgrind_annotate`
+    /// Keep what callgrind wrote about both runs in this directory, for `callgrind_annotate`
     #[arg(long, value_name = "DIRECTORY")]
-    keep: Option<std::path::PathBuf>,
+    keep: Option<PathBuf>,
     /// What `cargo bench` adds
     #[arg(long, hide = true)]
     bench: bool,
@@ -160,8 +160,9 @@ async fn run(arguments: &Arguments) -> anyhow::Result<bool> {
             Tokens::Bad => tokens[..].iter().map(tokens::with_bad_signature).collect::<anyhow::Result<_>>()?,
         };
         let bench = Bench { case, issuer: &issuer, upstream, tokens };
-        let few = bench.count(FEW, None).await?;
-        let many = bench.count(FEW + MORE, arguments.keep.as_deref()).await?;
+        let keep = |run| arguments.keep.as_deref().map(|directory| directory.join(format!("{}.{run}", case.name)));
+        let few = bench.count(FEW, keep("few")).await?;
+        let many = bench.count(FEW + MORE, keep("many")).await?;
         let measured = many.saturating_sub(few) / MORE as u64;
         let ratio = measured as f64 / case.instructions as f64;
         println!("{:<14} {measured:>12} {:>12} {ratio:>7.2}", case.name, case.instructions);
@@ -184,7 +185,7 @@ struct Bench<'a> {
 
 impl Bench<'_> {
     /// The instructions of a gate that serves so many requests.
-    async fn count(&self, requests: usize, keep: Option<&Path>) -> anyhow::Result<u64> {
+    async fn count(&self, requests: usize, keep: Option<PathBuf>) -> anyhow::Result<u64> {
         let directory = tempfile::tempdir()?;
         let path = |name: &str| directory.path().join(name);
         fs::write(path("jwks.json"), self.issuer.jwks().to_string())?;
@@ -215,8 +216,8 @@ impl Bench<'_> {
         gate.stop().await?;
         let written = fs::read_to_string(path("callgrind"))?;
         if let Some(keep) = keep {
-            fs::create_dir_all(keep)?;
-            fs::write(keep.join(format!("callgrind.{}", self.case.name)), &written)?;
+            keep.parent().map_or(Ok(()), fs::create_dir_all)?;
+            fs::write(keep, &written)?;
         }
         let total = written.lines().rev().find_map(|line| line.strip_prefix("totals: "));
         Ok(total.context("callgrind wrote no total")?.trim().parse()?)

@@ -8,11 +8,11 @@ use tokio::time::{Instant, timeout_at};
 
 use super::{
     policy::{Authentication, Mode, Policy},
-    tokens::{KnownToken, TokenCache},
+    tokens::{KnownToken, TokenCache, TokenDigest},
     verdicts::VerdictMetrics,
 };
 use crate::{
-    activity::Recorder,
+    activity::{Recorder, Trace},
     clock::{Clock, Timestamp},
     credential::Credential,
     marker::{Known, Marker, MarkerKey, MarkerRecord, Source, ledger::Ledger},
@@ -162,12 +162,17 @@ impl Judge {
         if policy.authentication == Authentication::None {
             return Judgement::Decided(self.pass());
         }
-        match policy.sources.find(fields) {
+        let mut known = None;
+        let credential = policy.sources.find_or_recognise(fields, |token| {
+            known = self.0.tokens.get(token);
+            known.is_some()
+        });
+        match credential {
             Credential::Absent if policy.authentication == Authentication::Optional => Judgement::Decided(self.pass()),
             Credential::Absent => Judgement::Decided(self.without_token(policy, Presented::Nothing)),
             Credential::Malformed => Judgement::Decided(self.without_token(policy, Presented::Malformed)),
             Credential::Bearer { token, only, .. } => {
-                self.judge_token(policy, token, only, policy.activity.counts(fields))
+                self.judge_token(policy, token, known, only, policy.activity.counts(fields))
             }
         }
     }
@@ -236,42 +241,54 @@ impl Judge {
         }
     }
 
-    fn judge_token(&self, policy: &Arc<Policy>, token: &str, only: Option<&IssuerName>, counts: bool) -> Judgement {
-        let known = match self.know(token) {
-            Ok(known) => known,
-            Err(Unverified::Fault(fault)) => {
-                return Judgement::Decided(self.unverified(policy, &Unverified::Fault(fault)));
-            }
-            Err(_) => return self.judge_later(policy, token, only, counts, None),
+    fn judge_token(
+        &self,
+        policy: &Arc<Policy>,
+        token: &[u8],
+        known: Option<Arc<KnownToken>>,
+        only: Option<&IssuerName>,
+        counts: bool,
+    ) -> Judgement {
+        let known = match (known, str::from_utf8(token)) {
+            (Some(known), _) => known,
+            (None, Err(_)) => return Judgement::Decided(self.without_token(policy, Presented::Malformed)),
+            (None, Ok(token)) => match self.verify(token) {
+                Ok(known) => known,
+                Err(Unverified::Fault(fault)) => {
+                    return Judgement::Decided(self.unverified(policy, &Unverified::Fault(fault)));
+                }
+                Err(_) => return self.judge_later(policy, Err(token), only, counts),
+            },
         };
         if let Err(unverified) = check_place(policy, only, &known) {
             return Judgement::Decided(self.unverified(policy, &unverified));
         }
         let Some(markers) = self.0.ledger.recall(&known.marks) else {
-            return self.judge_later(policy, token, only, counts, Some(known));
+            return self.judge_later(policy, Ok(known), only, counts);
         };
         let case = self.case(policy, Presented::Verified(&known.token.claims), Knowledge::Current(&markers));
         match self.recall_lifetime(policy, &known, &case) {
             Some(lifetime) if !(counts && self.0.sessions.lags(&known.session, case.now)) => {
-                Judgement::Decided(self.decide(policy, token, &known, &Case { lifetime, ..case }, counts))
+                Judgement::Decided(self.decide(policy, &known, &Case { lifetime, ..case }, counts))
             }
-            _ => self.judge_later(policy, token, only, counts, Some(known)),
+            _ => self.judge_later(policy, Ok(known), only, counts),
         }
     }
 
+    /// `token`: its text, if its issuer has to be asked for keys.
     fn judge_later(
         &self,
         policy: &Arc<Policy>,
-        token: &str,
+        token: Result<Arc<KnownToken>, &str>,
         only: Option<&IssuerName>,
         counts: bool,
-        known: Option<Arc<KnownToken>>,
     ) -> Judgement {
-        let (judge, policy, token, only) = (self.clone(), Arc::clone(policy), Box::<str>::from(token), only.cloned());
+        let (judge, policy, only) = (self.clone(), Arc::clone(policy), only.cloned());
+        let token = token.map_err(Box::<str>::from);
         Judgement::Pending(Box::pin(async move {
-            let known = match known {
-                Some(known) => known,
-                None => match judge.fetch(&token).await {
+            let known = match token {
+                Ok(known) => known,
+                Err(token) => match judge.fetch(&token).await {
                     Ok(known) => known,
                     Err(unverified) => return judge.unverified(&policy, &unverified),
                 },
@@ -294,14 +311,16 @@ impl Judge {
             };
             let case = Case { lifetime, ..judge.case(&policy, Presented::Verified(claims), knowledge) };
             let lags = counts && judge.0.sessions.lags(&known.session, case.now);
-            let decision = judge.decide(&policy, &token, &known, &case, counts);
+            let decision = judge.decide(&policy, &known, &case, counts);
             let mut decision = Decision { since: Some(since), ..decision };
             if decision.verdict == Some(Verdict::Admit) && (lags || recalled.is_none()) {
                 if lags {
                     judge.0.sessions.record(&known.session).await;
                 }
-                // The store took its time, and a marker may have come meanwhile.
-                judge.reconsider(&policy, &known, &mut decision).await;
+                // The store took its time, and a marker may have come meanwhile. Where it told nothing, it is not asked again.
+                if !decision.stale {
+                    judge.reconsider(&policy, &known, &mut decision).await;
+                }
             }
             if decision.reason() == Some(Reason::IdleTimeout) && policy.mode == Mode::Enforce {
                 judge.end(claims, case.now).await;
@@ -346,9 +365,12 @@ impl Judge {
 
     /// The verified token, from the cache or by verifying it with the keys at hand.
     fn know(&self, token: &str) -> Result<Arc<KnownToken>, Unverified> {
-        if let Some(known) = self.0.tokens.get(token) {
-            return Ok(known);
-        }
+        self.0.tokens.get(token.as_bytes()).map_or_else(|| self.verify(token), Ok)
+    }
+
+    /// The verified token, with the keys at hand.
+    fn verify(&self, token: &str) -> Result<Arc<KnownToken>, Unverified> {
+        self.0.tokens.miss();
         self.0.verifier.verify(token).map(|verified| self.keep(token, verified))
     }
 
@@ -365,12 +387,13 @@ impl Judge {
         }
         let marks = self.0.ledger.cache().marks(&verified.claims);
         let session = self.0.sessions.enter(&verified.claims);
-        let known = Arc::new(KnownToken { token: verified, marks, trace: crate::activity::Trace::default(), session });
-        self.0.tokens.insert(token, &known);
+        let digest = TokenDigest::of(token.as_bytes());
+        let known = Arc::new(KnownToken { digest, token: verified, marks, trace: Trace::default(), session });
+        self.0.tokens.insert(&known, token.len());
         known
     }
 
-    fn decide(&self, policy: &Policy, token: &str, known: &Arc<KnownToken>, case: &Case<'_>, counts: bool) -> Decision {
+    fn decide(&self, policy: &Policy, known: &Arc<KnownToken>, case: &Case<'_>, counts: bool) -> Decision {
         let claims = &known.token.claims;
         let mut decision = Decision::new(policy, case, true);
         match decision.verdict {
@@ -379,7 +402,7 @@ impl Judge {
                 self.0.sessions.touch(&known.session, claims, case.now);
                 decision.lifetime.touch(case.now);
             }
-            Some(Verdict::Refuse(Reason::TokenExpired | Reason::TokenLifetime)) => self.0.tokens.remove(token),
+            Some(Verdict::Refuse(Reason::TokenExpired | Reason::TokenLifetime)) => self.0.tokens.remove(known),
             _ => {}
         }
         decision.stale =

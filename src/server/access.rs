@@ -23,7 +23,7 @@ use crate::{
     gate::Admission,
     limit::{Excess, intake::Intake},
     telemetry::log::{self, AccessSettings},
-    upstream::fields::Downstream,
+    upstream::{fields::Downstream, tunnel::Traffic},
     verdict::Reason,
 };
 
@@ -47,6 +47,8 @@ pub(super) struct Entry {
     answer: Option<Answer>,
     sent: u64,
     is_complete: bool,
+    /// What passes after the response, where another protocol is spoken.
+    traffic: Option<Arc<Traffic>>,
 }
 
 /// What is noted on the way of a request: an extension of it.
@@ -115,6 +117,7 @@ impl Entry {
             answer: None,
             sent: 0,
             is_complete: false,
+            traffic: None,
         }
     }
 
@@ -140,6 +143,11 @@ impl Entry {
         self.sent += bytes as u64;
     }
 
+    /// What is spoken now is no HTTP: its bytes count, and its end is that of the response.
+    pub(super) fn follow(&mut self, traffic: Arc<Traffic>) {
+        self.traffic = Some(traffic);
+    }
+
     /// The response's body has ended.
     pub(super) const fn complete(&mut self) {
         self.is_complete = true;
@@ -147,6 +155,9 @@ impl Entry {
 
     /// Whether all of the response was sent. Nobody asks for the body of some.
     fn is_complete(&self) -> bool {
+        if let Some(traffic) = &self.traffic {
+            return traffic.has_ended();
+        }
         let bodiless = |answer: &Answer| self.method == Method::HEAD || matches!(answer.status, 204 | 304);
         self.is_complete || self.answer.as_ref().is_some_and(bodiless)
     }
@@ -168,6 +179,8 @@ impl Drop for Entry {
             Some(format!("{}#{:08x}", subject.issuer, subject.id.fingerprint()))
         };
         let client = self.client.map(tracing::field::display);
+        let (up, down) = self.traffic.as_ref().map_or((0, 0), |traffic| (traffic.up(), traffic.down()));
+        let received = self.notes.intake.get().map_or(0, |intake| intake.received());
         tracing::info!(
             target: log::ACCESS_TARGET,
             {
@@ -180,8 +193,8 @@ impl Drop for Entry {
                 limit = answer.and_then(|answer| answer.excess).map(Excess::limit),
                 took_ms = self.begun.elapsed().as_secs_f64() * 1000.0,
                 upstream_ms = self.notes.upstream_ms(),
-                http.request.body.size = self.notes.intake.get().map_or(0, |intake| intake.received()),
-                http.response.body.size = self.sent,
+                http.request.body.size = received + up,
+                http.response.body.size = self.sent + down,
                 network.protocol.version = version(self.version),
                 client.address = client,
                 network.peer.address = self.downstream.peer.to_str().unwrap_or_default(),

@@ -2,7 +2,7 @@
 
 use std::{convert::Infallible, pin::pin, sync::Arc, time::Duration};
 
-use http::{HeaderValue, Request, StatusCode, header};
+use http::{HeaderValue, Request, Response, StatusCode, header};
 use hyper::{
     body::Incoming,
     server::conn::{http1, http2},
@@ -14,6 +14,7 @@ use tokio::time::{Instant, timeout};
 use super::{
     ListenerSettings,
     current::Peer,
+    ending::Ending,
     form::SentAhead,
     framing::{Seen, Strict},
     listener::{Held, Service},
@@ -23,6 +24,7 @@ use super::{
     transport::{Begun, Transport},
 };
 use crate::{
+    gate::problem,
     seldom::Seldom,
     upstream::{
         fields::{Downstream, Scheme},
@@ -87,7 +89,8 @@ pub async fn serve(accepted: Accepted, held: Held, service: Service) {
         let serving = if speaks_http2 { requests.serve_stream() } else { requests.serve() };
         let (downstream, drain) = (peer.seen_by(&gateway), drain.clone());
         let (progress, sending) = (Arc::clone(&requests), sending.clone());
-        if request.headers().contains_key(header::EXPECT) && noted.is_beyond(requests.begun()) {
+        let (noted, number) = (noted.clone(), requests.begun());
+        if request.headers().contains_key(header::EXPECT) && noted.is_beyond(number) {
             request.extensions_mut().insert(SentAhead);
         }
         async move {
@@ -95,8 +98,16 @@ pub async fn serve(accepted: Accepted, held: Held, service: Service) {
             if let Some(interim) = sending {
                 interim.sent().await;
             }
-            if let Some(hold) = response.extensions_mut().remove::<Hold>() {
-                hold.keep(progress.serve());
+            let tunnel = response.extensions_mut().remove::<Hold>();
+            if response.status() == StatusCode::SWITCHING_PROTOCOLS && noted.is_beyond(number) {
+                // Frames before the answer (RFC 6455 §4.1): were they taken for requests, or the other way round?
+                tracing::debug!("upgrade refused: its client did not wait for the answer");
+                if let Some(tunnel) = tunnel {
+                    tunnel.refuse();
+                }
+                response = sent_too_early();
+            } else if let Some(tunnel) = tunnel {
+                tunnel.keep(progress.serve());
             }
             if response.status() == StatusCode::SWITCHING_PROTOCOLS {
                 serving.switch();
@@ -163,6 +174,14 @@ fn http2(settings: &ListenerSettings) -> http2::Builder<Streams> {
         .keep_alive_timeout(settings.header_timeout)
         .enable_connect_protocol();
     builder
+}
+
+/// The refusal of a handshake whose client sent more than that before it was answered.
+fn sent_too_early() -> Response<Ending> {
+    let detail = "This is not HTTP, or can be read in more than one way.";
+    let mut response = problem::response(StatusCode::BAD_REQUEST, "malformed_request", detail);
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    response.map(|body| Ending::new(body, None, None))
 }
 
 async fn either(one: impl Future<Output = ()>, other: impl Future<Output = ()>) {

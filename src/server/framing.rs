@@ -168,12 +168,14 @@ impl Framing {
     fn lines(&mut self, bytes: &[u8]) -> Result<usize, usize> {
         let mut at = 0;
         for end in memchr_iter(b'\n', bytes) {
+            self.beyond = true;
             self.line(&bytes[at..end]).ok_or(end)?;
             at = end + 1;
             if !matches!(self.state, State::RequestLine | State::Fields | State::Trailers) {
                 return Ok(at);
             }
         }
+        self.beyond |= at < bytes.len();
         self.line.add(&bytes[at..]);
         Ok(bytes.len())
     }

@@ -35,6 +35,7 @@ use crate::{
     upstream::{
         Body, Upstream,
         fields::{self, Arrival, Downstream},
+        tunnel::{Hold, Traffic},
     },
     verdict::Reason,
 };
@@ -158,6 +159,13 @@ impl Gateway {
         if let Some(entry) = &mut entry {
             entry.answered(&response, route.map(|route| Arc::clone(&route.gate.policy().name)));
         }
+        if let (Some(traffic), Some(hold)) =
+            (response.extensions_mut().remove::<Arc<Traffic>>(), response.extensions().get::<Hold>())
+            && let Some(mut entry) = entry.take()
+        {
+            entry.follow(traffic);
+            hold.keep(entry);
+        }
         let limits = route.and_then(|route| route.limits.as_ref());
         let place = limits.and_then(|_| response.extensions_mut().remove::<Place>());
         response.map(|body| Ending::new(body, entry, place))
@@ -212,6 +220,10 @@ impl Gateway {
             request_id::put(request.headers_mut(), id.clone());
         }
         if self.own.owns(request.uri().path()) {
+            // None of them is a WebSocket, and any success would be taken for one.
+            if handshake.is_some_and(|handshake| handshake.is_extended_connect) {
+                return (form::Unserved::Method.answer(), None);
+            }
             return (self.own.serve(request, &arrival.downstream).await, None);
         }
         let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
@@ -223,7 +235,12 @@ impl Gateway {
             return (answer, Some(route));
         }
         if let Some(handshake) = handshake {
-            if upgrade::is_forged(&route.gate.policy().sources, &self.own.origins, request.headers()) {
+            if upgrade::is_forged(
+                &route.gate.policy().sources,
+                &self.own.origins,
+                request.headers(),
+                &arrival.downstream,
+            ) {
                 let detail = "A page of this origin must not open WebSockets here.";
                 return (problem::response(StatusCode::FORBIDDEN, "origin", detail), Some(route));
             }

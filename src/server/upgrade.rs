@@ -1,12 +1,17 @@
 //! Requests to speak WebSocket: found while the fields that say so are still there, and made one form of both protocols' ways.
 
+use std::sync::Arc;
+
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Version, header};
 use hyper::ext::Protocol;
 
 use crate::{
     credential::{Credential, CredentialSources},
     server::own::cross_origin::TrustedOrigins,
-    upstream::tunnel::{Handshake, Hold},
+    upstream::{
+        fields::{Downstream, FORWARDED_PROTO, Scheme},
+        tunnel::{Handshake, Hold, Traffic},
+    },
 };
 
 /// The protocol's name, in `Upgrade` and in `:protocol`.
@@ -25,7 +30,8 @@ pub(super) fn take<B>(request: &mut Request<B>) -> Option<Handshake> {
     if is_extended_connect {
         *request.method_mut() = Method::GET;
     }
-    Some(Handshake { upgrade: hyper::upgrade::on(request), hold: Hold::default(), is_extended_connect })
+    let traffic = Arc::new(Traffic::default());
+    Some(Handshake { upgrade: hyper::upgrade::on(request), hold: Hold::default(), traffic, is_extended_connect })
 }
 
 /// An extended `CONNECT` (RFC 8441 §5).
@@ -56,29 +62,47 @@ fn lists(fields: &HeaderMap, name: &HeaderName, item: &[u8]) -> bool {
 
 /// Whether a page of another site has a browser open a WebSocket with its user's cookie. Browsers send cookies with a handshake whoever
 /// asks for it, let every page read what comes, and tell no more than the page's origin (RFC 6455 §10.2).
-pub(super) fn is_forged(sources: &CredentialSources, origins: &TrustedOrigins, fields: &HeaderMap) -> bool {
+pub(super) fn is_forged(
+    sources: &CredentialSources,
+    origins: &TrustedOrigins,
+    fields: &HeaderMap,
+    downstream: &Downstream,
+) -> bool {
     let is_ambient = matches!(sources.find(fields), Credential::Bearer { ambient: true, .. });
     let mut claimed = fields.get_all(header::ORIGIN).iter();
     match (is_ambient, claimed.next(), claimed.next()) {
         // A client that says nothing of an origin is no browser.
         (false, ..) | (true, None, _) => false,
-        (true, Some(origin), None) => origins.of(fields).is_none() && !is_same_host(origin, fields.get(header::HOST)),
+        (true, Some(origin), None) => {
+            let is_own = is_own(origin, fields.get(header::HOST), scheme(fields, downstream));
+            origins.of(fields).is_none() && !is_own
+        }
         (true, Some(_), Some(_)) => true,
     }
 }
 
-/// Whether an origin (RFC 6454 §6.2) is of this host: the scheme may differ, as TLS may end before the gate.
-fn is_same_host(origin: &HeaderValue, host: Option<&HeaderValue>) -> bool {
+/// By which scheme the page came that the client has of this host; `None`: it cannot be known, as TLS may end in front of the gate.
+fn scheme(fields: &HeaderMap, downstream: &Downstream) -> Option<Scheme> {
+    let told = fields.get(&FORWARDED_PROTO).filter(|_| downstream.trusted);
+    match told.map(HeaderValue::as_bytes) {
+        Some(told) if told.eq_ignore_ascii_case(b"https") => Some(Scheme::Https),
+        Some(told) if told.eq_ignore_ascii_case(b"http") => Some(Scheme::Http),
+        _ => Some(downstream.scheme).filter(|scheme| *scheme == Scheme::Https),
+    }
+}
+
+/// Whether an origin (RFC 6454 §6.2) is of this host, and of this scheme if it is known.
+fn is_own(origin: &HeaderValue, host: Option<&HeaderValue>, scheme: Option<Scheme>) -> bool {
     let (Ok(origin), Some(Ok(host))) = (origin.to_str(), host.map(HeaderValue::to_str)) else { return false };
-    let (authority, port) = if let Some(authority) = origin.strip_prefix("https://") {
-        (authority, ":443")
+    let (authority, port, of) = if let Some(authority) = origin.strip_prefix("https://") {
+        (authority, ":443", Scheme::Https)
     } else if let Some(authority) = origin.strip_prefix("http://") {
-        (authority, ":80")
+        (authority, ":80", Scheme::Http)
     } else {
         return false;
     };
     let bare = |authority: &str| authority.strip_suffix(port).unwrap_or(authority).to_ascii_lowercase();
-    bare(authority) == bare(host)
+    bare(authority) == bare(host) && scheme.is_none_or(|scheme| scheme == of)
 }
 
 #[cfg(test)]
@@ -102,7 +126,11 @@ mod tests {
             ("app.example", "app.example", false),
         ] {
             let origin_of = HeaderValue::from_static(origin);
-            assert_eq!(is_same_host(&origin_of, Some(&HeaderValue::from_static(host))), expected, "{origin} {host}");
+            let host = HeaderValue::from_static(host);
+            let found =
+                [None, Some(Scheme::Https), Some(Scheme::Http)].map(|scheme| is_own(&origin_of, Some(&host), scheme));
+            let (secure, plain) = (origin.starts_with("https://"), origin.starts_with("http://"));
+            assert_eq!(found, [expected, expected && secure, expected && plain], "{origin} {host:?}");
         }
     }
 

@@ -115,8 +115,7 @@ impl Tether {
     ///
     /// # Errors
     /// Why it ended.
-    pub async fn watch<T>(&self, work: impl Future<Output = T>) -> Result<T, Reason> {
-        let mut work = pin!(work);
+    pub async fn watch<T>(&self, mut work: Pin<&mut impl Future<Output = T>>) -> Result<T, Reason> {
         let mut has_waited = false;
         poll_fn(|context| {
             if let Poll::Ready(output) = work.as_mut().poll(context) {

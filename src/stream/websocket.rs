@@ -11,6 +11,9 @@ const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 /// The longest reason of a close frame, in bytes (RFC 6455 §5.5).
 const MAX_REASON: usize = 123;
 
+/// The opcode of a close frame (RFC 6455 §5.2).
+const CLOSE: u8 = 8;
+
 /// Follows frames (RFC 6455 §5.2) by their headers.
 #[derive(Clone, Copy, Default, Debug)]
 pub struct Frames {
@@ -22,6 +25,9 @@ pub struct Frames {
     length_of_length: u8,
     /// How many bytes of the payload are still to come, as far as is known.
     payload: u64,
+    /// Whether it is a close frame.
+    is_close: bool,
+    has_closed: bool,
 }
 
 impl Frames {
@@ -29,6 +35,12 @@ impl Frames {
     #[must_use]
     pub const fn is_between(&self) -> bool {
         self.header == 0 && self.payload == 0
+    }
+
+    /// Whether a whole close frame has come. No other frame comes after it (RFC 6455 §5.5.1).
+    #[must_use]
+    pub const fn has_closed(&self) -> bool {
+        self.has_closed
     }
 
     /// Takes in bytes up to the end of the frame that is under way, or that begins with them: how many.
@@ -45,6 +57,7 @@ impl Frames {
                 self.follow_header(byte);
             }
             if self.is_between() {
+                self.has_closed |= self.is_close;
                 break;
             }
         }
@@ -62,7 +75,10 @@ impl Frames {
     const fn follow_header(&mut self, byte: u8) {
         self.header += 1;
         match self.header {
-            1 => (self.length_of_header, self.payload) = (0, 0),
+            1 => {
+                (self.length_of_header, self.payload) = (0, 0);
+                self.is_close = byte & 0x0f == CLOSE;
+            }
             2 => {
                 let mask = if byte & 0x80 == 0 { 0 } else { 4 };
                 (self.length_of_length, self.payload) = match byte & 0x7f {
@@ -159,7 +175,14 @@ mod tests {
                 let close = close(1008, reason, mask);
                 let mut frames = Frames::default();
                 assert_eq!(frames.follow_one(&close), close.len());
-                assert!(frames.is_between());
+                assert!(frames.is_between() && frames.has_closed());
+                // All of it, and after others.
+                let mut frames = Frames::default();
+                frames.follow(&frame(200, mask.is_some()));
+                frames.follow(&close[..close.len() - 1]);
+                assert!(!frames.has_closed());
+                frames.follow(&close[close.len() - 1..]);
+                assert!(frames.has_closed());
             }
         }
         assert_eq!(close(1008, "ab", None), [0x88, 4, 0x03, 0xf0, b'a', b'b']);

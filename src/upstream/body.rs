@@ -160,8 +160,8 @@ impl Upload {
     }
 }
 
-/// The body of a request on its way to the upstream.
-#[derive(Debug)]
+/// The body of a request on its way to the upstream. By default there is none.
+#[derive(Default, Debug)]
 pub struct RequestBody {
     /// What was taken off it, and put back.
     first: Option<Bytes>,
@@ -193,11 +193,6 @@ impl RequestBody {
         Self { first: None, streamed }
     }
 
-    /// No body.
-    pub(super) const fn empty() -> Self {
-        Self { first: None, streamed: None }
-    }
-
     /// Puts back what was taken off it.
     pub(super) fn put_back(&mut self, first: Option<Bytes>) {
         self.first = first;
@@ -223,7 +218,7 @@ impl RequestBody {
 
     /// The body once more, if it is empty.
     pub(super) fn again(&self) -> Option<Self> {
-        self.streamed.is_none().then(Self::empty)
+        self.streamed.is_none().then(Self::default)
     }
 
     /// How it gets on; `None`: it is empty.

@@ -34,6 +34,9 @@ pub enum UpstreamError {
     /// It answered a request for another protocol as if it had been any request.
     #[error("upstream answered without switching protocols")]
     NotSwitched,
+    /// It speaks HTTP/2, and takes no WebSockets over it.
+    #[error("upstream does not announce extended CONNECT (RFC 8441), so it takes no WebSockets over HTTP/2")]
+    NoWebSockets,
     /// The session ended before the request was sent.
     #[error("the session ended: {}", .0.code())]
     SessionOver(Reason),
@@ -48,6 +51,11 @@ impl From<Reason> for UpstreamError {
 impl UpstreamError {
     pub(super) const fn is_the_clients(&self) -> bool {
         matches!(self, Self::RequestTimeout | Self::RequestBody(_) | Self::SessionOver(_))
+    }
+
+    /// Whether it tells nothing of how well the endpoint is.
+    pub(super) const fn is_no_failure(&self) -> bool {
+        self.is_the_clients() || matches!(self, Self::NoWebSockets)
     }
 
     pub(super) fn log(&self, route: &str, endpoint: Option<&Endpoint>) {
@@ -81,6 +89,11 @@ impl UpstreamError {
             Self::Connect(_) | Self::Exchange(_) | Self::Switched | Self::NotSwitched => {
                 problem::response(StatusCode::BAD_GATEWAY, "upstream_unavailable", "The upstream cannot be reached.")
             }
+            Self::NoWebSockets => problem::response(
+                StatusCode::BAD_GATEWAY,
+                "upstream_websocket",
+                "The upstream takes no WebSockets over HTTP/2.",
+            ),
             Self::RequestTimeout => problem::response(
                 StatusCode::REQUEST_TIMEOUT,
                 "request_timeout",

@@ -18,9 +18,12 @@ use super::{
 };
 use crate::{limit::intake::Intake, stream::Leash};
 
+/// A request on its way to an upstream. It is handed on from one to another often, so it stays where it is.
+pub(super) type Outbound = Box<Request<RequestBody>>;
+
 impl Shared {
-    /// The request as the upstream gets it.
-    pub(super) fn outbound(&self, request: Request<Incoming>, endpoint: &Endpoint) -> Request<RequestBody> {
+    /// The request as the upstream gets it, once it is [addressed](Self::address).
+    pub(super) fn outbound(&self, request: Request<Incoming>, leash: Option<Leash>) -> Outbound {
         let (mut parts, body) = request.into_parts();
         if let Some(Arrival { downstream, .. }) = parts.extensions.get() {
             fields::add_forwarded(&mut parts.headers, downstream, parts.version, &self.reserved);
@@ -30,43 +33,37 @@ impl Shared {
         if self.settings().protocol != Protocol::Http1 || parts.version == Version::HTTP_10 || body.is_end_stream() {
             parts.headers.remove(header::EXPECT);
         }
-        let host = parts.headers.get(header::HOST).cloned();
         let path = parts.uri.into_parts().path_and_query.unwrap_or_else(|| PathAndQuery::from_static("/"));
         match self.settings().protocol {
             Protocol::Http1 => {
                 fields::join_cookies(&mut parts.headers);
-                if !self.settings().preserve_host || host.is_none() {
-                    parts.headers.insert(header::HOST, own_host(endpoint));
-                }
                 parts.uri = Uri::from(path);
                 parts.version = Version::HTTP_11;
             }
             Protocol::Http2 => {
-                parts.headers.remove(header::HOST);
-                let shown =
-                    host.filter(|_| self.settings().preserve_host).and_then(|host| host.as_bytes().try_into().ok());
+                let host = parts.headers.remove(header::HOST).filter(|_| self.settings().preserve_host);
                 let mut uri = http::uri::Parts::default();
-                uri.scheme = Some(scheme(endpoint));
-                uri.authority = Some(shown.unwrap_or_else(|| endpoint.authority.clone()));
+                uri.authority = host.and_then(|host| host.as_bytes().try_into().ok());
+                // An authority has to have one; which it is, the endpoint tells.
+                uri.scheme = uri.authority.is_some().then_some(Scheme::HTTP);
                 uri.path_and_query = Some(path);
-                // Scheme, authority and path are all there, which is all that can be missing.
+                // All that can be missing is there.
                 parts.uri = Uri::from_parts(uri).unwrap_or_default();
                 parts.version = Version::HTTP_2;
             }
         }
         let intake = parts.extensions.remove::<Arc<Intake>>();
-        let leash = parts.extensions.remove::<Leash>();
         parts.extensions.clear();
         let body =
             RequestBody::new(body, &self.reserved, self.settings().body_idle_timeout).counted(intake).leashed(leash);
-        Request::from_parts(parts, body)
+        Box::new(Request::from_parts(parts, body))
     }
 
-    /// Tells another endpoint what it is called, where it is told at all.
-    pub(super) fn readdress(&self, request: &mut Request<RequestBody>, endpoint: &Endpoint) {
+    /// Tells the endpoint what it is called, where it is told at all.
+    pub(super) fn address(&self, request: &mut Request<RequestBody>, endpoint: &Endpoint) {
         let preserve_host = self.settings().preserve_host;
         match self.settings().protocol {
-            Protocol::Http1 if preserve_host => {}
+            Protocol::Http1 if preserve_host && request.headers().contains_key(header::HOST) => {}
             Protocol::Http1 => {
                 request.headers_mut().insert(header::HOST, own_host(endpoint));
             }

@@ -19,6 +19,7 @@ use tokio::{sync::Semaphore, time::timeout};
 use super::{
     body::RequestBody,
     http1::{Connection, Link as _},
+    settled::{Settled, Settling},
     transport::{ConnectError, Stream, Transport},
 };
 
@@ -132,6 +133,7 @@ pub(super) struct Http2Connection {
     pub(super) sender: http2::SendRequest<RequestBody>,
     /// Which one it is.
     pub(super) number: u64,
+    pub(super) settled: Settled,
 }
 
 impl Http2Pool {
@@ -195,6 +197,7 @@ impl Http2Pool {
 
     async fn make(&self) -> Result<Http2Connection, ConnectError> {
         let stream = self.settings.transport.connect(self.settings.connect_timeout).await?;
+        let (stream, settled) = Settling::new(stream);
         let (sender, connection) = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .keep_alive_interval(self.settings.keep_alive)
@@ -215,7 +218,7 @@ impl Http2Pool {
                 tracing::debug!(error = &error as &dyn std::error::Error, "connection to upstream ended");
             }
         });
-        let connection = Http2Connection { sender, number: self.made.fetch_add(1, Ordering::Relaxed) };
+        let connection = Http2Connection { sender, number: self.made.fetch_add(1, Ordering::Relaxed), settled };
         *self.shared() = Some(connection.clone());
         Ok(connection)
     }

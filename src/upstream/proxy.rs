@@ -3,7 +3,7 @@
 use std::{
     convert::Infallible,
     error::Error,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll},
 };
@@ -17,7 +17,7 @@ use tower::Service;
 
 use super::{
     Body, UpstreamSettings,
-    body::{Limits, RequestBody},
+    body::Limits,
     endpoint::{Endpoint, InFlight},
     endpoints::{self, Endpoints},
     error::UpstreamError,
@@ -25,6 +25,7 @@ use super::{
     http1::Waiting,
     interim::Interim,
     metrics::RouteUpstreamMetrics,
+    outbound::Outbound,
     resolve::{Resolver, SystemResolver},
     send::Failed,
     transport::ConnectError,
@@ -97,24 +98,36 @@ impl Service<Request<Incoming>> for Upstream {
 
     fn call(&mut self, mut request: Request<Incoming>) -> Self::Future {
         let shared = Arc::clone(&self.0);
-        Box::pin(async move {
-            let kind = if grpc::is_call(request.headers()) { Kind::Grpc } else { Kind::Response };
-            let tether = Tether::take(request.extensions_mut(), kind);
-            Ok(match request.extensions_mut().remove::<Handshake>() {
-                None => shared.exchange(request, tether).await,
-                Some(handshake) => shared.open_websocket(request, handshake, tether).await,
-            })
-        })
+        let kind = if grpc::is_call(request.headers()) { Kind::Grpc } else { Kind::Response };
+        let tether = Tether::take(request.extensions_mut(), kind);
+        if let Some(handshake) = request.extensions_mut().remove::<Handshake>() {
+            return Box::pin(async move { Ok(shared.open_websocket(request, handshake, tether).await) });
+        }
+        let leash = (tether.is_tied() && !request.body().is_end_stream()).then(Leash::default);
+        let waiting = Waiting { look: tether.grows_up(), interim: interim_of(&request) };
+        let begun = std::time::Instant::now();
+        if let Some(arrival) = request.extensions().get::<Arrival>() {
+            shared.endpoints.metrics.before.observe(begun.duration_since(arrival.at));
+        }
+        let request = shared.outbound(request, leash.clone());
+        Box::pin(async move { Ok(shared.exchange(request, tether, leash, waiting, begun).await) })
     }
 }
 
 impl Shared {
-    async fn exchange(&self, request: Request<Incoming>, tether: Tether) -> Response<Body> {
-        let Some(limit) = self.settings().total_timeout else {
-            return self.answered(request, tether, None).await;
-        };
-        let deadline = Instant::now() + limit;
-        timeout_at(deadline, self.answered(request, tether, Some(deadline))).await.unwrap_or_else(|_| {
+    async fn exchange(
+        &self,
+        request: Outbound,
+        tether: Tether,
+        leash: Option<Leash>,
+        waiting: Waiting,
+        begun: std::time::Instant,
+    ) -> Response<Body> {
+        let deadline = self.settings().total_timeout.map(|limit| Instant::now() + limit);
+        // Pinned where it is, here and below: a future that is handed on has its place twice.
+        let answered = pin!(self.answered(request, tether, leash, &waiting, (begun, deadline)));
+        let Some(deadline) = deadline else { return answered.await };
+        timeout_at(deadline, answered).await.unwrap_or_else(|_| {
             UpstreamError::TotalTimeout.log(self.endpoints.route(), None);
             UpstreamError::TotalTimeout.answer()
         })
@@ -122,21 +135,18 @@ impl Shared {
 
     async fn answered(
         &self,
-        mut request: Request<Incoming>,
+        request: Outbound,
         mut tether: Tether,
-        deadline: Option<Instant>,
+        leash: Option<Leash>,
+        waiting: &Waiting,
+        (begun, deadline): (std::time::Instant, Option<Instant>),
     ) -> Response<Body> {
-        let leash = (tether.is_tied() && !request.body().is_end_stream()).then(Leash::default);
-        if let Some(leash) = &leash {
-            request.extensions_mut().insert(leash.clone());
-        }
-        let begun = std::time::Instant::now();
-        if let Some(arrival) = request.extensions().get::<Arrival>() {
-            self.endpoints.metrics.before.observe(begun.duration_since(arrival.at));
-        }
         let limits = Limits { idle: self.settings().body_idle_timeout, deadline };
-        let waiting = Waiting { look: tether.grows_up(), interim: interim_of(&request) };
-        match tether.watch(self.try_and_try_again(request, limits, &waiting, &tether)).await {
+        let response = {
+            let trying = pin!(self.try_and_try_again(request, limits, waiting, &tether));
+            tether.watch(trying).await
+        };
+        match response {
             Err(reason) | Ok(Err((UpstreamError::SessionOver(reason), _))) => tether.refusal(reason),
             Ok(Ok(mut response)) => {
                 self.endpoints.metrics.duration.observe(begun.elapsed());
@@ -158,15 +168,15 @@ impl Shared {
     /// that was asked last.
     async fn try_and_try_again(
         &self,
-        request: Request<Incoming>,
+        mut request: Outbound,
         limits: Limits,
         waiting: &Waiting,
         tether: &Tether,
     ) -> Result<Response<Body>, Unserved> {
         let mut in_flight = self.pick(tether).await?;
-        let mut request = self.outbound(request, in_flight.endpoint());
         let mut tries = Tries::default();
         loop {
+            self.address(&mut request, in_flight.endpoint());
             (request, in_flight) = match self.send(request, in_flight, limits, waiting, tether, &mut tries).await {
                 Ok(response) => return Ok(response),
                 Err((failed, asked)) => self.elsewhere(failed, asked, &mut tries)?,
@@ -179,7 +189,8 @@ impl Shared {
         if let Some(in_flight) = self.endpoints.pick() {
             return Ok(in_flight);
         }
-        let waited = tether.wait(self.endpoints.wait()).await.map_err(|over| (over.into(), None))?;
+        // Rare, and large.
+        let waited = Box::pin(tether.wait(self.endpoints.wait())).await.map_err(|over| (over.into(), None))?;
         waited.map_err(|error| (error.into(), None))
     }
 
@@ -189,11 +200,11 @@ impl Shared {
         drop(asked);
         let Failed { error, again } = failed;
         match &error {
-            error if error.is_the_clients() => {}
+            error if error.is_no_failure() => {}
             UpstreamError::Connect(_) => self.endpoints.unreachable(&endpoint),
             _ => self.endpoints.failed(&endpoint),
         }
-        let Some(mut request) = again else { return Err((error, Some(endpoint))) };
+        let Some(request) = again else { return Err((error, Some(endpoint))) };
         tries.failed.push(endpoint);
         let Some(next) = self.next(&error, tries) else { return Err((error, tries.failed.pop())) };
         tracing::debug!(
@@ -202,7 +213,6 @@ impl Shared {
             error = &error as &dyn Error,
             "request is sent once more"
         );
-        self.readdress(&mut request, next.endpoint());
         Ok((request, next))
     }
 
@@ -251,7 +261,7 @@ impl Shared {
 const FREE_TRIES: u32 = 2;
 
 /// A request, and who is asked next.
-type Next = (Request<RequestBody>, InFlight);
+type Next = (Outbound, InFlight);
 
 /// Why there is no response, and who was asked last.
 pub(super) type Unserved = (UpstreamError, Option<Arc<Endpoint>>);

@@ -5,7 +5,7 @@ use std::{
     pin::{Pin, pin},
 };
 
-use http::{Request, Response, StatusCode, Version};
+use http::{Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -15,7 +15,8 @@ use super::{
     endpoint::{Connections, Endpoint, InFlight},
     error::UpstreamError,
     fields,
-    http1::{self, Answer, Connection, Failure, Unanswered, Waiting},
+    http1::{self, Answer, Failure, Unanswered, Waiting},
+    outbound::Outbound,
     pool::{Http1Pool, Http2Connection, Http2Pool},
     proxy::{Shared, Tries},
     transport::Stream,
@@ -26,7 +27,7 @@ use crate::{stream::Tether, verdict::Reason};
 #[derive(Debug)]
 pub(super) struct Failed {
     pub(super) error: UpstreamError,
-    pub(super) again: Option<Request<RequestBody>>,
+    pub(super) again: Option<Outbound>,
 }
 
 /// How many connections over HTTP/2 may turn out to take no more requests, one after another, before a new one is made.
@@ -48,7 +49,7 @@ impl Shared {
     /// One try.
     pub(super) async fn send(
         &self,
-        request: Request<RequestBody>,
+        request: Outbound,
         in_flight: InFlight,
         limits: Limits,
         waiting: &Waiting,
@@ -64,7 +65,7 @@ impl Shared {
                 Ok(Answer::Switched(..)) => return Err((UpstreamError::Switched.into(), in_flight)),
                 Err(failed) => return Err((failed, in_flight)),
             },
-            Connections::Http2(pool) => match self.send_http2(pool, request, waiting, tether, tries).await {
+            Connections::Http2(pool) => match Box::pin(self.send_http2(pool, request, waiting, tether, tries)).await {
                 Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
                     return Err((UpstreamError::Switched.into(), in_flight));
                 }
@@ -94,54 +95,48 @@ impl Shared {
     pub(super) async fn send_http1(
         &self,
         pool: &Http1Pool,
-        mut request: Request<RequestBody>,
+        mut request: Outbound,
         waiting: &Waiting,
         tether: &Tether,
         tries: &mut Tries,
     ) -> Result<Answer<Stream>, Failed> {
         let upload = request.body().upload();
-        let upload = upload.as_deref();
-        while let Some(connection) = pool.take() {
-            let unanswered = match self.try_http1(connection, request, waiting).await {
+        let mut may_be_kept = true;
+        loop {
+            let kept = may_be_kept.then(|| pool.take()).flatten();
+            let is_new = kept.is_none();
+            let connection = match kept {
+                Some(connection) => connection,
+                None => match Box::pin(tether.wait(pool.connect())).await? {
+                    Ok(connection) => connection,
+                    Err(error) => return Err(Failed { error: error.into(), again: Some(request) }),
+                },
+            };
+            let exchange = http1::exchange(connection, request, self.settings().response_timeout, waiting);
+            let unanswered = match exchange.await {
                 Ok(answer) => return Ok(answer),
                 Err(unanswered) => unanswered,
             };
             let was_sent = unanswered.sent;
             let (failure, again) = again_http1(unanswered);
+            if is_new {
+                return Err(Failed { error: whose_fault(failure, upload.as_deref()), again });
+            }
             request = match again.filter(|_| !was_sent || self.may_repeat_there(tries)) {
                 Some(again) => again,
-                None => return Err(whose_fault(failure, upload).into()),
+                None => return Err(whose_fault(failure, upload.as_deref()).into()),
             };
-            if was_sent {
-                // Over a new connection: others may be closed as well.
-                break;
-            }
+            // What was sent is sent once more over a new connection: others may be closed as well.
+            may_be_kept = !was_sent;
         }
-        let connection = match tether.wait(pool.connect()).await? {
-            Ok(connection) => connection,
-            Err(error) => return Err(Failed { error: error.into(), again: Some(request) }),
-        };
-        self.try_http1(connection, request, waiting).await.map_err(|unanswered| {
-            let (failure, again) = again_http1(unanswered);
-            Failed { error: whose_fault(failure, upload), again }
-        })
-    }
-
-    async fn try_http1(
-        &self,
-        connection: Connection<Stream>,
-        request: Request<RequestBody>,
-        waiting: &Waiting,
-    ) -> Result<Answer<Stream>, Unanswered<RequestBody>> {
-        http1::exchange(connection, request, self.settings().response_timeout, waiting).await
     }
 
     /// Likewise over HTTP/2, where a failure may be one of the connection that all requests share, or of the request alone: then it is
     /// sent once more over the same connection.
-    async fn send_http2(
+    pub(super) async fn send_http2(
         &self,
         pool: &Http2Pool,
-        mut request: Request<RequestBody>,
+        mut request: Outbound,
         waiting: &Waiting,
         tether: &Tether,
         tries: &mut Tries,
@@ -179,13 +174,17 @@ impl Shared {
     /// Errors come with whether the request was sent.
     async fn try_http2(
         &self,
-        Http2Connection { mut sender, .. }: Http2Connection,
-        request: Request<RequestBody>,
+        connection: Http2Connection,
+        request: Outbound,
         upload: Option<&Upload>,
         waiting: &Waiting,
     ) -> Result<Response<Incoming>, (Failed, bool)> {
+        if *request.method() == Method::CONNECT {
+            self.may_connect(&connection).await.map_err(|error| (error.into(), false))?;
+        }
+        let Http2Connection { mut sender, .. } = connection;
         let spare = again(&request);
-        let response = sender.try_send_request(request);
+        let response = sender.try_send_request(*request);
         // A request that came too late for the connection is given back when the last sender goes.
         drop(sender);
         let answered = self
@@ -193,7 +192,7 @@ impl Shared {
             .await
             .ok_or((UpstreamError::ResponseTimeout.into(), true))?;
         answered.map_err(|mut failed| {
-            let unsent = failed.take_message();
+            let unsent = failed.take_message().map(Box::new);
             let was_sent = unsent.is_none();
             (Failed { error: whose_fault(failed.into_error(), upload), again: unsent.or(spare) }, was_sent)
         })
@@ -236,27 +235,28 @@ fn is_of_stream(error: &UpstreamError) -> bool {
 }
 
 /// A request that was not answered, if sending it again does no harm.
-fn again_http1(unanswered: Unanswered<RequestBody>) -> (Failure, Option<Request<RequestBody>>) {
-    let Unanswered { failure, sent, answered, parts, body } = unanswered;
+fn again_http1(unanswered: Unanswered<RequestBody>) -> (Failure, Option<Outbound>) {
+    let Unanswered { failure, sent, answered, mut request, body } = unanswered;
     let broke_off = matches!(failure, Failure::BrokeOff(_)) && !answered;
     // What was sent and still has its body had none, or was not asked for it.
-    let again = body.filter(|_| broke_off && (!sent || parts.method.is_idempotent()));
+    let again = body.filter(|_| broke_off && (!sent || request.method().is_idempotent()));
     let again = again.map(|(body, first)| {
-        let mut body = body.unwrap_or_else(RequestBody::empty);
+        let mut body = body.unwrap_or_default();
         body.put_back(first);
-        Request::from_parts(parts, body)
+        *request.body_mut() = body;
+        request
     });
     (failure, again)
 }
 
 /// The request once more, if its repetition does no harm.
-fn again(request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
+fn again(request: &Request<RequestBody>) -> Option<Outbound> {
     let body = request.body().again().filter(|_| request.method().is_idempotent())?;
     let mut again = Request::new(body);
     again.method_mut().clone_from(request.method());
     again.uri_mut().clone_from(request.uri());
     again.headers_mut().clone_from(request.headers());
-    Some(again)
+    Some(Box::new(again))
 }
 
 /// A request's body that fails makes the exchange with the upstream fail.

@@ -9,7 +9,10 @@ use std::{
     io,
     mem::MaybeUninit,
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -62,18 +65,68 @@ pub struct Handshake {
     pub upgrade: OnUpgrade,
     /// What keeps the connection for as long as the tunnel lasts.
     pub hold: Hold,
+    /// What passes through it.
+    pub traffic: Arc<Traffic>,
     /// Whether it came over HTTP/2, as an extended `CONNECT`.
     pub is_extended_connect: bool,
 }
 
-/// Keeps something for as long as it is held: whoever serves a connection puts in what must last as long as the tunnel.
+/// What has passed through a tunnel, in bytes.
+#[derive(Default, Debug)]
+pub struct Traffic {
+    up: Arc<AtomicU64>,
+    down: Arc<AtomicU64>,
+    has_ended: AtomicBool,
+}
+
+impl Traffic {
+    /// From the client to the upstream.
+    #[must_use]
+    pub fn up(&self) -> u64 {
+        self.up.load(Ordering::Relaxed)
+    }
+
+    /// From the upstream to the client.
+    #[must_use]
+    pub fn down(&self) -> u64 {
+        self.down.load(Ordering::Relaxed)
+    }
+
+    /// Whether it came to an end in order: both sides ended, or the gate could say goodbye.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.has_ended.load(Ordering::Relaxed)
+    }
+
+    fn end(&self) {
+        self.has_ended.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Keeps things for as long as it is held: whoever serves a connection puts in what must last as long as the tunnel.
 #[derive(Clone, Default, Debug)]
-pub struct Hold(Arc<Mutex<Option<Box<dyn Any + Send>>>>);
+pub struct Hold(Arc<Held>);
+
+#[derive(Default, Debug)]
+struct Held {
+    kept: Mutex<Vec<Box<dyn Any + Send>>>,
+    refused: AtomicBool,
+}
 
 impl Hold {
-    /// Keeps this.
+    /// Keeps this too.
     pub fn keep(&self, kept: impl Any + Send) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(kept));
+        self.0.kept.lock().unwrap_or_else(PoisonError::into_inner).push(Box::new(kept));
+    }
+
+    /// The client was told no after all. The library hands its connection over nevertheless, with what came over it: nothing of that is
+    /// passed on.
+    pub fn refuse(&self) {
+        self.0.refused.store(true, Ordering::Relaxed);
+    }
+
+    fn is_refused(&self) -> bool {
+        self.0.refused.load(Ordering::Relaxed)
     }
 }
 
@@ -81,6 +134,7 @@ impl Hold {
 #[derive(Debug)]
 pub(super) struct Tunnel {
     pub(super) tether: Tether,
+    pub(super) traffic: Arc<Traffic>,
     /// How long nothing may pass, either way.
     pub(super) idle_timeout: Duration,
     /// The gate's grace period is over.
@@ -115,6 +169,8 @@ struct Flow {
     rest: Bytes,
     /// What was written.
     frames: Frames,
+    /// How much that was.
+    count: Arc<AtomicU64>,
     /// Something may wait in the writer's own buffer.
     is_unflushed: bool,
     has_ended: bool,
@@ -127,14 +183,20 @@ impl Tunnel {
     where
         U: AsyncRead + AsyncWrite + Unpin + Send,
     {
-        let _hold = hold;
         // The client may have gone, or have been told something else.
         let Ok(Ok(downstream)) = timeout(self.idle_timeout, upgrade).await else { return };
         let mut downstream = TokioIo::new(downstream);
-        let mut down = Flow { rest: leftover, ..Flow::default() };
-        let mut up = Flow::default();
+        if hold.is_refused() {
+            drop(upstream);
+            // In order: the client has to find the refusal.
+            let _ = timeout(FAREWELL, downstream.shutdown()).await;
+            return;
+        }
+        let count = |of: &Arc<AtomicU64>| Arc::clone(of);
+        let mut down = Flow { rest: leftover, count: count(&self.traffic.down), ..Flow::default() };
+        let mut up = Flow { count: count(&self.traffic.up), ..Flow::default() };
         let goodbye = match self.pass(&mut downstream, &mut upstream, &mut down, &mut up).await {
-            Ok(None) => return,
+            Ok(None) => return self.traffic.end(),
             Ok(Some(goodbye)) => goodbye,
             Err(error) => {
                 tracing::debug!(error = &error as &dyn std::error::Error, "tunnel broke off");
@@ -144,7 +206,7 @@ impl Tunnel {
         let deadline = Instant::now() + self.grace;
         let farewell = async {
             let (code, reason) = goodbye.frame();
-            if up.frames.is_between() && up.rest.is_empty() && !up.has_ended {
+            if up.may_say_goodbye() && up.rest.is_empty() && !up.has_ended {
                 let frame = websocket::close(code, reason, Some(websocket::mask()));
                 let told = async {
                     upstream.write_all(&frame).await?;
@@ -154,14 +216,17 @@ impl Tunnel {
                 let _ = timeout(FAREWELL, told).await;
             }
             down.finish_frame(&mut upstream, &mut downstream).await?;
-            drop(upstream);
-            downstream.write_all(&websocket::close(code, reason, None)).await?;
+            if down.may_say_goodbye() {
+                downstream.write_all(&websocket::close(code, reason, None)).await?;
+            }
             downstream.flush().await?;
             io::Result::Ok(())
         };
         // What cannot be ended in order is cut.
         if let Ok(Ok(())) = timeout_at(deadline, farewell).await {
-            let _ = timeout(FAREWELL, part(&mut downstream)).await;
+            self.traffic.end();
+            let parting = async { tokio::join!(part(&mut downstream), leave(&mut upstream)) };
+            let _ = timeout(FAREWELL, parting).await;
         }
     }
 
@@ -272,6 +337,7 @@ impl Flow {
                     };
                     if written > 0 {
                         self.frames.follow(&read[..written]);
+                        self.count.fetch_add(written as u64, Ordering::Relaxed);
                         self.is_unflushed = true;
                     }
                     self.rest = Bytes::copy_from_slice(&read[written..]);
@@ -287,8 +353,14 @@ impl Flow {
             return Err(io::ErrorKind::WriteZero.into());
         }
         self.frames.follow(&self.rest[..written]);
+        self.count.fetch_add(written as u64, Ordering::Relaxed);
         self.is_unflushed = true;
         Ok(())
+    }
+
+    /// Whether a close frame can come next: a frame is whole, and none said goodbye already (RFC 6455 §5.5.1).
+    const fn may_say_goodbye(&self) -> bool {
+        self.frames.is_between() && !self.frames.has_closed()
     }
 
     /// Passes on the rest of the frame that is under way, and nothing after it.
@@ -309,9 +381,19 @@ impl Flow {
             }
             let taken = self.frames.follow_one(&self.rest);
             writer.write_all(&self.rest.split_to(taken)).await?;
+            self.count.fetch_add(taken as u64, Ordering::Relaxed);
         }
         Ok(())
     }
+}
+
+/// Closes towards the upstream, and reads until it has closed as well: what was written may still be on its way, and a stream that is given
+/// up takes it along.
+async fn leave<U: AsyncRead + AsyncWrite + Unpin>(upstream: &mut U) -> io::Result<()> {
+    upstream.shutdown().await?;
+    let mut chunk = [0; 1024];
+    while upstream.read(&mut chunk).await? > 0 {}
+    Ok(())
 }
 
 /// Closes towards the client, and reads until it has closed as well: a connection that is closed with something unread in it is reset, and

@@ -1,8 +1,15 @@
 //! WebSockets: the handshake with the upstream, and the tunnel that begins with its answer.
+//!
+//! A handshake is an upgrade over HTTP/1.1 (RFC 6455 §4) and an extended `CONNECT` over HTTP/2 (RFC 8441 §5), on either side of the gate.
+
+use std::{pin::pin, sync::Arc};
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response, StatusCode, Version, header};
-use hyper::body::Incoming;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
+use hyper::{body::Incoming, ext::Protocol as Spoken, upgrade};
+use hyper_util::rt::TokioIo;
+use tokio::time::timeout;
+use tokio_util::either::Either;
 
 use super::{
     Body, Protocol,
@@ -11,6 +18,7 @@ use super::{
     error::UpstreamError,
     fields::{self, Arrival},
     http1::{Answer, Waiting},
+    pool::Http2Connection,
     proxy::{Shared, Tries, Unserved, interim_of, kind_of},
     transport::Stream,
     tunnel::{Handshake, Tunnel},
@@ -21,6 +29,29 @@ use crate::{
     stream::{Kind, Tether, websocket},
 };
 
+/// What an upstream answered, by the protocol it speaks.
+enum Answered {
+    Http1(Box<Answer<Stream>>),
+    Http2(Response<Incoming>),
+}
+
+/// What it comes to.
+enum Outcome {
+    /// A WebSocket: the header of the answer, the upstream's end, and what came over it already.
+    Open(Response<()>, Either<Stream, TokioIo<upgrade::Upgraded>>, Bytes),
+    /// Anything but yes, which is passed on as it is.
+    Refused(Response<Body>),
+}
+
+/// The keys of a handshake (RFC 6455 §4.1). Over HTTP/2 there are none.
+#[derive(Default)]
+struct Keys {
+    /// The client's, where the upstream gets none: the gate answers it.
+    answered: Option<HeaderValue>,
+    /// The gate's, where the client has none: the upstream answers it.
+    asked: Option<String>,
+}
+
 impl Shared {
     /// Opens a WebSocket. Whatever the upstream answers but yes is passed on as it is.
     pub(super) async fn open_websocket(
@@ -29,9 +60,6 @@ impl Shared {
         handshake: Handshake,
         mut tether: Tether,
     ) -> Response<Body> {
-        if self.settings().protocol != Protocol::Http1 {
-            return no_websocket();
-        }
         tether.set_kind(Kind::WebSocket);
         tether.open();
         let Some(drain) = request.extensions().get::<Arrival>().map(|arrival| arrival.downstream.drain.clone()) else {
@@ -39,9 +67,12 @@ impl Shared {
         };
         let waiting = Waiting { look: None, interim: interim_of(&request) };
         let place = request.extensions_mut().remove::<Place>();
-        let key = handshake.is_extended_connect.then(websocket::key);
-        let (answer, in_flight) = match tether.watch(self.shake_hands(request, key.as_deref(), &waiting, &tether)).await
-        {
+        let keys = self.keys(&handshake, request.headers_mut());
+        let answered = {
+            let shaking = pin!(self.shake_hands(request, &keys, &waiting, &tether));
+            tether.watch(shaking).await
+        };
+        let (answered, in_flight) = match answered {
             Err(reason) | Ok(Err((UpstreamError::SessionOver(reason), _))) => return tether.refusal(reason),
             Ok(Ok(answered)) => answered,
             Ok(Err((error, endpoint))) => {
@@ -49,89 +80,191 @@ impl Shared {
                 return error.answer();
             }
         };
-        let no = |error: UpstreamError| {
-            error.log(self.endpoints.route(), Some(in_flight.endpoint()));
-            error.answer()
-        };
-        let status = match &answer {
-            Answer::Response(response) => response.status(),
-            Answer::Switched(response, _) => response.status(),
-        };
-        self.judge(in_flight.endpoint(), status);
-        let (mut response, upgraded) = match answer {
-            // Over HTTP/2, any success would be taken for yes.
-            Answer::Response(response) if handshake.is_extended_connect && response.status().is_success() => {
-                return no(UpstreamError::NotSwitched);
+        self.judge(in_flight.endpoint(), answered.status());
+        let endpoint = Arc::clone(in_flight.endpoint());
+        let (outcome, in_flight) = match self.outcome(answered, in_flight, &handshake, &keys).await {
+            Ok(outcome) => outcome,
+            Err(error) => {
+                error.log(self.endpoints.route(), Some(&endpoint));
+                return error.answer();
             }
-            Answer::Response(response) => {
-                let limits = Limits { idle: self.settings().body_idle_timeout, deadline: None };
-                let mut response = response.map(|body| Body::http1(body, in_flight, limits));
+        };
+        let (mut response, upstream, leftover) = match outcome {
+            Outcome::Open(response, upstream, leftover) => (response, upstream, leftover),
+            Outcome::Refused(mut response) => {
                 fields::strip_response(response.headers_mut());
+                *response.version_mut() = Version::HTTP_11;
                 tether.set_kind(kind_of(&response));
                 response.body_mut().tie(tether);
                 return response;
             }
-            Answer::Switched(response, upgraded) => (response, upgraded),
         };
-        let is_websocket =
-            response.headers().get(header::UPGRADE).is_some_and(|to| to.as_bytes().eq_ignore_ascii_case(b"websocket"));
-        let accept = response.headers().get(header::SEC_WEBSOCKET_ACCEPT);
-        let is_accepted =
-            key.is_none_or(|key| accept.is_some_and(|accept| *accept == websocket::accept(key.as_bytes())));
-        if !(is_websocket && is_accepted) {
-            return no(UpstreamError::Switched);
-        }
-        fields::strip_response(response.headers_mut());
-        if handshake.is_extended_connect {
-            *response.status_mut() = StatusCode::OK;
-            response.headers_mut().remove(header::SEC_WEBSOCKET_ACCEPT);
-        } else {
-            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-            response.headers_mut().insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-        }
+        accept(&mut response, &handshake, &keys);
         response.extensions_mut().insert(handshake.hold.clone());
-        *response.version_mut() = Version::HTTP_11;
+        response.extensions_mut().insert(Arc::clone(&handshake.traffic));
         let (grace, over) = (tether.grace(), drain.over());
-        let tunnel = Tunnel { tether, idle_timeout: self.settings().tunnel_idle_timeout, over, grace };
+        let Handshake { upgrade, hold, traffic, .. } = handshake;
+        let tunnel = Tunnel { tether, traffic, idle_timeout: self.settings().tunnel_idle_timeout, over, grace };
         drain.spawn(async move {
             // It counts as load of its endpoint and of its route for as long as it lasts.
             let _held = (in_flight, place);
-            tunnel.run(handshake.upgrade, handshake.hold, upgraded.stream, upgraded.leftover).await;
+            tunnel.run(upgrade, hold, upstream, leftover).await;
         });
         response.map(|()| Bytes::new().into())
     }
 
-    /// Asks the upstream to switch to WebSocket. `key`: instead of the client's, who had none to give.
+    /// Takes or makes the keys of a handshake. Fields that the upstream must not get are gone then.
+    fn keys(&self, handshake: &Handshake, fields: &mut HeaderMap) -> Keys {
+        match (handshake.is_extended_connect, self.settings().protocol) {
+            (false, Protocol::Http1) => Keys::default(),
+            (false, Protocol::Http2) => Keys { answered: fields.remove(header::SEC_WEBSOCKET_KEY), ..Keys::default() },
+            (true, Protocol::Http1) => Keys { asked: Some(websocket::key()), ..Keys::default() },
+            (true, Protocol::Http2) => {
+                fields.remove(header::SEC_WEBSOCKET_KEY);
+                Keys::default()
+            }
+        }
+    }
+
+    /// Asks the upstream for a WebSocket.
     async fn shake_hands(
         &self,
         request: Request<Incoming>,
-        key: Option<&str>,
+        keys: &Keys,
         waiting: &Waiting,
         tether: &Tether,
-    ) -> Result<(Answer<Stream>, InFlight), Unserved> {
+    ) -> Result<(Answered, InFlight), Unserved> {
         let mut in_flight = self.pick(tether).await?;
-        let mut request = self.outbound(request, in_flight.endpoint()).map(|_| RequestBody::empty());
-        let fields = request.headers_mut();
-        fields.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-        fields.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-        if let Some(key) = key.and_then(|key| HeaderValue::try_from(key).ok()) {
-            fields.insert(header::SEC_WEBSOCKET_KEY, key);
+        let mut request = self.outbound(request, None);
+        *request.body_mut() = RequestBody::default();
+        match self.settings().protocol {
+            Protocol::Http1 => {
+                let fields = request.headers_mut();
+                fields.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+                fields.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+                if let Some(key) = keys.asked.as_ref().and_then(|key| HeaderValue::try_from(key).ok()) {
+                    fields.insert(header::SEC_WEBSOCKET_KEY, key);
+                }
+            }
+            Protocol::Http2 => {
+                *request.method_mut() = Method::CONNECT;
+                request.extensions_mut().insert(Spoken::from_static("websocket"));
+            }
         }
         let mut tries = Tries::default();
         loop {
-            let Connections::Http1(pool) = &in_flight.endpoint().connections else {
-                return Err((UpstreamError::NotSwitched, None));
+            self.address(&mut request, in_flight.endpoint());
+            let answered = match &in_flight.endpoint().connections {
+                Connections::Http1(pool) => self
+                    .send_http1(pool, request, waiting, tether, &mut tries)
+                    .await
+                    .map(|answer| Answered::Http1(Box::new(answer))),
+                Connections::Http2(pool) => {
+                    self.send_http2(pool, request, waiting, tether, &mut tries).await.map(Answered::Http2)
+                }
             };
-            let failed = match self.send_http1(pool, request, waiting, tether, &mut tries).await {
-                Ok(answer) => return Ok((answer, in_flight)),
+            let failed = match answered {
+                Ok(answered) => return Ok((answered, in_flight)),
                 Err(failed) => failed,
             };
             (request, in_flight) = self.elsewhere(failed, in_flight, &mut tries)?;
         }
     }
+
+    /// Whether an upstream can be asked to `CONNECT` at all. What it says of that comes first of all it says.
+    pub(super) async fn may_connect(&self, connection: &Http2Connection) -> Result<(), UpstreamError> {
+        let settled = timeout(self.settings().response_timeout, connection.settled.connects()).await;
+        let connects = settled.map_err(|_| UpstreamError::ResponseTimeout)?;
+        // One that has ended in the meantime is none to judge by; the request will find out.
+        if connects || connection.sender.is_closed() { Ok(()) } else { Err(UpstreamError::NoWebSockets) }
+    }
+
+    /// What an answer comes to, and what still counts as a request under way.
+    async fn outcome(
+        &self,
+        answered: Answered,
+        in_flight: InFlight,
+        handshake: &Handshake,
+        keys: &Keys,
+    ) -> Result<(Outcome, Option<InFlight>), UpstreamError> {
+        let limits = Limits { idle: self.settings().body_idle_timeout, deadline: None };
+        match answered {
+            Answered::Http1(answer) => match *answer {
+                // Over HTTP/2, any success would be taken for yes.
+                Answer::Response(response) if handshake.is_extended_connect && response.status().is_success() => {
+                    Err(UpstreamError::NotSwitched)
+                }
+                Answer::Response(response) => {
+                    Ok((Outcome::Refused(response.map(|body| Body::http1(body, in_flight, limits))), None))
+                }
+                Answer::Switched(response, _) if !is_accepted(response.headers(), keys) => Err(UpstreamError::Switched),
+                Answer::Switched(response, upgraded) => {
+                    Ok((Outcome::Open(response, Either::Left(upgraded.stream), upgraded.leftover), Some(in_flight)))
+                }
+            },
+            Answered::Http2(response) if response.status() == StatusCode::OK => {
+                let (parts, body) = response.into_parts();
+                let mut response = Response::from_parts(parts, ());
+                let upgraded =
+                    upgrade::on(&mut response).await.map_err(|error| UpstreamError::Exchange(error.into()))?;
+                drop(body);
+                Ok((Outcome::Open(response, Either::Right(TokioIo::new(upgraded)), Bytes::new()), Some(in_flight)))
+            }
+            Answered::Http2(response) if response.status().is_success() => Err(UpstreamError::NotSwitched),
+            Answered::Http2(response) if response.status().is_informational() => Err(UpstreamError::Switched),
+            Answered::Http2(response) => {
+                Ok((Outcome::Refused(response.map(|body| Body::http2(body, in_flight, limits))), None))
+            }
+        }
+    }
 }
 
-/// WebSockets go to upstreams of HTTP/1.1.
+impl Answered {
+    fn status(&self) -> StatusCode {
+        match self {
+            Self::Http1(answer) => match &**answer {
+                Answer::Response(response) => response.status(),
+                Answer::Switched(response, _) => response.status(),
+            },
+            Self::Http2(response) => response.status(),
+        }
+    }
+}
+
+/// Whether `101` is what was asked for. A key of the client is the client's to check.
+fn is_accepted(fields: &HeaderMap, keys: &Keys) -> bool {
+    let is_websocket = fields.get(header::UPGRADE).is_some_and(|to| to.as_bytes().eq_ignore_ascii_case(b"websocket"));
+    let accept = fields.get(header::SEC_WEBSOCKET_ACCEPT);
+    is_websocket
+        && keys
+            .asked
+            .as_ref()
+            .is_none_or(|key| accept.is_some_and(|accept| *accept == websocket::accept(key.as_bytes())))
+}
+
+/// Makes the upstream's yes one that the client understands.
+fn accept(response: &mut Response<()>, handshake: &Handshake, keys: &Keys) {
+    let fields = response.headers_mut();
+    fields::strip_response(fields);
+    // Neither kind of yes has content (RFC 9110 §§9.3.6, 15.2.2).
+    fields.remove(header::CONTENT_LENGTH);
+    if handshake.is_extended_connect || keys.answered.is_some() {
+        fields.remove(header::SEC_WEBSOCKET_ACCEPT);
+    }
+    if !handshake.is_extended_connect {
+        fields.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        fields.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+        let accept = keys.answered.as_ref().map(|key| websocket::accept(key.as_bytes()));
+        if let Some(accept) = accept.and_then(|accept| HeaderValue::try_from(accept).ok()) {
+            fields.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
+        }
+    }
+    *response.status_mut() =
+        if handshake.is_extended_connect { StatusCode::OK } else { StatusCode::SWITCHING_PROTOCOLS };
+    *response.version_mut() = Version::HTTP_11;
+}
+
+/// Nothing is known of the connection that would have to be kept.
 fn no_websocket() -> Response<Body> {
     problem::response(StatusCode::NOT_IMPLEMENTED, "websocket", "This upstream takes no WebSockets.")
 }

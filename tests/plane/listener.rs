@@ -84,7 +84,7 @@ async fn warnings(gate: &TestGate) -> Vec<String> {
 }
 
 /// What curl writes, and says; `None`: it is not there.
-async fn curl(arguments: &[&str]) -> Option<(String, String)> {
+pub(crate) async fn curl(arguments: &[&str]) -> Option<(String, String)> {
     let arguments: Vec<_> = arguments.iter().map(|&argument| argument.to_owned()).collect();
     let run = move || {
         let limit = PATIENCE.as_secs().to_string();

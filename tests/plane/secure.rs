@@ -37,6 +37,16 @@ impl Secure {
         format!("[listener.tls]\ncertificate_file = {certificate:?}\nkey_file = {key:?}\n")
     }
 
+    /// The same as variables.
+    pub(crate) fn variables(&self) -> [(&'static str, &str); 2] {
+        [("LISTENER_TLS_CERTIFICATE_FILE", &self.files[0]), ("LISTENER_TLS_KEY_FILE", &self.files[1])]
+    }
+
+    /// The file with the authority.
+    pub(crate) fn authority_file(&self) -> String {
+        self.authority.file()
+    }
+
     /// A connection with TLS on which this protocol was agreed.
     pub(crate) async fn connect(&self, address: SocketAddr, protocol: &str) -> Box<dyn Wire> {
         let stream = TcpStream::connect(address).await.unwrap();

@@ -5,6 +5,7 @@ mod faults;
 mod grpc;
 mod many;
 mod outage;
+mod secure;
 mod waiting;
 mod websocket;
 

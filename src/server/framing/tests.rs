@@ -99,6 +99,30 @@ fn what_can_be_read_in_two_ways_is_stopped_where_it_is() {
     }
 }
 
+#[test]
+fn what_comes_behind_a_header_is_noticed() {
+    let get = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+    let post = "POST / HTTP/1.1\r\nContent-Length: 3\r\n\r\n";
+    for (bytes, heads, expected) in [
+        (get.to_owned(), 1, false),
+        (format!("{get}{get}"), 2, false),
+        (format!("{get}x"), 1, true),
+        (format!("{get}\r\n"), 1, true),
+        (format!("{get}GET / HTTP/1.1\r\n"), 1, true),
+        (post.to_owned(), 1, false),
+        (format!("{post}a"), 1, true),
+        (format!("{post}abc"), 1, true),
+        (format!("{post}abc{get}"), 2, false),
+    ] {
+        for cut in 0..bytes.len() {
+            let mut framing = Framing::new();
+            framing.look(&bytes.as_bytes()[..cut]).unwrap();
+            framing.look(&bytes.as_bytes()[cut..]).unwrap();
+            assert_eq!((framing.heads(), framing.is_beyond()), (heads, expected), "{bytes:?} {cut}");
+        }
+    }
+}
+
 /// Pieces that mean something, so that random bytes are interesting ones.
 fn pieces() -> impl Strategy<Value = Vec<u8>> {
     let piece = prop::sample::select(

@@ -2,7 +2,7 @@
 
 use std::io::Write as _;
 
-use http::{HeaderMap, Method, header, request::Parts};
+use http::{HeaderMap, Method, Request, header};
 
 /// How the end of a request's body is marked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -16,22 +16,22 @@ pub(super) enum Framing {
 }
 
 /// Writes the header. Names are in lower case; `framing` alone says how the body is framed, whatever the fields do.
-pub(super) fn head(out: &mut Vec<u8>, parts: &Parts, framing: Framing) {
-    out.extend_from_slice(parts.method.as_str().as_bytes());
+pub(super) fn head<B>(out: &mut Vec<u8>, request: &Request<B>, framing: Framing) {
+    out.extend_from_slice(request.method().as_str().as_bytes());
     out.push(b' ');
-    out.extend_from_slice(parts.uri.path().as_bytes());
-    if let Some(query) = parts.uri.query() {
+    out.extend_from_slice(request.uri().path().as_bytes());
+    if let Some(query) = request.uri().query() {
         out.push(b'?');
         out.extend_from_slice(query.as_bytes());
     }
     out.extend_from_slice(b" HTTP/1.1\r\n");
-    for (name, value) in &parts.headers {
+    for (name, value) in request.headers() {
         if *name != header::CONTENT_LENGTH && *name != header::TRANSFER_ENCODING {
             field(out, name.as_str().as_bytes(), value.as_bytes());
         }
     }
     match framing {
-        Framing::Empty if says_it_is_empty(parts) => field(out, b"content-length", b"0"),
+        Framing::Empty if says_it_is_empty(request) => field(out, b"content-length", b"0"),
         Framing::Empty => {}
         Framing::Length(length) => {
             // Writing to memory does not fail.
@@ -43,9 +43,9 @@ pub(super) fn head(out: &mut Vec<u8>, parts: &Parts, framing: Framing) {
 }
 
 /// Whether an empty body is one whose length has to be said (RFC 9110 §8.6).
-fn says_it_is_empty(parts: &Parts) -> bool {
-    matches!(parts.method, Method::POST | Method::PUT | Method::PATCH)
-        || parts.headers.contains_key(header::CONTENT_LENGTH)
+fn says_it_is_empty<B>(request: &Request<B>) -> bool {
+    matches!(*request.method(), Method::POST | Method::PUT | Method::PATCH)
+        || request.headers().contains_key(header::CONTENT_LENGTH)
 }
 
 fn field(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {

@@ -3,12 +3,13 @@
 use std::{
     future::poll_fn,
     io,
-    task::{Context, Poll},
+    pin::Pin,
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode, header, request::Parts};
+use http::{Method, Request, Response, StatusCode, header};
 use http_body::Body;
 use tokio::{io::AsyncWriteExt as _, time::Instant};
 
@@ -74,8 +75,8 @@ pub struct Unanswered<B> {
     pub sent: bool,
     /// Whether anything came back.
     pub answered: bool,
-    /// Its header.
-    pub parts: Parts,
+    /// It, without its body.
+    pub request: Box<Request<B>>,
     /// Its body, as long as nothing of it is lost: what was taken off it already comes first. `None` in its place: it is empty.
     pub body: Option<(Option<B>, Option<Bytes>)>,
 }
@@ -89,37 +90,56 @@ pub struct Unanswered<B> {
 ///
 /// # Cancel safety
 /// Dropping the future closes the connection; the upstream may have acted on the request.
-pub async fn exchange<S, B>(
+pub fn exchange<S, B>(
     connection: Connection<S>,
-    request: Request<B>,
+    mut request: Box<Request<B>>,
     limit: Duration,
     waiting: &Waiting,
-) -> Result<Answer<S>, Unanswered<B>>
+) -> Exchange<'_, S, B>
 where
     S: Link,
-    B: Body<Data = Bytes, Error = BodyError> + Unpin + Send + 'static,
+    B: Body<Data = Bytes, Error = BodyError> + Default + Unpin + Send + 'static,
 {
-    let (parts, body) = request.into_parts();
-    let expects = parts.headers.contains_key(header::EXPECT);
-    let mut exchange = Exchange {
-        upload: Upload::new(&parts, body, expects),
+    let body = std::mem::take(request.body_mut());
+    let expects = request.headers().contains_key(header::EXPECT);
+    Exchange(Some(Underway {
+        upload: Upload::new(&request, body, expects),
+        request,
         connection,
         unread: Unread::default(),
         interim: 0,
         since: None,
+        limit,
+        waiting,
         look: waiting.look,
         held_since: None,
         is_begun: false,
         answered: false,
-    };
-    let result = poll_fn(|context| exchange.poll_head(context, &parts, limit, waiting.interim.as_ref())).await;
-    let Exchange { upload, connection, answered, .. } = exchange;
-    match result {
-        Ok(head) => Ok(answer(head, connection, upload)),
-        Err(failure) => {
-            let sent = upload.sent() > 0;
-            Err(Unanswered { failure, sent, answered, parts, body: upload.into_body() })
-        }
+    }))
+}
+
+/// The response of [`exchange`]. It is as small as it can be: a request has one on its way at any time.
+#[derive(Debug)]
+pub struct Exchange<'a, S, B>(Option<Underway<'a, S, B>>);
+
+impl<S, B> Future for Exchange<'_, S, B>
+where
+    S: Link,
+    B: Body<Data = Bytes, Error = BodyError> + Unpin + Send + 'static,
+{
+    type Output = Result<Answer<S>, Unanswered<B>>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let Some(underway) = &mut self.0 else { return Poll::Pending };
+        let result = ready!(underway.poll_head(context));
+        let Some(Underway { upload, connection, request, answered, .. }) = self.0.take() else { return Poll::Pending };
+        Poll::Ready(match result {
+            Ok(head) => Ok(answer(head, connection, upload)),
+            Err(failure) => {
+                let sent = upload.sent() > 0;
+                Err(Unanswered { failure, sent, answered, request, body: upload.into_body() })
+            }
+        })
     }
 }
 
@@ -167,13 +187,18 @@ where
     Answer::Response(response.map(|()| body))
 }
 
-struct Exchange<S, B> {
+#[derive(Debug)]
+struct Underway<'a, S, B> {
+    request: Box<Request<B>>,
     upload: Upload<B>,
     connection: Connection<S>,
     unread: Unread,
     interim: usize,
     /// Since when the upstream is waited for, and nothing else.
     since: Option<Instant>,
+    /// How long the upstream is waited for.
+    limit: Duration,
+    waiting: &'a Waiting,
     look: Option<Instant>,
     /// Since when the body waits.
     held_since: Option<Instant>,
@@ -182,18 +207,13 @@ struct Exchange<S, B> {
     answered: bool,
 }
 
-impl<S, B> Exchange<S, B>
+impl<S, B> Underway<'_, S, B>
 where
     S: Link,
     B: Body<Data = Bytes, Error = BodyError> + Unpin,
 {
-    fn poll_head(
-        &mut self,
-        context: &mut Context<'_>,
-        parts: &Parts,
-        limit: Duration,
-        interim: Option<&Interim>,
-    ) -> Poll<Result<Head, Failure>> {
+    fn poll_head(&mut self, context: &mut Context<'_>) -> Poll<Result<Head, Failure>> {
+        let limit = self.limit;
         if !self.is_begun {
             self.is_begun = true;
             if self.connection.reused {
@@ -209,7 +229,7 @@ where
             if self.upload.sent() != had_sent {
                 self.since = None;
             }
-            if let Poll::Ready(head) = self.poll_read(context, parts, interim) {
+            if let Poll::Ready(head) = self.poll_read(context) {
                 return Poll::Ready(head);
             }
             if let Some(look) = self.look
@@ -252,21 +272,16 @@ where
         }
     }
 
-    fn poll_read(
-        &mut self,
-        context: &mut Context<'_>,
-        parts: &Parts,
-        interim: Option<&Interim>,
-    ) -> Poll<Result<Head, Failure>> {
+    fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<Result<Head, Failure>> {
         let Connection { stream, buffer, .. } = &mut self.connection;
         loop {
-            match std::task::ready!(poll_fill(stream, buffer, context, BLOCK)).map_err(Failure::BrokeOff)? {
+            match ready!(poll_fill(stream, buffer, context, BLOCK)).map_err(Failure::BrokeOff)? {
                 0 => return Poll::Ready(Err(Failure::BrokeOff(io::ErrorKind::UnexpectedEof.into()))),
                 _ => self.answered = true,
             }
-            while let Some(head) = self.unread.parse(buffer, &parts.method).map_err(Failure::Malformed)? {
+            while let Some(head) = self.unread.parse(buffer, self.request.method()).map_err(Failure::Malformed)? {
                 match head.status {
-                    StatusCode::SWITCHING_PROTOCOLS if is_upgrade(parts) && self.upload.is_done() => {
+                    StatusCode::SWITCHING_PROTOCOLS if is_upgrade(&self.request) && self.upload.is_done() => {
                         return Poll::Ready(Ok(head));
                     }
                     StatusCode::SWITCHING_PROTOCOLS => {
@@ -282,7 +297,7 @@ where
                                 // Somebody has to send the body now.
                                 context.waker().wake_by_ref();
                             }
-                        } else if let Some(interim) = interim {
+                        } else if let Some(interim) = &self.waiting.interim {
                             interim.push(status, head.headers);
                         }
                     }
@@ -293,8 +308,8 @@ where
     }
 }
 
-fn is_upgrade(parts: &Parts) -> bool {
-    parts.method != Method::CONNECT && parts.headers.contains_key(header::UPGRADE)
+fn is_upgrade<B>(request: &Request<B>) -> bool {
+    request.method() != Method::CONNECT && request.headers().contains_key(header::UPGRADE)
 }
 
 impl From<UploadFault> for Failure {

@@ -15,6 +15,9 @@ const MAX_SIZE: usize = 64 * 1024;
 /// The most fields.
 const MAX_FIELDS: usize = 256;
 
+/// How many fields a map has room for at first: those of most requests, as their upstream gets them.
+const USUAL_FIELDS: usize = 12;
+
 /// A header.
 #[derive(Debug)]
 pub(super) struct Head {
@@ -101,7 +104,8 @@ fn parse(buffer: &Bytes, method: &Method) -> Result<Option<(usize, Head)>, Malfo
         }
         _ => None,
     };
-    let mut headers = HeaderMap::with_capacity(response.headers.len());
+    // The server takes the map for the fields of the next request, and those that the gate adds: one that is large enough never grows.
+    let mut headers = HeaderMap::with_capacity(response.headers.len().max(USUAL_FIELDS));
     for field in response.headers.iter() {
         let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| Malformed::Header)?;
         // Not copied: it is a part of what was read.

@@ -342,9 +342,9 @@ async fn what_came_before_a_request_does_not_answer_it() {
             let stream = Told { is_disturbed, written: std::sync::Arc::clone(&written) };
             let mut connection = Connection::new(stream);
             connection.reused = is_reused;
-            let request = http::Request::builder().method(&method).uri("/").body(RequestBody::empty()).unwrap();
+            let request = http::Request::builder().method(&method).uri("/").body(RequestBody::default()).unwrap();
             let limit = std::time::Duration::from_secs(5);
-            match exchange(connection, request, limit, &Waiting::default()).await {
+            match exchange(connection, request.into(), limit, &Waiting::default()).await {
                 Ok(_) => assert!(!(is_disturbed && is_reused), "{method}"),
                 Err(unanswered) => {
                     assert!(is_disturbed && is_reused, "{method}");

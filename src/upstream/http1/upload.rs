@@ -8,7 +8,7 @@ use std::{
 };
 
 use bytes::{Buf, Bytes};
-use http::request::Parts;
+use http::Request;
 use http_body::{Body, Frame};
 use tokio::io::AsyncWrite;
 
@@ -79,15 +79,15 @@ pub(super) enum UploadFault {
 }
 
 impl<B: Body<Data = Bytes, Error = BodyError> + Unpin> Upload<B> {
-    /// A request with this body. `held`: the body waits for [`Upload::release`].
-    pub(super) fn new(parts: &Parts, body: B, held: bool) -> Self {
+    /// A request, whose body is `body`. `held`: the body waits for [`Upload::release`].
+    pub(super) fn new<E>(request: &Request<E>, body: B, held: bool) -> Self {
         let framing = if body.is_end_stream() {
             Framing::Empty
         } else {
             body.size_hint().exact().map_or(Framing::Chunked, Framing::Length)
         };
         let mut out = Out::default();
-        encode::head(out.head(), parts, framing);
+        encode::head(out.head(), request, framing);
         let body = Some(body).filter(|_| framing != Framing::Empty);
         Self {
             stage: if body.is_none() {

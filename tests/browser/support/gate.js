@@ -1,6 +1,6 @@
 // A real gate in front of a small API and the pages of these tests.
 import { execFileSync, spawn } from 'node:child_process';
-import { createHmac, randomBytes } from 'node:crypto';
+import { createHash, createHmac, randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import http from 'node:http';
@@ -27,6 +27,7 @@ export async function startGate({ tls = false } = {}) {
   const secret = randomBytes(32).toString('hex');
   await writeFile(path.join(directory, 'secret'), secret);
   const upstream = http.createServer(answer);
+  upstream.on('upgrade', echo);
   upstream.listen(0, '127.0.0.1');
   await once(upstream, 'listening');
   const port = await freePort();
@@ -174,6 +175,25 @@ async function answer(request, response) {
   } catch {
     response.writeHead(404).end();
   }
+}
+
+/** A WebSocket that says back what it is told, as far as that is short. */
+function echo(request, socket) {
+  const accept = createHash('sha1').update(`${request.headers['sec-websocket-key']}258EAFA5-E914-47DA-95CA-C5AB0DC85B11`).digest('base64');
+  socket.write(`HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: ${accept}\r\n\r\n`);
+  socket.on('error', () => {});
+  let bytes = Buffer.alloc(0);
+  socket.on('data', (chunk) => {
+    bytes = Buffer.concat([bytes, chunk]);
+    while (bytes.length >= 6 && bytes.length >= 6 + (bytes[1] & 0x7f)) {
+      const length = bytes[1] & 0x7f;
+      const [opcode, mask] = [bytes[0], bytes.subarray(2, 6)];
+      const payload = bytes.subarray(6, 6 + length).map((byte, index) => byte ^ mask[index % 4]);
+      bytes = bytes.subarray(6 + length);
+      socket.write(Buffer.concat([Buffer.from([opcode, length]), payload]));
+      if ((opcode & 0xf) === 8) socket.end();
+    }
+  });
 }
 
 async function page(pathname) {

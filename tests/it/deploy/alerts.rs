@@ -18,14 +18,11 @@ fn metrics(text: &str) -> BTreeSet<&str> {
     words.filter(|word| word.starts_with("portcullis_") || word.starts_with("process_")).collect()
 }
 
-#[test]
-fn every_alert_is_about_metrics_that_there_are_and_has_a_runbook() {
-    let rules = deployed("prometheus/alerts.yml");
-    let alerts = values(&rules, "- alert:");
-    assert!(alerts.len() > 20, "{alerts:?}");
-    assert_eq!(alerts.iter().collect::<BTreeSet<_>>().len(), alerts.len(), "no two of a name");
-    let code: String = rules.lines().filter(|line| !line.starts_with('#')).collect();
-    for metric in metrics(&code) {
+/// Each of them is on the page.
+fn are_told_of(text: &str) {
+    let metrics = metrics(text);
+    assert!(metrics.len() > 10, "{metrics:?}");
+    for metric in metrics {
         let row = |name: &str| PAGE.lines().find(|line| line.starts_with(&format!("| `{name}` |")));
         let is_there = match metric.strip_suffix("_bucket") {
             Some(histogram) => row(histogram).is_some_and(|row| row.contains("| histogram |")),
@@ -33,6 +30,27 @@ fn every_alert_is_about_metrics_that_there_are_and_has_a_runbook() {
         };
         assert!(is_there, "{metric} is not in docs/metrics.md");
     }
+}
+
+#[test]
+fn the_dashboard_shows_metrics_that_there_are() {
+    let dashboard: serde_json::Value = serde_json::from_str(&deployed("grafana/portcullis.json")).unwrap();
+    let panels = dashboard["panels"].as_array().unwrap();
+    assert!(panels.len() > 10);
+    let targets = panels.iter().flat_map(|panel| panel["targets"].as_array().unwrap());
+    let shown: Vec<&str> = targets.map(|target| target["expr"].as_str().unwrap()).collect();
+    are_told_of(&shown.join("\n"));
+    assert!(shown.iter().all(|shown| shown.contains("$instance")), "{shown:?}");
+}
+
+#[test]
+fn every_alert_is_about_metrics_that_there_are_and_has_a_runbook() {
+    let rules = deployed("prometheus/alerts.yml");
+    let alerts = values(&rules, "- alert:");
+    assert!(alerts.len() > 20, "{alerts:?}");
+    assert_eq!(alerts.iter().collect::<BTreeSet<_>>().len(), alerts.len(), "no two of a name");
+    let code: String = rules.lines().filter(|line| !line.starts_with('#')).collect();
+    are_told_of(&code);
     let rule_texts: Vec<&str> = rules.split("- alert:").skip(1).collect();
     for (alert, rule) in alerts.iter().zip(rule_texts) {
         for (key, count) in [("expr:", 1), ("severity:", 1), ("summary:", 1), ("runbook:", 1)] {

@@ -1,11 +1,13 @@
 //! The lines of the access log.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use futures_util::{SinkExt as _, StreamExt as _};
 use http::{Method, Response, StatusCode};
 use http_body::Frame;
 use serde_json::Value;
+use tokio_tungstenite::tungstenite::Message;
 
 use crate::{
     proxy::{HTTP1, HTTP2, client, route},
@@ -14,7 +16,7 @@ use crate::{
         eventually,
         gate::TestGate,
         log,
-        upstream::{StreamBody, text},
+        upstream::{RawUpstream, StreamBody, text},
     },
 };
 
@@ -138,6 +140,53 @@ async fn a_line_is_written_when_the_response_has_ended() {
             assert_eq!(line.get("broken_off").is_some(), !ends, "{line}");
             assert!(!ends || line["http.response.body.size"] == 8, "{line}");
         }
+    }
+}
+
+/// Its line tells of all that passed, when it has ended: by itself, or by the gate.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_websocket_is_one_line_at_its_end() {
+    log::capture();
+    let upstream = RawUpstream::start(|stream, _| async move {
+        let Ok(mut socket) = tokio_tungstenite::accept_async(stream).await else { return };
+        while let Some(Ok(message)) = socket.next().await {
+            if message.is_binary() && socket.send(message).await.is_err() {
+                return;
+            }
+        }
+    })
+    .await;
+    let settings = "auth = \"none\"\nname = \"ws\"\npath = \"/sockets\"\ntunnel_idle_timeout = \"1500ms\"";
+    let gate = TestGate::start(&format!("{LOGGED}{}", upstream.route(settings))).await;
+    for (path, end) in [("/sockets/closed", "closed"), ("/sockets/idle", "idle"), ("/sockets/gone", "gone")] {
+        let begun = Instant::now();
+        let stream = tokio::net::TcpStream::connect(gate.address()).await.unwrap();
+        let (mut socket, _) = tokio_tungstenite::client_async(format!("ws://a{path}"), stream).await.unwrap();
+        for _ in 0..3 {
+            socket.send(Message::binary(vec![7; 1000])).await.unwrap();
+            assert_eq!(socket.next().await.unwrap().unwrap().len(), 1000);
+        }
+        assert!(log::lines(path).is_empty(), "it has not ended yet");
+        match end {
+            "closed" => {
+                socket.close(None).await.unwrap();
+                while socket.next().await.is_some() {}
+            }
+            "idle" => while let Some(Ok(_)) = socket.next().await {},
+            _ => {
+                let _ = socket.get_ref().set_zero_linger();
+                drop(socket);
+            }
+        }
+        let line = &lines(path, 1).await[0];
+        assert_eq!((&line["http.response.status_code"], &line["route.name"]), (&101.into(), &"ws".into()));
+        // Headers of frames count too: 4 bytes down, 8 up.
+        let (up, down) = (line["http.request.body.size"].as_u64(), line["http.response.body.size"].as_u64());
+        assert!(up.is_some_and(|up| (3024..3060).contains(&up)), "{line}");
+        assert!(down.is_some_and(|down| (3012..3060).contains(&down)), "{line}");
+        let took = line["took_ms"].as_f64().unwrap();
+        assert!(took <= begun.elapsed().as_secs_f64() * 1000.0 && (end != "idle" || took >= 1400.0), "{line}");
+        assert_eq!(line.get("broken_off").is_some(), end == "gone", "{line}");
     }
 }
 

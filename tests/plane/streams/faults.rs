@@ -35,7 +35,8 @@ use crate::support::{
     keys::{AUDIENCE, TestIssuer},
 };
 
-/// An embedded store whose writes of markers and of activity wait to be let through, and whose reads panic where they are told to.
+/// An embedded store whose writes of markers and of activity, and questions about sessions, wait to be let through, and whose reads panic
+/// where they are told to.
 #[derive(Debug)]
 struct Faulty {
     store: Arc<EmbeddedStore>,
@@ -43,6 +44,7 @@ struct Faulty {
     waiting: AtomicUsize,
     records: watch::Sender<bool>,
     recording: AtomicUsize,
+    opens: watch::Sender<bool>,
     panics: AtomicBool,
 }
 
@@ -82,6 +84,7 @@ impl Store for Faulty {
 #[async_trait]
 impl Sessions for Faulty {
     async fn open_session(&self, opening: &Opening) -> Result<StoredSession, StoreError> {
+        let _ = self.opens.subscribe().wait_for(|open| *open).await;
         self.store.sessions().open_session(opening).await
     }
     async fn session(&self, key: &SessionKey) -> Result<Option<StoredSession>, StoreError> {
@@ -132,6 +135,8 @@ impl Bench {
         };
         let mut settings = EngineSettings::new(vec![trusted]);
         settings.tokens.clock = Clock::Manual(clock.clone());
+        // Whoever waits has a bound of their own.
+        settings.markers.read_timeout = Duration::from_secs(60);
         let mut opened = None;
         let engine = Engine::start(settings, |watcher, clock| {
             let settings = EmbeddedSettings { directory: directory.join("data") };
@@ -141,6 +146,7 @@ impl Bench {
                 waiting: AtomicUsize::new(0),
                 records: watch::Sender::new(true),
                 recording: AtomicUsize::new(0),
+                opens: watch::Sender::new(true),
                 panics: AtomicBool::new(false),
             });
             opened = Some(Arc::clone(&faulty));
@@ -216,6 +222,19 @@ async fn a_stream_of_an_idle_session_ends_before_that_is_written() {
         MarkerKey::session(&"acme".try_into().unwrap(), &format!("session of {ALICE}").as_str().try_into().unwrap());
     eventually("it is over for good", async || matches!(bench.store.store.read(&key).await, Ok(Reading::Present(_))))
         .await;
+}
+
+/// Whether the session is idle, the store does not tell: that is to be known within `max_staleness`, however long it may take to answer
+/// others.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_of_a_session_that_nothing_is_told_of_ends_in_time() {
+    let directory = tempfile::tempdir().unwrap();
+    let bench = Bench::start(directory.path()).await;
+    let limits = SessionLimits { idle: Some(Duration::from_secs(1800)), absolute: None };
+    let ends = bench.stream(ALICE, limits).await;
+    bench.store.opens.send_replace(false);
+    bench.clock.advance(Duration::from_secs(1801));
+    assert_eq!(timeout(PATIENCE, ends).await.expect("it ends").unwrap(), Reason::Stale);
 }
 
 /// Its activity has to be written before it is admitted, which takes its time.

@@ -1,4 +1,4 @@
-//! gRPC of all four kinds, with a real client and a real server.
+//! gRPC of all four kinds, with a real client and a real server, with TLS and without.
 
 use std::pin::Pin;
 
@@ -13,11 +13,12 @@ use tonic::{
     server::{
         ClientStreamingService, Grpc as Server, NamedService, ServerStreamingService, StreamingService, UnaryService,
     },
-    transport::Channel,
+    transport::{Certificate, Channel, ClientTlsConfig},
 };
 use tonic_prost::ProstCodec;
 
 use super::*;
+use crate::secure::Secure;
 
 /// The one message: a line of text.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -147,8 +148,8 @@ impl Service<http::Request<tonic::body::Body>> for Route {
     }
 }
 
-/// A server, and a gate in front of it with these settings of its route.
-async fn start(world: &World, settings: &str) -> (Desk, Gate) {
+/// A server, and a gate in front of it with these settings of its route, with TLS or without.
+async fn start(world: &World, secure: Option<&Secure>, settings: &str) -> (Desk, Gate) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let desk = Desk::default();
@@ -158,7 +159,9 @@ async fn start(world: &World, settings: &str) -> (Desk, Gate) {
     let route = format!(
         "[[routes]]\nname = \"grpc\"\npath = \"/test.Desk\"\nprotocol = \"http2\"\nupstream = \"http://{address}\"\n{settings}"
     );
-    (desk, world.gate().route(&route).start().await)
+    let setup = secure.into_iter().flat_map(Secure::variables);
+    let setup = setup.fold(world.gate().route(&route), |setup, (name, value)| setup.with(name, value));
+    (desk, setup.start().await)
 }
 
 /// A client with a token.
@@ -168,9 +171,16 @@ struct Client {
 }
 
 impl Client {
-    async fn connect(gate: &Gate, token: String) -> Self {
-        let channel = Channel::from_shared(format!("http://{}", gate.address)).unwrap().connect().await.unwrap();
-        Self { caller: Caller::new(channel), token }
+    async fn connect(gate: &Gate, secure: Option<&Secure>, token: String) -> Self {
+        let scheme = if secure.is_some() { "https" } else { "http" };
+        let mut endpoint = Channel::from_shared(format!("{scheme}://{}", gate.address)).unwrap();
+        if let Some(secure) = secure {
+            // The library agrees on HTTP/2 by ALPN, or does not connect.
+            let authority = Certificate::from_pem(std::fs::read(secure.authority_file()).unwrap());
+            let tls = ClientTlsConfig::new().ca_certificate(authority).domain_name("api.example");
+            endpoint = endpoint.tls_config(tls).unwrap();
+        }
+        Self { caller: Caller::new(endpoint.connect().await.unwrap()), token }
     }
 
     fn request<T>(&self, message: T) -> Request<T> {
@@ -209,11 +219,24 @@ fn code_of(status: &Status) -> (Code, &str) {
     (status.code(), status.message())
 }
 
+/// Runs a test in the clear and with TLS.
+async fn both_ways(test: impl AsyncFn(Option<&Secure>)) {
+    let secure = Secure::new();
+    for secure in [None, Some(&secure)] {
+        println!("with TLS: {}", secure.is_some());
+        test(secure).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn calls_of_all_four_kinds_pass() {
+    both_ways(async |secure| calls_of_all_four_kinds_pass_by(secure).await).await;
+}
+
+async fn calls_of_all_four_kinds_pass_by(secure: Option<&Secure>) {
     let world = World::embedded().await;
-    let (desk, gate) = start(&world, "").await;
-    let mut client = Client::connect(&gate, world.token(ALICE, json!({}))).await;
+    let (desk, gate) = start(&world, secure, "").await;
+    let mut client = Client::connect(&gate, secure, world.token(ALICE, json!({}))).await;
     let request = client.request(line("hello"));
     assert_eq!(client.unary(request).await.unwrap(), "you said hello");
     assert_eq!(desk.last().0, ALICE);
@@ -251,20 +274,24 @@ async fn calls_of_all_four_kinds_pass() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn refusals_and_failures_of_the_gate_are_grpc_statuses() {
+    both_ways(async |secure| refusals_and_failures_of_the_gate_are_grpc_statuses_by(secure).await).await;
+}
+
+async fn refusals_and_failures_of_the_gate_are_grpc_statuses_by(secure: Option<&Secure>) {
     let world = World::embedded().await;
-    let (_, gate) = start(&world, "scopes = [\"orders\"]\nresponse_timeout = \"500ms\"").await;
+    let (_, gate) = start(&world, secure, "scopes = [\"orders\"]\nresponse_timeout = \"500ms\"").await;
     let good = json!({ "scope": "orders" });
     for (token, code, message) in [
         (String::new(), Code::Unauthenticated, "missing_token"),
         (world.token(ALICE, json!({ "exp": 1 })), Code::Unauthenticated, "token_expired"),
         (world.token(ALICE, json!({ "scope": "openid" })), Code::PermissionDenied, "insufficient_scope"),
     ] {
-        let mut client = Client::connect(&gate, token).await;
+        let mut client = Client::connect(&gate, secure, token).await;
         let request = client.request(line("hello"));
         assert_eq!(code_of(&client.unary(request).await.unwrap_err()), (code, message));
     }
     // Time limits of the gate.
-    let mut client = Client::connect(&gate, world.token(ALICE, good)).await;
+    let mut client = Client::connect(&gate, secure, world.token(ALICE, good)).await;
     let request = client.request(line("hang"));
     let status = timeout(PATIENCE, client.unary(request)).await.unwrap().unwrap_err();
     assert_eq!(code_of(&status), (Code::DeadlineExceeded, "upstream_timeout"));
@@ -273,9 +300,13 @@ async fn refusals_and_failures_of_the_gate_are_grpc_statuses() {
 /// `grpc-timeout` reaches the server, and a client that gave up ends its call there.
 #[tokio::test(flavor = "multi_thread")]
 async fn deadlines_pass() {
+    both_ways(async |secure| deadlines_pass_by(secure).await).await;
+}
+
+async fn deadlines_pass_by(secure: Option<&Secure>) {
     let world = World::embedded().await;
-    let (desk, gate) = start(&world, "").await;
-    let mut client = Client::connect(&gate, world.token(ALICE, json!({}))).await;
+    let (desk, gate) = start(&world, secure, "").await;
+    let mut client = Client::connect(&gate, secure, world.token(ALICE, json!({}))).await;
     let mut request = client.request(line("hang"));
     request.set_timeout(Duration::from_millis(700));
     let status = timeout(PATIENCE, client.unary(request)).await.unwrap().unwrap_err();
@@ -285,10 +316,14 @@ async fn deadlines_pass() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_ends_with_its_session() {
+    both_ways(async |secure| a_call_ends_with_its_session_by(secure).await).await;
+}
+
+async fn a_call_ends_with_its_session_by(secure: Option<&Secure>) {
     let world = World::embedded().await;
-    let (_, gate) = start(&world, "").await;
-    let mut alice = Client::connect(&gate, world.token(ALICE, json!({}))).await;
-    let mut bob = Client::connect(&gate, world.token(BOB, json!({}))).await;
+    let (_, gate) = start(&world, secure, "").await;
+    let mut alice = Client::connect(&gate, secure, world.token(ALICE, json!({}))).await;
+    let mut bob = Client::connect(&gate, secure, world.token(BOB, json!({}))).await;
     let (mut alices, mut bobs) = (alice.list("forever").await.unwrap(), bob.list("forever").await.unwrap());
     for call in [&mut alices, &mut bobs] {
         assert_eq!(call.message().await.unwrap(), Some(line("begin")));

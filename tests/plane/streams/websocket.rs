@@ -1,14 +1,11 @@
-//! WebSockets with a real client and a real server, over HTTP/1.1 and over HTTP/2.
+//! WebSockets with a real client and a real server, over HTTP/1.1 and over HTTP/2 on either side, with TLS and without.
 
 use futures_util::{SinkExt, StreamExt};
 use http::{HeaderMap, Request};
 use http_body_util::Empty;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::json;
-use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
-    net::TcpStream,
-};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio_tungstenite::{
     WebSocketStream, accept_hdr_async, client_async,
     tungstenite::{
@@ -20,10 +17,10 @@ use tokio_tungstenite::{
 };
 
 use super::*;
-use crate::support::{full::MARGIN, upstream::RawUpstream};
-
-trait Wire: AsyncRead + AsyncWrite + Unpin + Send {}
-impl<T: AsyncRead + AsyncWrite + Unpin + Send> Wire for T {}
+use crate::{
+    secure::{Secure, Wire},
+    support::{client::Raw, full::MARGIN, upstream::RawUpstream},
+};
 
 type Socket = WebSocketStream<Box<dyn Wire>>;
 
@@ -56,30 +53,120 @@ async fn echo() -> (RawUpstream, Seen) {
                 }
                 Ok(response)
             };
-            let Ok(mut socket) = accept_hdr_async(stream, take).await else { return };
-            let end = loop {
-                match socket.next().await {
-                    Some(Ok(Message::Close(frame))) => break format!("{:?}", frame.map(|frame| frame.reason)),
-                    Some(Ok(message @ (Message::Text(_) | Message::Binary(_)))) => {
-                        if message == Message::text("bye") {
-                            let frame = CloseFrame { code: CloseCode::Library(4000), reason: "done".into() };
-                            socket.close(Some(frame)).await.unwrap();
-                        } else if socket.send(message).await.is_err() {
-                            break "unsent".to_owned();
-                        }
-                    }
-                    Some(Ok(_)) => {}
-                    Some(Err(error)) => break error.to_string(),
-                    None => break "end".to_owned(),
-                }
-            };
-            seen.ends.lock().unwrap().push(end);
-            // The library answers a close frame when it is asked for more.
-            while socket.next().await.is_some_and(|next| next.is_ok()) {}
+            let Ok(socket) = accept_hdr_async(stream, take).await else { return };
+            converse(socket, &seen).await;
         }
     })
     .await;
     (upstream, seen)
+}
+
+/// Sends everything back.
+async fn converse<S: AsyncRead + AsyncWrite + Unpin>(mut socket: WebSocketStream<S>, seen: &Seen) {
+    let end = loop {
+        match socket.next().await {
+            Some(Ok(Message::Close(frame))) => break format!("{:?}", frame.map(|frame| frame.reason)),
+            Some(Ok(message @ (Message::Text(_) | Message::Binary(_)))) => {
+                if message == Message::text("bye") {
+                    let frame = CloseFrame { code: CloseCode::Library(4000), reason: "done".into() };
+                    socket.close(Some(frame)).await.unwrap();
+                } else if socket.send(message).await.is_err() {
+                    break "unsent".to_owned();
+                }
+            }
+            Some(Ok(_)) => {}
+            Some(Err(error)) => break error.to_string(),
+            None => break "end".to_owned(),
+        }
+    };
+    seen.ends.lock().unwrap().push(end);
+    // The library answers a close frame when it is asked for more.
+    while socket.next().await.is_some_and(|next| next.is_ok()) {}
+}
+
+/// The same over HTTP/2, by extended `CONNECT`, if it `connects`: with this status.
+async fn echo_http2(connects: bool, status: u16) -> (RawUpstream, Seen) {
+    let seen = Seen::default();
+    let kept = seen.clone();
+    let upstream = RawUpstream::start(move |stream, _| {
+        let seen = kept.clone();
+        let service = hyper::service::service_fn(move |mut request: Request<hyper::body::Incoming>| {
+            let seen = seen.clone();
+            async move {
+                let asked = request.extensions().get::<hyper::ext::Protocol>().map(|asked| asked.as_str().to_owned());
+                assert_eq!((request.method(), asked.as_deref()), (&Method::CONNECT, Some("websocket")));
+                assert_eq!((request.uri().path(), request.uri().query()), ("/ws/room", Some("of=mine")));
+                seen.fields.lock().unwrap().push(request.headers().clone());
+                let mut response = Response::new(StreamBody::from(""));
+                *response.status_mut() = StatusCode::from_u16(status).unwrap();
+                if request.headers().contains_key("sec-websocket-protocol") {
+                    response.headers_mut().insert("sec-websocket-protocol", "chat".parse().unwrap());
+                }
+                if status == 200 {
+                    tokio::spawn(async move {
+                        let Ok(upgraded) = hyper::upgrade::on(&mut request).await else { return };
+                        let wire = TokioIo::new(upgraded);
+                        converse(WebSocketStream::from_raw_socket(wire, Role::Server, None).await, &seen).await;
+                    });
+                }
+                Ok::<_, std::convert::Infallible>(response)
+            }
+        });
+        async move {
+            let mut builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+            if connects {
+                builder.enable_connect_protocol();
+            }
+            let _ = builder.serve_connection(TokioIo::new(stream), service).await;
+        }
+    })
+    .await;
+    (upstream, seen)
+}
+
+/// What a client connects to, and how: with TLS or without, by this version, in front of an upstream of that.
+struct Way {
+    secure: Option<Secure>,
+    version: Version,
+    upstream: RawUpstream,
+    upstream_version: Version,
+    seen: Seen,
+}
+
+impl Way {
+    /// All there are.
+    async fn all() -> Vec<Self> {
+        let mut all = Vec::new();
+        for secure in [false, true] {
+            for version in [HTTP1, HTTP2] {
+                for upstream_version in [HTTP1, HTTP2] {
+                    let (upstream, seen) =
+                        if upstream_version == HTTP1 { echo().await } else { echo_http2(true, 200).await };
+                    let secure = secure.then(Secure::new);
+                    all.push(Self { secure, version, upstream, upstream_version, seen });
+                }
+            }
+        }
+        all
+    }
+
+    fn route(&self, settings: &str) -> String {
+        let protocol = if self.upstream_version == HTTP1 { "http1" } else { "http2" };
+        println!("{:?} in front of {protocol}, with TLS: {}", self.version, self.secure.is_some());
+        route(&self.upstream, &format!("protocol = \"{protocol}\"\n{settings}"))
+    }
+
+    async fn gate(&self, world: &World, settings: &str) -> Gate {
+        let mut setup = world.gate().route(&self.route(settings));
+        for (name, value) in self.secure.iter().flat_map(Secure::variables) {
+            setup = setup.with(name, value);
+        }
+        setup.start().await
+    }
+
+    async fn connect(&self, gate: &Gate, token: &str, fields: &[(&str, &str)]) -> Result<Socket, Refused> {
+        connect_by(self.secure.as_ref(), self.version, gate, token, fields).await
+    }
 }
 
 fn route(upstream: &RawUpstream, settings: &str) -> String {
@@ -89,9 +176,21 @@ fn route(upstream: &RawUpstream, settings: &str) -> String {
 /// The handshake's answer when it is no.
 type Refused = (u16, String);
 
-/// Opens a WebSocket over HTTP/1.1 or HTTP/2, with further fields.
+/// Opens a WebSocket over HTTP/1.1 or HTTP/2 in the clear, with further fields.
 async fn connect(version: Version, gate: &Gate, token: &str, fields: &[(&str, &str)]) -> Result<Socket, Refused> {
-    let stream = TcpStream::connect(gate.address).await.unwrap();
+    connect_by(None, version, gate, token, fields).await
+}
+
+/// The same, with TLS or without.
+async fn connect_by(
+    secure: Option<&Secure>,
+    version: Version,
+    gate: &Gate,
+    token: &str,
+    fields: &[(&str, &str)],
+) -> Result<Socket, Refused> {
+    let protocol = if version == HTTP1 { "http/1.1" } else { "h2" };
+    let stream = crate::secure::connect(secure, gate.address, protocol).await;
     let all = |mut builder: http::request::Builder| {
         if !token.is_empty() {
             builder = builder.header("authorization", format!("Bearer {token}"));
@@ -102,7 +201,7 @@ async fn connect(version: Version, gate: &Gate, token: &str, fields: &[(&str, &s
         let mut request = "ws://api.example/ws/room?of=mine".into_client_request().unwrap();
         let added = all(Request::builder()).body(()).unwrap();
         request.headers_mut().extend(added.headers().clone());
-        return match client_async(request, Box::new(stream) as Box<dyn Wire>).await {
+        return match client_async(request, stream).await {
             Ok((socket, response)) => {
                 assert!(!response.headers().contains_key("portcullis-session-idle"));
                 Ok(socket)
@@ -197,18 +296,22 @@ async fn closed(socket: &mut Socket) -> (u16, String) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn messages_pass_both_ways_unchanged() {
-    let (world, (upstream, seen)) = (World::embedded().await, echo().await);
-    let gate = world.gate().route(&route(&upstream, "")).start().await;
-    for version in [HTTP1, HTTP2] {
-        println!("{version:?}");
+    for way in Way::all().await {
+        let (world, version, seen) = (World::embedded().await, way.version, &way.seen);
+        let gate = way.gate(&world, "").await;
         let token = world.token(ALICE, json!({}));
         let fields = [("sec-websocket-protocol", "chat, other"), ("x-custom", "1")];
         // The library checks what it did not ask for.
         let fields = if version == HTTP1 { &fields[1..] } else { &fields[..] };
-        let mut socket = connect(version, &gate, &token, fields).await.unwrap();
+        let mut socket = way.connect(&gate, &token, fields).await.unwrap();
         let got = seen.fields.lock().unwrap().last().unwrap().clone();
         assert_eq!((&got["x-forwarded-user"], &got["x-custom"]), (&ALICE.parse().unwrap(), &"1".parse().unwrap()));
-        assert_eq!(got["connection"].to_str().unwrap().to_ascii_lowercase(), "upgrade");
+        if way.upstream_version == HTTP1 {
+            assert_eq!(got["connection"].to_str().unwrap().to_ascii_lowercase(), "upgrade");
+        } else {
+            assert!(!got.contains_key("sec-websocket-key"), "{got:?}");
+        }
+        assert_eq!(got["x-forwarded-proto"], if way.secure.is_some() { "https" } else { "http" });
         goes_on(&mut socket, "hello").await;
         for size in [0, 125, 126, 65_535, 65_536, 3 << 20] {
             let message = Message::binary((0..=250).cycle().take(size).collect::<Vec<u8>>());
@@ -222,7 +325,7 @@ async fn messages_pass_both_ways_unchanged() {
         assert_eq!(closed(&mut socket).await, (4000, "done".to_owned()), "the upstream's goodbye");
         until(&gate, 0.0).await;
         // And the client's.
-        let mut socket = connect(version, &gate, &token, &[]).await.unwrap();
+        let mut socket = way.connect(&gate, &token, &[]).await.unwrap();
         socket.close(Some(CloseFrame { code: CloseCode::Normal, reason: "mine".into() })).await.unwrap();
         eventually("it arrives", async || seen.ends().last().is_some_and(|end| end.contains("mine"))).await;
         until(&gate, 0.0).await;
@@ -235,12 +338,11 @@ async fn until(gate: &Gate, count: f64) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_block_says_goodbye_to_both_sides_and_to_nobody_else() {
-    let (world, (upstream, seen)) = (World::embedded().await, echo().await);
-    let gate = world.gate().route(&route(&upstream, "")).start().await;
-    for version in [HTTP1, HTTP2] {
-        println!("{version:?}");
-        let mut alices = connect(version, &gate, &world.token(ALICE, json!({})), &[]).await.unwrap();
-        let mut bobs = connect(version, &gate, &world.token(BOB, json!({})), &[]).await.unwrap();
+    for way in Way::all().await {
+        let (world, seen) = (World::embedded().await, &way.seen);
+        let gate = way.gate(&world, "").await;
+        let mut alices = way.connect(&gate, &world.token(ALICE, json!({})), &[]).await.unwrap();
+        let mut bobs = way.connect(&gate, &world.token(BOB, json!({})), &[]).await.unwrap();
         goes_on(&mut alices, "one").await;
         block(&gate, ALICE).await;
         let begun = Instant::now();
@@ -250,7 +352,7 @@ async fn a_block_says_goodbye_to_both_sides_and_to_nobody_else() {
         seen.ends.lock().unwrap().clear();
         goes_on(&mut bobs, "two").await;
         assert_eq!(
-            connect(version, &gate, &world.token(ALICE, json!({})), &[]).await.err(),
+            way.connect(&gate, &world.token(ALICE, json!({})), &[]).await.err(),
             Some((401, "user_blocked".to_owned()))
         );
         drop(bobs);
@@ -299,6 +401,219 @@ async fn a_handshake_is_refused_as_any_request() {
         let token = world.token(ALICE, json!({}));
         goes_on(&mut connect(version, &gate, &token, &[("origin", "https://evil.example")]).await.unwrap(), "x").await;
         seen.fields.lock().unwrap().clear();
+    }
+}
+
+/// Where the gate itself does TLS, it knows by which scheme its own pages come; a proxy that is trusted says so.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_scheme_of_an_origin_counts_where_it_is_known() {
+    let (secure, (upstream, _)) = (Secure::new(), echo().await);
+    let settings = route(&upstream, "cookie = \"session\"");
+    let world = World::embedded().await;
+    let cookie = format!("session={}", world.token(ALICE, json!({})));
+    let setup = world.gate().route(&settings);
+    let setup = secure.variables().into_iter().fold(setup, |setup, (name, value)| setup.with(name, value));
+    let gate = setup.start().await;
+    for version in [HTTP1, HTTP2] {
+        for (origin, expected) in [("https://api.example", 0), ("http://api.example", 403)] {
+            let fields = [("cookie", cookie.as_str()), ("origin", origin)];
+            let refused = connect_by(Some(&secure), version, &gate, "", &fields).await.err();
+            assert_eq!(refused.map_or(0, |(status, _)| status), expected, "{version:?} {origin}");
+        }
+    }
+    let world = World::embedded().await;
+    let cookie = format!("session={}", world.token(ALICE, json!({})));
+    let gate = world.gate().route(&settings).with("LISTENER_TRUSTED_PROXIES", "127.0.0.1").start().await;
+    for (proto, origin, expected) in [
+        ("https", "https://api.example", 0),
+        ("https", "http://api.example", 403),
+        ("http", "http://api.example", 0),
+        ("http", "https://api.example", 403),
+    ] {
+        let fields = [("cookie", cookie.as_str()), ("origin", origin), ("x-forwarded-proto", proto)];
+        let refused = connect(HTTP1, &gate, "", &fields).await.err();
+        assert_eq!(refused.map_or(0, |(status, _)| status), expected, "{proto} {origin}");
+    }
+}
+
+/// An upstream of HTTP/2 has to announce that it takes them (RFC 8441 §3).
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upstream_without_websockets_over_http2_is_a_bad_gateway() {
+    let (world, (upstream, seen)) = (World::embedded().await, echo_http2(false, 200).await);
+    let settings = "protocol = \"http2\"\nejection.failures = 1";
+    let gate = world.gate().route(&route(&upstream, settings)).start().await;
+    for round in 0..2 {
+        for version in [HTTP1, HTTP2] {
+            let refused = connect(version, &gate, &world.token(ALICE, json!({})), &[]).await.err();
+            assert_eq!(refused, Some((502, "upstream_websocket".to_owned())), "{round} {version:?}");
+        }
+    }
+    assert!(seen.fields.lock().unwrap().is_empty());
+    let metrics = gate.admin(Method::GET, "/metrics", Value::Null).await;
+    let ejected =
+        |line: &str| line.starts_with("portcullis_upstream_ejections_total{route=\"ws\"") && !line.ends_with(" 0");
+    assert!(!metrics.text().lines().any(ejected), "it is well otherwise");
+}
+
+/// What it answers but 200.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_upstreams_of_http2_answer_otherwise() {
+    for (status, expected) in [(403, 403), (404, 404), (503, 503), (201, 502), (204, 502)] {
+        let (world, (upstream, _)) = (World::embedded().await, echo_http2(true, status).await);
+        let gate = world.gate().route(&route(&upstream, "protocol = \"http2\"")).start().await;
+        for version in [HTTP1, HTTP2] {
+            let refused = connect(version, &gate, &world.token(ALICE, json!({})), &[]).await.err();
+            assert_eq!(refused.map(|(status, _)| status), Some(expected), "{version:?} {status}");
+        }
+        until(&gate, 0.0).await;
+    }
+}
+
+/// The gate's own endpoints are none, and any success would be taken for a yes.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_gates_own_endpoints_are_no_websockets() {
+    let (world, (upstream, _)) = (World::embedded().await, echo().await);
+    let gate = world.gate().route(&route(&upstream, "")).start().await;
+    let stream = tokio::net::TcpStream::connect(gate.address).await.unwrap();
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    let token = world.token(ALICE, json!({}));
+    for path in ["session", "session.js", "session.json", "logout", "nothing"] {
+        let uri = format!("http://api.example/.portcullis/{path}");
+        let plain = Request::get(&uri).header("authorization", format!("Bearer {token}"));
+        sender.send_request(plain.body(Empty::<Bytes>::new()).unwrap()).await.unwrap();
+        let request = Request::builder().method(Method::CONNECT).uri(&uri).header("sec-websocket-version", "13");
+        let request = request
+            .extension(hyper::ext::Protocol::from_static("websocket"))
+            .header("authorization", format!("Bearer {token}"));
+        let response = timeout(PATIENCE, sender.send_request(request.body(Empty::new()).unwrap())).await.unwrap();
+        let response = response.unwrap();
+        assert_eq!(response.status(), StatusCode::NOT_IMPLEMENTED, "{path}");
+        assert_eq!(code(&response.into_body().collect().await.unwrap().to_bytes()), "method", "{path}");
+    }
+}
+
+/// Reads what comes of a connection; 0: its end.
+async fn some(stream: &mut (impl AsyncRead + Unpin), buffer: &mut [u8]) -> usize {
+    timeout(PATIENCE, stream.read(buffer)).await.expect("something in time").unwrap_or(0)
+}
+
+/// A handshake as a client of HTTP/1.1 writes it.
+fn handshake(token: &str) -> String {
+    format!(
+        "GET /ws/room HTTP/1.1\r\nHost: api.example\r\nAuthorization: Bearer {token}\r\nConnection: Upgrade\r\n\
+         Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    )
+}
+
+/// Whoever sends frames before the answer breaks the protocol (RFC 6455 §4.1): none of that is read as anything.
+#[tokio::test(flavor = "multi_thread")]
+async fn frames_before_the_answer_are_refused() {
+    // A frame of text, one with a line break in it, and what would be a request.
+    let frames: [&[u8]; 3] =
+        [b"\x81\x85\0\0\0\0hello", b"\x81\x83\0\0\0\0a\nb", b"GET /ws/x HTTP/1.1\r\nHost: a\r\n\r\n"];
+    for frame in frames {
+        for at_once in [true, false] {
+            let world = World::embedded().await;
+            let (asked, go) = (Arc::new(tokio::sync::Notify::new()), Arc::new(tokio::sync::Notify::new()));
+            let got = Arc::new(Mutex::new(None));
+            let (said, wait, kept) = (Arc::clone(&asked), Arc::clone(&go), Arc::clone(&got));
+            let upstream = RawUpstream::start(move |mut stream, _| {
+                let (said, wait, kept) = (Arc::clone(&said), Arc::clone(&wait), Arc::clone(&kept));
+                async move {
+                    let mut buffer = vec![0; 4096];
+                    let _ = stream.read(&mut buffer).await;
+                    said.notify_one();
+                    wait.notified().await;
+                    let answer = "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\
+                                  Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
+                    let _ = stream.write_all(answer.as_bytes()).await;
+                    let mut rest = Vec::new();
+                    let _ = stream.read_to_end(&mut rest).await;
+                    *kept.lock().unwrap() = Some(rest);
+                }
+            })
+            .await;
+            println!("{:?} at once: {at_once}", String::from_utf8_lossy(frame));
+            let gate = world.gate().route(&route(&upstream, "")).start().await;
+            let mut raw = Raw::connect(gate.address).await;
+            let mut bytes = handshake(&world.token(ALICE, json!({}))).into_bytes();
+            if at_once {
+                bytes.extend(frame);
+            }
+            raw.write(bytes).await;
+            timeout(PATIENCE, asked.notified()).await.unwrap();
+            if !at_once {
+                raw.write(frame).await;
+                // Until the gate has it: the system does not say.
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+            go.notify_one();
+            let reply = raw.read_to_end().await;
+            assert!(reply.starts_with("HTTP/1.1 400 ") && reply.contains("malformed_request"), "{at_once}: {reply}");
+            assert_eq!(reply.matches("HTTP/1.1 ").count(), 1, "{reply}");
+            eventually("the upstream is let go", async || got.lock().unwrap().is_some()).await;
+            assert_eq!(got.lock().unwrap().take(), Some(Vec::new()), "nothing is passed on");
+        }
+    }
+}
+
+/// After a close frame nothing more may be sent (RFC 6455 §5.5.1), by the gate neither.
+#[tokio::test(flavor = "multi_thread")]
+async fn there_is_no_goodbye_after_a_goodbye() {
+    for said_by_upstream in [true, false] {
+        let world = World::embedded().await;
+        let got = Arc::new(Mutex::new(None));
+        let kept = Arc::clone(&got);
+        let upstream = RawUpstream::start(move |mut stream, _| {
+            let kept = Arc::clone(&kept);
+            async move {
+                let mut buffer = vec![0; 4096];
+                let _ = stream.read(&mut buffer).await;
+                let answer = "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\
+                              Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
+                let mut answer = answer.as_bytes().to_vec();
+                answer.extend(if said_by_upstream { &b"\x88\x02\x03\xe8"[..] } else { b"\x81\x02hi" });
+                let _ = stream.write_all(&answer).await;
+                let mut rest = Vec::new();
+                let _ = stream.read_to_end(&mut rest).await;
+                *kept.lock().unwrap() = Some(rest);
+            }
+        })
+        .await;
+        let gate = world.gate().route(&route(&upstream, "")).start().await;
+        let mut raw = Raw::connect(gate.address).await;
+        raw.write(handshake(&world.token(ALICE, json!({})))).await;
+        let mut came = Vec::new();
+        let expected: &[u8] = if said_by_upstream { b"\r\n\r\n\x88\x02\x03\xe8" } else { b"\r\n\r\n\x81\x02hi" };
+        while !came.ends_with(expected) {
+            assert!(timeout(PATIENCE, raw.0.read_buf(&mut came)).await.unwrap().unwrap() > 0, "{came:?}");
+        }
+        let goodbye = b"\x88\x82\0\0\0\0\x03\xe8";
+        if !said_by_upstream {
+            raw.write(goodbye).await;
+            // It has been passed on when it has been counted, which nobody can see; so it is given time.
+            tokio::time::sleep(Duration::from_millis(300)).await;
+        }
+        block(&gate, ALICE).await;
+        let mut rest = Vec::new();
+        let mut buffer = [0; 256];
+        loop {
+            match some(&mut raw.0, &mut buffer).await {
+                0 => break,
+                read => rest.extend_from_slice(&buffer[..read]),
+            }
+        }
+        eventually("the upstream is let go", async || got.lock().unwrap().is_some()).await;
+        let up = got.lock().unwrap().take().unwrap();
+        if said_by_upstream {
+            assert_eq!(rest, b"", "the client was told already");
+            assert!(up.starts_with(&[0x88]), "the upstream was not: {up:?}");
+        } else {
+            assert!(rest.starts_with(&[0x88]) && rest.ends_with(b"user_blocked"), "{rest:?}");
+            assert_eq!(up, goodbye, "the upstream was told already");
+        }
     }
 }
 
