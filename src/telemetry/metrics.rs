@@ -84,13 +84,18 @@ impl ServerMetrics {
     pub fn new() -> Arc<Self> {
         let (requests, responses, durations) = (Family::default(), Family::default(), Family::default());
         let unrouted = RouteMetrics::new("-".into(), &requests, &responses, &durations);
+        let malformed: Family<MalformedLabels, Counter> = Family::default();
+        for reason in ["malformed_request", "header_too_large", "target_too_long"] {
+            // From the start, so that a rise can be told.
+            drop(malformed.get_or_create_owned(&MalformedLabels { reason }));
+        }
         Arc::new(Self {
             requests,
             responses,
             durations,
             in_flight: Gauge::default(),
             connections: Gauge::default(),
-            malformed: Family::default(),
+            malformed,
             routes: Mutex::default(),
             upstreams: UpstreamMetrics::default(),
             unrouted,
