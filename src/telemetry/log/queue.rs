@@ -276,7 +276,9 @@ mod tests {
         let output = Failing { faults: vec![io::ErrorKind::StorageFull], written: Arc::clone(&written) };
         let queue = Queue::start(output, losses.clone()).unwrap();
         queue.writer(true).write_all(b"one\n").unwrap();
+        let begun = Instant::now();
         while losses.failures.get() == 0 {
+            assert!(begun.elapsed() < Duration::from_secs(10), "it is not counted");
             thread::yield_now();
         }
         queue.writer(false).write_all(b"two\n").unwrap();
