@@ -63,7 +63,7 @@ async fn the_time_for_the_first_header_is_one() {
     let gate = TestGate::start("[listener]\nheader_timeout = \"4s\"\nidle_timeout = \"60s\"").await;
     let since = Instant::now();
     let mut raw = Raw::connect(gate.address()).await;
-    sleep(Duration::from_millis(3000)).await;
+    sleep(Duration::from_secs(3)).await;
     raw.write("GET / HTTP/1.1\r\nHost: a\r\nX").await;
     let mut rest = Vec::new();
     let read = tokio::time::timeout(Duration::from_secs(10), raw.0.read_to_end(&mut rest)).await;
