@@ -1,6 +1,10 @@
 //! One kept-alive connection, over which requests are sent and answers checked.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use anyhow::{Context, ensure};
 use bytes::Bytes;
@@ -8,12 +12,17 @@ use http::{HeaderValue, Request, StatusCode, header};
 use http_body_util::{BodyExt, Empty};
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustls::pki_types::ServerName;
 use tokio::{net::TcpStream, time::timeout};
+use tokio_rustls::TlsConnector;
 
 use crate::upstream::length;
 
 /// Whoever takes longer counts as an error.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Who connects where TLS is spoken: to be set before.
+pub(crate) static TLS: Mutex<Option<TlsConnector>> = Mutex::new(None);
 
 /// What is sent, and what must come back.
 #[derive(Clone, Debug)]
@@ -37,6 +46,8 @@ pub(crate) enum Manner {
     Kept,
     /// HTTP/1.1, a new one for each request.
     New,
+    /// HTTP/1.1 over TLS, kept.
+    Tls,
     /// HTTP/2 with prior knowledge, kept.
     Http2,
 }
@@ -106,7 +117,7 @@ impl Requests {
     fn build(&self, number: usize) -> Request<Empty<Bytes>> {
         let mut request = Request::new(Empty::new());
         *request.uri_mut() = match self.manner {
-            Manner::Kept | Manner::New => http::Uri::from_static(self.path),
+            Manner::Kept | Manner::New | Manner::Tls => http::Uri::from_static(self.path),
             // It is fixed, and valid.
             Manner::Http2 => format!("http://api.example{}", self.path).parse().unwrap_or_default(),
         };
@@ -136,6 +147,14 @@ impl Connection {
 async fn connect(address: SocketAddr, manner: Manner) -> anyhow::Result<Connection> {
     let stream = TcpStream::connect(address).await.with_context(|| format!("cannot connect to {address}"))?;
     stream.set_nodelay(true)?;
+    if manner == Manner::Tls {
+        let name = ServerName::try_from("api.example")?;
+        let connector = TLS.lock().unwrap_or_else(PoisonError::into_inner).clone().context("nobody is trusted")?;
+        let stream = connector.connect(name, stream).await?;
+        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+        tokio::spawn(connection);
+        return Ok(Connection::Http1(sender));
+    }
     let io = TokioIo::new(stream);
     // How a connection ends shows in the requests that go over it.
     if manner == Manner::Http2 {

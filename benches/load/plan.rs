@@ -145,6 +145,7 @@ impl Plan {
             | Scenario::BadSignature
             | Scenario::Large
             | Scenario::NewConnection
+            | Scenario::Tls
             | Scenario::Http2 => {
                 if self.smoke {
                     100

@@ -35,13 +35,15 @@ pub(crate) enum Kind {
 /// What proxies are made from.
 #[derive(Debug)]
 pub(crate) struct Setup {
-    /// Holds `jwks.json`, `key.pem` and all that proxies write.
+    /// Holds `jwks.json`, `key.pem`, the certificate and all that proxies write.
     pub(crate) directory: PathBuf,
     pub(crate) upstream: SocketAddr,
     pub(crate) pinned: bool,
     pub(crate) workers: usize,
     /// What tokens are signed with.
     pub(crate) algorithm: &'static str,
+    /// How connections are used.
+    pub(crate) manner: Manner,
 }
 
 /// A running proxy. Dropping it kills it.
@@ -49,7 +51,7 @@ pub(crate) struct Setup {
 pub(crate) struct Proxy {
     pub(crate) kind: Kind,
     pub(crate) address: SocketAddr,
-    /// The gate's admin listener; where the others speak HTTP/2.
+    /// The gate's admin listener; where the others speak TLS or HTTP/2.
     admin: SocketAddr,
     child: Option<Child>,
     log: PathBuf,
@@ -93,10 +95,8 @@ impl Proxy {
         fs::create_dir(&directory)?;
         let configuration = directory.join("configuration");
         let text = match kind {
-            Kind::Nginx => nginx(&directory, [address, admin], setup.upstream),
-            Kind::Haproxy => {
-                haproxy(&setup.directory.join("key.pem"), setup.algorithm, [address, admin], setup.upstream)
-            }
+            Kind::Nginx => nginx(&directory, [address, admin], setup),
+            Kind::Haproxy => haproxy([address, admin], setup),
             Kind::Direct => String::new(),
             Kind::Gate => gate::configuration(&gate::Settings {
                 address,
@@ -104,7 +104,7 @@ impl Proxy {
                 store: &format!("embedded:{}", directory.join("store").display()),
                 jwks: &setup.directory.join("jwks.json"),
                 upstream: setup.upstream,
-                more: "",
+                more: &if setup.manner == Manner::Tls { tls(setup) } else { String::new() },
             }),
         };
         fs::write(&configuration, text)?;
@@ -128,7 +128,7 @@ impl Proxy {
     /// Where it takes requests that come in this manner.
     pub(crate) fn address(&self, manner: Manner) -> SocketAddr {
         match (manner, self.kind) {
-            (Manner::Http2, Kind::Nginx | Kind::Haproxy) => self.admin,
+            (Manner::Http2 | Manner::Tls, Kind::Nginx | Kind::Haproxy) => self.admin,
             _ => self.address,
         }
     }
@@ -206,8 +206,28 @@ fn command(kind: Kind, setup: &Setup, directory: &Path, configuration: &Path) ->
     command
 }
 
+/// The gate's certificate.
+fn tls(setup: &Setup) -> String {
+    let path = |name| toml::Value::from(setup.directory.join(name).display().to_string()).to_string();
+    let (certificate, key) = (path("certificate.pem"), path("certificate.key"));
+    format!("\n[listener.tls]\ncertificate_file = {certificate}\nkey_file = {key}\n")
+}
+
 /// A plain proxy with kept-alive connections on both sides. It looks at no token.
-fn nginx(directory: &Path, [address, http2]: [SocketAddr; 2], upstream: SocketAddr) -> String {
+fn nginx(directory: &Path, [address, other]: [SocketAddr; 2], setup: &Setup) -> String {
+    let upstream = setup.upstream;
+    let (how, certificate) = if setup.manner == Manner::Tls {
+        let path = |name| setup.directory.join(name).display().to_string();
+        let (certificate, key) = (path("certificate.pem"), path("certificate.key"));
+        (
+            "ssl",
+            format!(
+                "        ssl_certificate {certificate};\n        ssl_certificate_key {key};\n        ssl_protocols TLSv1.3;\n"
+            ),
+        )
+    } else {
+        ("http2", String::new())
+    };
     let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
         .map(|kind| format!("    {kind}_temp_path {}/{kind};\n", directory.display()))
         .concat();
@@ -230,8 +250,8 @@ http {{
     }}
     server {{
         listen {address};
-        listen {http2} http2;
-        location / {{
+        listen {other} {how};
+{certificate}        location / {{
             proxy_pass http://api;
             proxy_http_version 1.1;
             proxy_set_header Connection \"\";
@@ -244,7 +264,12 @@ http {{
 }
 
 /// Checks signature, issuer and expiry of each token, each time.
-fn haproxy(key: &Path, algorithm: &str, [address, http2]: [SocketAddr; 2], upstream: SocketAddr) -> String {
+fn haproxy([address, other]: [SocketAddr; 2], setup: &Setup) -> String {
+    let Setup { directory, upstream, algorithm, manner, .. } = setup;
+    let how = match manner {
+        Manner::Tls => format!("ssl crt {} alpn http/1.1", directory.join("both.pem").display()),
+        _ => "proto h2".to_owned(),
+    };
     format!(
         "global
     nbthread 1
@@ -257,7 +282,7 @@ defaults
     http-reuse always
 frontend public
     bind {address}
-    bind {http2} proto h2
+    bind {other} {how}
     acl open path_beg /open
     http-request set-var(txn.bearer) http_auth_bearer unless open
     http-request set-var(txn.alg) var(txn.bearer),jwt_header_query('$.alg') unless open
@@ -272,6 +297,6 @@ frontend public
 backend api
     server api {upstream}
 ",
-        key.display()
+        directory.join("key.pem").display()
     )
 }

@@ -2,18 +2,21 @@
 
 use std::{
     fs,
+    path::Path,
     process::{self, Command, Stdio},
-    sync::Arc,
+    sync::{Arc, PoisonError},
     time::Duration,
 };
 
 use anyhow::{Context, ensure};
 use futures_util::future::try_join_all;
 use http::HeaderValue;
+use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256};
+use rustls::{ClientConfig, RootCertStore};
 use tokio::time::{Instant, sleep};
 
 use crate::{
-    client::Requests,
+    client::{Requests, TLS},
     generator::Clients,
     plan::{IDLE_SECONDS, Plan, SPARE_TOKENS},
     proxy::{Kind, Proxy, Setup},
@@ -83,10 +86,12 @@ impl Bench<'_> {
             pinned: self.plan.pinned,
             workers: self.plan.workers,
             algorithm: if scenario == Scenario::Es256New { "ES256" } else { "RS256" },
+            manner: scenario.manner(),
         };
         let issuer = &self.signed(scenario).issuer;
         fs::write(setup.directory.join("jwks.json"), issuer.jwks().to_string())?;
         fs::write(setup.directory.join("key.pem"), issuer.pem()?)?;
+        certify(&setup.directory)?;
         let tokens = self.tokens_of(scenario)?;
         let mut rows = Vec::new();
         for kind in self.plan.proxies() {
@@ -171,6 +176,7 @@ impl Bench<'_> {
                 | Scenario::Revoked
                 | Scenario::Large
                 | Scenario::NewConnection
+                | Scenario::Tls
                 | Scenario::Http2,
                 Kind::Gate,
             ) => tokens,
@@ -231,6 +237,21 @@ async fn measure_idle(rows: &mut [Row]) -> anyhow::Result<()> {
             row.idle = row.idle.min(row.proxy.cpu_time()?.saturating_sub(before));
         }
     }
+    Ok(())
+}
+
+/// A certificate for all proxies, which the generator trusts.
+fn certify(directory: &Path) -> anyhow::Result<()> {
+    let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+    let certificate = CertificateParams::new(vec!["api.example".to_owned()])?.self_signed(&key)?;
+    let (certificate_pem, key_pem) = (certificate.pem(), key.serialize_pem());
+    fs::write(directory.join("certificate.pem"), &certificate_pem)?;
+    fs::write(directory.join("certificate.key"), &key_pem)?;
+    fs::write(directory.join("both.pem"), certificate_pem + &key_pem)?;
+    let mut roots = RootCertStore::empty();
+    roots.add(certificate.der().clone())?;
+    let config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+    *TLS.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(config).into());
     Ok(())
 }
 

@@ -17,11 +17,12 @@ pub(crate) enum Scenario {
     Es256New,
     Large,
     NewConnection,
+    Tls,
     Http2,
 }
 
 impl Scenario {
-    pub(crate) const ALL: [Self; 11] = [
+    pub(crate) const ALL: [Self; 12] = [
         Self::Pass,
         Self::Repeated1k,
         Self::Repeated50k,
@@ -32,6 +33,7 @@ impl Scenario {
         Self::Es256New,
         Self::Large,
         Self::NewConnection,
+        Self::Tls,
         Self::Http2,
     ];
 
@@ -47,6 +49,7 @@ impl Scenario {
             Self::Es256New => "es256_new",
             Self::Large => "large",
             Self::NewConnection => "new_connection",
+            Self::Tls => "tls",
             Self::Http2 => "http2",
         }
     }
@@ -63,6 +66,7 @@ impl Scenario {
             Self::Es256New => "every token is new, and signed with ES256",
             Self::Large => "as repeated_1k, with answers of 16 KiB",
             Self::NewConnection => "as repeated_1k, with a new connection for each request",
+            Self::Tls => "as repeated_1k, over TLS 1.3; no TLS to the upstream",
             Self::Http2 => "as repeated_1k, over HTTP/2; HTTP/1.1 to the upstream",
         }
     }
@@ -83,6 +87,7 @@ impl Scenario {
     pub(crate) const fn manner(self) -> Manner {
         match self {
             Self::NewConnection => Manner::New,
+            Self::Tls => Manner::Tls,
             Self::Http2 => Manner::Http2,
             _ => Manner::Kept,
         }

@@ -67,7 +67,8 @@ pub async fn serve(accepted: Accepted, held: Held, service: Service) {
     };
     let started = tokio::select! {
         biased;
-        started = start(accepted, held, tls.as_deref(), settings.header_timeout) => started,
+        // Boxed: it is large, and over soon, where a connection may be idle for long.
+        started = Box::pin(start(accepted, held, tls.as_deref(), settings.header_timeout)) => started,
         () = too_late => None,
     };
     let Some(Started { stream, speaks_http2, downstream }) = started else { return };
@@ -123,7 +124,7 @@ pub async fn serve(accepted: Accepted, held: Held, service: Service) {
     let ends = pin!(either(begun.cancelled(), progress.idle(settings.idle_timeout)));
     let ends = Seldom::new(ends);
     let result = if speaks_http2 {
-        let mut connection = pin!(http2(&settings).serve_connection(TokioIo::new(stream), service));
+        let mut connection = Box::pin(http2(&settings).serve_connection(TokioIo::new(stream), service));
         tokio::select! {
             biased;
             result = connection.as_mut() => result,
@@ -233,4 +234,25 @@ async fn start(accepted: Accepted, held: Held, tls: Option<&Tls>, limit: Duratio
     let speaks_http2 = timeout(limit.saturating_sub(since.elapsed()), stream.speaks_http2()).await.ok()?.ok()?;
     // HTTP/2 over TLS is agreed on by ALPN alone (RFC 9113 §3.2).
     Some(Started { stream, speaks_http2: agreed.unwrap_or(speaks_http2), downstream })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::gateway::Gateway;
+
+    const fn of_connection<A, B, C, F: Future>(_: fn(A, B, C) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    const fn of_request<'a, A, B, F: Future>(_: fn(&'a Gateway, A, B) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// Whoever keeps many idle connections pays for what their tasks have room for. What is large and rare belongs into a box.
+    #[test]
+    fn a_connection_has_no_room_for_what_is_rare() {
+        assert!(of_connection(serve) <= 3 * 1024, "{}", of_connection(serve));
+        assert!(of_request(Gateway::serve) <= 2560, "{}", of_request(Gateway::serve));
+    }
 }

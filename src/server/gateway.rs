@@ -224,7 +224,8 @@ impl Gateway {
             if handshake.is_some_and(|handshake| handshake.is_extended_connect) {
                 return (form::Unserved::Method.answer(), None);
             }
-            return (self.own.serve(request, &arrival.downstream).await, None);
+            // Boxed: every connection has room for what serves its requests, and few of them come here.
+            return (Box::pin(self.own.serve(request, &arrival.downstream)).await, None);
         }
         let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
         let Some(route) = self.routes.find(host, request.uri().path()) else {
