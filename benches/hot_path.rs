@@ -47,6 +47,7 @@ use portcullis::{
         path::{CanonicalPath, canonicalise},
         table::{HostPattern, RouteTable},
     },
+    server::is_let_through,
     session::{
         Lifetime, SessionLimits,
         register::{Place, RegisterSettings, SessionRegister, TokenSession},
@@ -79,7 +80,7 @@ criterion_group! {
         .measurement_time(Duration::from_secs(1))
         .sample_size(50)
         .nresamples(10_000);
-    targets = verify, token_cache, marker_cache, verdict, session, layer, route, events
+    targets = verify, token_cache, marker_cache, verdict, session, layer, route, framing, events
 }
 criterion_main!(benches);
 
@@ -255,6 +256,18 @@ fn route(criterion: &mut Criterion) {
     });
     criterion.bench_function("path/canonicalise_clean", |bencher| {
         bencher.iter(|| canonicalise(black_box("/v1/service-6/orders/4711")));
+    });
+}
+
+/// Where a request ends, as it is looked at in front of the parser.
+fn framing(criterion: &mut Criterion) {
+    let token = "x".repeat(900);
+    let head = format!(
+        "GET /v1/orders/42?expand=lines HTTP/1.1\r\nHost: api.example\r\nAuthorization: Bearer {token}\r\nAccept: */*\r\n\
+         Accept-Encoding: gzip\r\nUser-Agent: load/1\r\nConnection: keep-alive\r\n\r\n"
+    );
+    criterion.bench_function("framing/header_of_1_kib", |bencher| {
+        bencher.iter(|| assert!(is_let_through(black_box(head.as_bytes()))));
     });
 }
 

@@ -266,6 +266,7 @@ impl Instance {
         let ready = Arc::clone(&readiness);
         let (sockets, listening) = Sockets::open(bound, async move { ready.or_late().await })
             .map_err(|(address, source)| StartError::Listen { address, source })?;
+        readiness.mind_listener(sockets.deaf());
         if let Some(tls) = &tls {
             readiness.mind_tls(Arc::clone(tls));
             tokio::spawn(Arc::clone(tls).watch(stop_rest.clone()));
@@ -331,6 +332,12 @@ impl Instance {
             // It is dropped with the listener only.
             let _ = (&mut self.listening).await;
         }
+    }
+
+    /// Whether they are. If one that had to wait cannot be, the gate is not ready.
+    #[must_use]
+    pub fn listens(&self) -> bool {
+        !self.readiness.is_deaf()
     }
 
     /// TLS of the public listener, whose certificates [`Tls::replace`] changes; `None`: it listens in the clear.

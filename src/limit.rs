@@ -136,9 +136,9 @@ struct Labels {
 #[derive(Debug)]
 pub struct RouteLimits {
     settings: LimitSettings,
-    concurrency: Option<Concurrency>,
-    subjects: Option<Budgets>,
-    addresses: Option<Budgets>,
+    concurrency: Option<Arc<Concurrency>>,
+    subjects: Option<Arc<Budgets>>,
+    addresses: Option<Arc<Budgets>>,
     exceeded: [Counter; 4],
 }
 
@@ -148,8 +148,8 @@ impl Limits {
         registry.register("limited_requests", "Requests that were over a limit of their route", self.exceeded.clone());
     }
 
-    /// The limits of a route; `None`: it has none. The same route with the same settings goes on with what it has spent, as long as
-    /// anybody still holds it.
+    /// The limits of a route; `None`: it has none. Each limit of the same route that is the same as before goes on with what was spent of
+    /// it, as long as anybody still holds it, whatever became of the others.
     #[must_use]
     pub fn of_route(&self, name: &Arc<str>, settings: LimitSettings) -> Option<Arc<RouteLimits>> {
         if settings == LimitSettings::default() {
@@ -158,15 +158,32 @@ impl Limits {
         let mut routes = self.routes.lock().unwrap_or_else(PoisonError::into_inner);
         routes.retain(|(_, limits)| limits.strong_count() > 0);
         let known = routes.iter().filter(|(known, _)| known == name).find_map(|(_, limits)| limits.upgrade());
-        if let Some(known) = known.filter(|known| known.settings == settings) {
-            return Some(known);
+        if let Some(known) = known.as_ref().filter(|known| known.settings == settings) {
+            return Some(Arc::clone(known));
         }
+        let known = known.as_deref();
+        let concurrency = settings.concurrency.map(|own| {
+            let kept = known
+                .filter(|known| known.settings.concurrency == Some(own))
+                .and_then(|known| known.concurrency.clone());
+            kept.unwrap_or_else(|| Arc::new(Concurrency::new(own)))
+        });
+        let subjects = settings.per_subject.map(|own| {
+            let kept =
+                known.filter(|known| known.settings.per_subject == Some(own)).and_then(|known| known.subjects.clone());
+            kept.unwrap_or_else(|| Arc::new(Budgets::new(own)))
+        });
+        let addresses = settings.per_address.map(|own| {
+            let kept =
+                known.filter(|known| known.settings.per_address == Some(own)).and_then(|known| known.addresses.clone());
+            kept.unwrap_or_else(|| Arc::new(Budgets::new(own)))
+        });
         let counter = |limit| self.exceeded.get_or_create_owned(&Labels { route: Arc::clone(name), limit });
         let limits = Arc::new(RouteLimits {
             settings,
-            concurrency: settings.concurrency.map(Concurrency::new),
-            subjects: settings.per_subject.map(Budgets::new),
-            addresses: settings.per_address.map(Budgets::new),
+            concurrency,
+            subjects,
+            addresses,
             exceeded: ["requests", "address", "subject", "body"].map(counter),
         });
         routes.retain(|(known, _)| known != name);
@@ -184,8 +201,8 @@ impl RouteLimits {
 
     /// Requests in flight, if they are limited.
     #[must_use]
-    pub const fn concurrency(&self) -> Option<&Concurrency> {
-        self.concurrency.as_ref()
+    pub fn concurrency(&self) -> Option<&Concurrency> {
+        self.concurrency.as_deref()
     }
 
     /// The longest body, in bytes.
@@ -253,6 +270,29 @@ mod tests {
         let other = limits.of_route(&Arc::from("other"), per_address(2)).unwrap();
         assert_eq!(other.spend_address(address), Ok(()), "another route is another budget");
         assert_eq!(changed.spend_address(None), Ok(()), "who has no address has no budget to spend");
+    }
+
+    #[test]
+    fn each_limit_goes_on_by_itself() {
+        let limits = Limits::default();
+        let name = Arc::from("route");
+        let concurrency = ConcurrencySettings { max_requests: 1, max_waiting: 0, max_wait: Duration::from_secs(1) };
+        let settings = LimitSettings { concurrency: Some(concurrency), ..per_address(1) };
+        let before = limits.of_route(&name, settings).unwrap();
+        let address = Some(IpAddr::from([192, 0, 2, 1]));
+        assert_eq!(before.spend_address(address), Ok(()));
+        let place = before.concurrency().unwrap().try_take().unwrap();
+        // Another limit is new: places and budgets are those of before.
+        let after = limits.of_route(&name, LimitSettings { max_body_size: Some(1), ..settings }).unwrap();
+        assert!(matches!(after.spend_address(address), Err(Excess::Address(_))));
+        assert!(after.concurrency().unwrap().try_take().is_none());
+        // More places are other places, and the budget stays.
+        let more = ConcurrencySettings { max_requests: 2, ..concurrency };
+        let changed = limits.of_route(&name, LimitSettings { concurrency: Some(more), ..settings }).unwrap();
+        assert!(matches!(changed.spend_address(address), Err(Excess::Address(_))));
+        assert!(changed.concurrency().unwrap().try_take().is_some());
+        drop((before, place));
+        assert!(after.concurrency().unwrap().try_take().is_some());
     }
 
     #[test]

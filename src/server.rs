@@ -1,7 +1,7 @@
 //! A request arrives: accept, HTTP/1.1 and HTTP/2, limits, drain.
 //!
 //! - [`socket`]: where it listens; `hand_over`: leaving to another process.
-//! - [`listener`]: accepting, the limit of connections, drain.
+//! - [`listener`]: accepting, the limit of connections, drain; `crowd`: how many each address has.
 //! - [`connection`]: one connection and its protocol; [`transport`]: what its bytes travel by; [`tls`].
 //! - [`patience`]: clients that take too long.
 //! - `framing`: where a request ends.
@@ -15,6 +15,7 @@
 pub mod access;
 mod client_address;
 pub mod connection;
+mod crowd;
 pub mod current;
 pub mod ending;
 mod form;
@@ -33,6 +34,8 @@ mod trace_context;
 pub mod transport;
 mod upgrade;
 
+#[doc(hidden)]
+pub use self::framing::is_let_through;
 use std::{net::IpAddr, time::Duration};
 
 use ipnet::IpNet;
@@ -62,6 +65,8 @@ pub struct ListenerSettings {
     pub max_headers: usize,
     /// The most connections at once; more wait in the listen queue.
     pub max_connections: usize,
+    /// The most of one client address; more are closed. `None`: as many as there may be.
+    pub max_connections_per_address: Option<usize>,
     /// How long `/readyz` says no before the listener closes.
     pub drain_delay: Duration,
     /// How long requests in flight may go on after that.
@@ -70,6 +75,8 @@ pub struct ListenerSettings {
     pub trusted_proxies: Vec<IpNet>,
     /// Whether those of peers at Unix sockets are.
     pub trusts_unix: bool,
+    /// Whether their `Client-Cert` fields are believed, too.
+    pub believes_client_cert: bool,
     /// Whose `X-Request-Id` is kept.
     pub request_ids: RequestIds,
     /// Whether requests without a `traceparent` get one.

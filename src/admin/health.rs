@@ -41,6 +41,7 @@ pub struct Readiness {
     findings: Mutex<Findings>,
     troubles: Gauge,
     tls: OnceLock<Arc<Tls>>,
+    deaf: OnceLock<Arc<AtomicBool>>,
     pub(super) sources: SourceWatcher,
     pub(super) reloads: Reloads,
 }
@@ -72,6 +73,7 @@ impl Readiness {
             findings: Mutex::default(),
             troubles: Gauge::default(),
             tls: OnceLock::new(),
+            deaf: OnceLock::new(),
             sources,
             reloads,
         }
@@ -93,7 +95,13 @@ impl Readiness {
         if ready {
             self.started.store(true, Ordering::Relaxed);
         }
-        ready && !self.draining.load(Ordering::Relaxed)
+        ready && !self.draining.load(Ordering::Relaxed) && !self.is_deaf()
+    }
+
+    /// Whether an address could not be listened on.
+    #[must_use]
+    pub fn is_deaf(&self) -> bool {
+        self.deaf.get().is_some_and(|deaf| deaf.load(Ordering::Relaxed))
     }
 
     /// Resolves when it is ready, or has taken too long for anybody to wait.
@@ -105,6 +113,12 @@ impl Readiness {
         };
         // Late: answers that say what is amiss are better than none.
         let _ = tokio::time::timeout(LATE, ready).await;
+    }
+
+    /// Minds whether the listener listens, too.
+    pub fn mind_listener(&self, deaf: Arc<AtomicBool>) {
+        // There is one listener.
+        let _ = self.deaf.set(deaf);
     }
 
     /// Warns of the certificates, too.
@@ -179,6 +193,9 @@ pub(super) async fn ready(State(Admin(admin)): State<Admin>) -> Response {
         (name.as_str().to_owned(), keys)
     });
     let Findings { mut warnings, error } = readiness.findings();
+    if readiness.is_deaf() {
+        warnings.push("an address of the listener cannot be listened on; the log says why".to_owned());
+    }
     warnings.extend(readiness.tls.get().into_iter().flat_map(|tls| tls.troubles(Clock::System.now())));
     let body = json!({
         "status": if ready { "ready" } else { "not_ready" },

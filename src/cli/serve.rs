@@ -34,6 +34,7 @@ pub(super) fn run(path: &Path) -> anyhow::Result<Outcome> {
         let signal = if let Some(signal) = early {
             signal
         } else {
+            anyhow::ensure!(instance.listens(), "an address cannot be listened on: the log says which and why");
             tracing::info!(
                 version = env!("CARGO_PKG_VERSION"),
                 listener = %shown(instance.addresses()),

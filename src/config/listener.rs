@@ -48,10 +48,12 @@ pub(super) fn read(section: &Section<'_>) -> ListenerSettings {
             .as_usize(),
         max_headers: section.get("max_headers").between(16, 1000).or(100),
         max_connections: section.get("max_connections").between(1, 1_000_000).or(10_000),
+        max_connections_per_address: section.get("max_connections_per_address").between(1, 1_000_000).option(),
         drain_delay: section.get("drain_delay").between(Duration::ZERO, HOUR).or(Duration::ZERO),
         drain_timeout: section.get("drain_timeout").between(Duration::ZERO, DAY).or(30 * SECOND),
         trusted_proxies,
         trusts_unix,
+        believes_client_cert: section.get("trusted_client_cert").or(false),
         request_ids: section.get("request_id").or(RequestIds::Make),
         begins_traces: section.get("traceparent").or(TraceParents::Pass) == TraceParents::Make,
     };

@@ -209,6 +209,20 @@ impl Drop for Entry {
     }
 }
 
+/// What was refused before it was a request. `code`: that of its problem.
+pub(super) fn refused(peer: &HeaderValue, status: u16, code: &'static str) {
+    tracing::info!(
+        target: log::ACCESS_TARGET,
+        {
+            http.response.status_code = status,
+            malformed = code,
+            network.protocol.version = "1.1",
+            network.peer.address = peer.to_str().unwrap_or_default(),
+        },
+        "request"
+    );
+}
+
 fn subject_of(wanted: bool, subject: impl FnOnce() -> Option<String>) -> Option<String> {
     wanted.then(subject).flatten()
 }

@@ -9,7 +9,7 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::{
     ListenerSettings,
@@ -59,7 +59,7 @@ const LAST_REQUEST: Duration = Duration::from_secs(2);
 /// comes back over a new connection while there is one to be had. HTTP/2 can end without losing a request, so it is told when it is time.
 pub async fn serve(accepted: Accepted, held: Held, service: Service) {
     let Service { gateways: current, tls, drain } = service;
-    let settings = Arc::clone(current.load().listener());
+    let (settings, at) = (Arc::clone(current.load().listener()), Instant::now());
     let begun = drain.begun();
     let too_late = async {
         begun.cancelled().await;
@@ -77,11 +77,12 @@ pub async fn serve(accepted: Accepted, held: Held, service: Service) {
     let interim = (!speaks_http2).then(Interim::default);
     let seen = Seen::default();
     let downstream = Downstream { interim: interim.clone(), drain: drain.clone(), ..downstream };
+    let refusals = gateway.refusals(downstream.peer.clone());
     let peer = Peer::new(downstream, &gateway);
-    let progress = Progress::new(gateway.in_flight());
+    let progress = Progress::since(gateway.in_flight(), at);
     drop(gateway);
     let limits = Limits { header: settings.header_timeout, idle: settings.idle_timeout, shared: speaks_http2 };
-    let stream = Patient::new(stream, Arc::clone(&progress), limits);
+    let stream = Patient::new(stream, Arc::clone(&progress), limits).awaited();
     let requests = Arc::clone(&progress);
     let (noted, sending) = (seen.clone(), interim.clone());
     let service = service_fn(move |mut request: Request<Incoming>| {
@@ -133,7 +134,7 @@ pub async fn serve(accepted: Accepted, held: Held, service: Service) {
             }
         }
     } else {
-        let strict = Strict::new(stream, Arc::clone(&progress), seen, interim.unwrap_or_default());
+        let strict = Strict::new(stream, Arc::clone(&progress), seen, interim.unwrap_or_default(), refusals);
         let mut connection = pin!(http1(&settings).serve_connection(TokioIo::new(strict), service).with_upgrades());
         tokio::select! {
             biased;
@@ -198,8 +199,9 @@ struct Started {
     downstream: Downstream,
 }
 
-/// Finds out who is there, and what they speak. `None`: they are gone, or took too long.
+/// Finds out who is there, and what they speak, within `limit` in all. `None`: they are gone, or took too long.
 async fn start(accepted: Accepted, held: Held, tls: Option<&Tls>, limit: Duration) -> Option<Started> {
+    let since = Instant::now();
     let (transport, downstream, agreed) = match accepted {
         Accepted::Unix(stream) => (Transport::Unix(stream), Downstream::unix(), None),
         Accepted::Tcp(stream, peer) => {
@@ -229,7 +231,7 @@ async fn start(accepted: Accepted, held: Held, tls: Option<&Tls>, limit: Duratio
         }
     };
     let mut stream = Begun::new(transport, held);
-    let speaks_http2 = timeout(limit, stream.speaks_http2()).await.ok()?.ok()?;
+    let speaks_http2 = timeout(limit.saturating_sub(since.elapsed()), stream.speaks_http2()).await.ok()?.ok()?;
     // HTTP/2 over TLS is agreed on by ALPN alone (RFC 9113 §3.2).
     Some(Started { stream, speaks_http2: agreed.unwrap_or(speaks_http2), downstream })
 }

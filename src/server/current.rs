@@ -82,6 +82,8 @@ impl Peer {
 }
 
 fn see(connection: &Downstream, gateway: &Gateway) -> Arc<Downstream> {
-    let trusted = gateway.listener().trusts(connection.address);
-    Arc::new(Downstream { trusted, ..connection.clone() })
+    let listener = gateway.listener();
+    let trusted = listener.trusts(connection.address);
+    let tells_certificates = trusted && listener.believes_client_cert;
+    Arc::new(Downstream { trusted, tells_certificates, ..connection.clone() })
 }

@@ -16,6 +16,7 @@ use super::{
     current::Edition,
     ending::Ending,
     form,
+    framing::Refusals,
     own::OwnEndpoints,
     passage::Passage,
     request_id::{self, REQUEST_ID},
@@ -174,6 +175,11 @@ impl Gateway {
     #[must_use]
     pub const fn listener(&self) -> &Arc<ListenerSettings> {
         &self.options.listener
+    }
+
+    /// Where it is told what of a connection from this peer was refused before it was a request.
+    pub(super) fn refusals(&self, peer: HeaderValue) -> Refusals {
+        Refusals { metrics: Arc::clone(&self.metrics), is_logged: self.options.access.is_some(), peer }
     }
 
     /// Which gateway it is.

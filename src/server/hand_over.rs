@@ -71,8 +71,14 @@ impl Probe {
     }
 }
 
-/// Leads new connections to another process, if there is one. Whoever accepts connections goes on meanwhile, and tells `probe` of each.
-pub(super) async fn lead_away(socket: &impl AsFd, address: SocketAddr, probe: &Probe) -> bool {
+/// Leads new connections to another process, if there is one. Whoever accepts connections goes on meanwhile, and tells `probe` of each;
+/// while it `is_full` it accepts none, and silence says nothing.
+pub(super) async fn lead_away(
+    socket: &impl AsFd,
+    address: SocketAddr,
+    probe: &Probe,
+    is_full: impl Fn() -> bool,
+) -> bool {
     // The older of two sockets has the number 0, so it mostly ends with the first.
     for number in [1, 0] {
         let came_back = async {
@@ -80,7 +86,11 @@ pub(super) async fn lead_away(socket: &impl AsFd, address: SocketAddr, probe: &P
             probe.comes_back(address).await
         };
         match came_back.await {
-            Ok(false) => return true,
+            Ok(false) if !is_full() => return true,
+            Ok(false) => {
+                tracing::warn!(%address, "connections are not led away: there is no room to find out whether anybody else takes them");
+                break;
+            }
             Ok(true) => {}
             Err(error) => {
                 tracing::debug!(error = &error as &dyn std::error::Error, %address, "connections are not led away");
@@ -142,9 +152,18 @@ mod tests {
             }
         };
         tokio::select! {
-            led = lead_away(socket, address, &probe) => led,
+            led = lead_away(socket, address, &probe, || false) => led,
             () = accept => unreachable!(),
         }
+    }
+
+    #[tokio::test]
+    async fn the_silence_of_a_full_gate_is_nobody() {
+        let (alone, address) = listen(([127, 0, 0, 1], 0).into());
+        // Nobody accepts.
+        assert!(!lead_away(&alone, address, &Probe::default(), || true).await);
+        connect(address).await;
+        assert!(waiting(&alone) >= 32, "they still come here");
     }
 
     fn waiting(socket: &Listening) -> usize {

@@ -1,6 +1,15 @@
 //! Accepts connections, up to a limit, until it drains.
 
-use std::{io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use futures_util::future::BoxFuture;
 use prometheus_client::metrics::gauge::Gauge;
@@ -11,7 +20,8 @@ use tokio::{
 };
 
 use super::{
-    connection,
+    ListenerSettings, connection,
+    crowd::{Crowd, Member},
     current::CurrentGateway,
     hand_over::{self, Probe},
     socket::{Accepted, Bound, ListenAddress, Listening},
@@ -35,6 +45,7 @@ pub struct Service {
 pub struct Held {
     _open: Open,
     _slot: OwnedSemaphorePermit,
+    _member: Option<Member>,
 }
 
 /// Serves `sockets` until the gate drains; then lets requests and tunnels that are under way end, for `drain_timeout` at most, and
@@ -48,16 +59,21 @@ pub async fn run(sockets: Sockets, service: Service) -> bool {
     let (gateways, drain) = (service.gateways.clone(), service.drain.clone());
     let end = EndOnDrop(drain.clone());
     let slots = Arc::new(Semaphore::new(gateways.load().listener().max_connections.min(Semaphore::MAX_PERMITS)));
-    let Sockets { open, waiting, ready, listening } = sockets;
-    let mut acceptors = JoinSet::new();
+    let Sockets { open, waiting, ready, listening, deaf } = sockets;
+    let (mut acceptors, crowd) = (JoinSet::new(), Crowd::default());
     let mut accept = |socket| {
-        let acceptor =
-            Acceptor { socket, service: service.clone(), slots: Arc::clone(&slots), probe: Probe::default() };
+        let acceptor = Acceptor {
+            socket,
+            service: service.clone(),
+            slots: Arc::clone(&slots),
+            crowd: crowd.clone(),
+            probe: Probe::default(),
+        };
         acceptors.spawn(acceptor.run());
     };
     open.into_iter().for_each(&mut accept);
     if !waiting.is_empty() && drain.begun().run_until_cancelled(ready).await.is_some() {
-        waiting.into_iter().filter_map(listen).for_each(&mut accept);
+        listen_all(waiting, &deaf).into_iter().for_each(&mut accept);
     }
     // Nobody waits for it any more when the gate is dropped.
     let _ = listening.send(());
@@ -96,6 +112,7 @@ pub struct Sockets {
     waiting: Vec<Bound>,
     ready: BoxFuture<'static, ()>,
     listening: oneshot::Sender<()>,
+    deaf: Arc<AtomicBool>,
 }
 
 impl Sockets {
@@ -114,8 +131,22 @@ impl Sockets {
         };
         let open = now.into_iter().map(listen).collect::<Result<_, _>>()?;
         let (listening, told) = oneshot::channel();
-        Ok((Self { open, waiting, ready: Box::pin(ready), listening }, told))
+        Ok((Self { open, waiting, ready: Box::pin(ready), listening, deaf: Arc::default() }, told))
     }
+
+    /// Whether one of those that waited could not be listened on in the end.
+    #[must_use]
+    pub fn deaf(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.deaf)
+    }
+}
+
+/// Listens on all of them that can be; `deaf`: one cannot.
+fn listen_all(waiting: Vec<Bound>, deaf: &AtomicBool) -> Vec<Listening> {
+    let count = waiting.len();
+    let open: Vec<_> = waiting.into_iter().filter_map(listen).collect();
+    deaf.store(open.len() < count, Ordering::Relaxed);
+    open
 }
 
 fn listen(socket: Bound) -> Option<Listening> {
@@ -139,6 +170,7 @@ struct Acceptor {
     socket: Listening,
     service: Service,
     slots: Arc<Semaphore>,
+    crowd: Crowd,
     probe: Probe,
 }
 
@@ -163,7 +195,10 @@ impl Acceptor {
 
     /// Has another process take over, if there is one.
     async fn leave(&self, address: SocketAddr) {
-        if hand_over::lead_away(&self.socket, address, &self.probe).await {
+        // Connections that are idle end with the drain, and make room.
+        drop(timeout(hand_over::UNDER_WAY, self.slots.acquire()).await);
+        let is_full = || self.slots.available_permits() == 0;
+        if hand_over::lead_away(&self.socket, address, &self.probe, is_full).await {
             tracing::info!(%address, "another process takes new connections from now on");
             sleep(hand_over::UNDER_WAY).await;
         }
@@ -191,8 +226,27 @@ impl Acceptor {
         {
             return;
         }
-        let held = Held { _open: Open::new(self.service.gateways.load().connections()), _slot: slot };
+        let gateway = self.service.gateways.load();
+        let Ok(member) = self.admit(&accepted, gateway.listener()) else { return };
+        let held = Held { _open: Open::new(gateway.connections()), _slot: slot, _member: member };
         connections.spawn(connection::serve(accepted, held, self.service.clone()));
+    }
+}
+
+impl Acceptor {
+    /// Counts a connection among those of its address, where they are limited. `Err`: there are too many.
+    fn admit(&self, accepted: &Accepted, settings: &ListenerSettings) -> Result<Option<Member>, ()> {
+        let (Some(most), Accepted::Tcp(_, peer)) = (settings.max_connections_per_address, accepted) else {
+            return Ok(None);
+        };
+        if settings.trusts(Some(peer.ip().to_canonical())) {
+            return Ok(None);
+        }
+        let member = self.crowd.enter(peer.ip(), most);
+        if member.is_none() {
+            tracing::debug!(network.peer.address = %peer.ip(), "connection is closed: its address has as many as it may");
+        }
+        member.map(Some).ok_or(())
     }
 }
 
@@ -230,6 +284,29 @@ async fn accept(socket: &Listening, slots: &Arc<Semaphore>) -> Option<(Accepted,
                 sleep(Duration::from_millis(50)).await;
             }
             None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::socket::{SocketOptions, bind};
+
+    #[tokio::test]
+    async fn who_cannot_listen_in_the_end_is_deaf() {
+        let directory = tempfile::tempdir().unwrap();
+        let options = SocketOptions { shared: true, unix_mode: 0o660 };
+        for is_gone in [false, true] {
+            let path = directory.path().join(format!("{is_gone}"));
+            std::fs::create_dir(&path).unwrap();
+            let bound = bind(&ListenAddress::Unix(path.join("gate.sock")), options).unwrap();
+            if is_gone {
+                std::fs::remove_dir_all(path).unwrap();
+            }
+            let deaf = AtomicBool::new(false);
+            assert_eq!(listen_all(bound, &deaf).len(), usize::from(!is_gone));
+            assert_eq!(deaf.load(Ordering::Relaxed), is_gone);
         }
     }
 }

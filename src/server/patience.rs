@@ -79,8 +79,14 @@ impl Progress {
     /// A connection that was just accepted.
     #[must_use]
     pub fn new(in_flight: Gauge) -> Arc<Self> {
+        Self::since(in_flight, Instant::now())
+    }
+
+    /// A connection that was accepted at this moment.
+    #[must_use]
+    pub fn since(in_flight: Gauge, accepted: Instant) -> Arc<Self> {
         Arc::new(Self {
-            origin: Instant::now(),
+            origin: accepted,
             requests: AtomicU64::new(0),
             idle_since: AtomicU64::new(0),
             in_flight,
@@ -294,6 +300,15 @@ impl<T: Abort> Patient<T> {
         Self { stream, progress, limits, header: None, write_since: None, closing: None, timer }
     }
 
+    /// The first header is waited for since the connection was accepted: whatever has come before is part of that time.
+    #[must_use]
+    pub fn awaited(mut self) -> Self {
+        self.header = Some(Header { after: 0, since: 0 });
+        let left = self.time_left();
+        self.timer.inner_mut().as_mut().reset(Instant::now() + left);
+        self
+    }
+
     /// Fails when the time is up; else the timer wakes the task when it may be.
     fn check(&mut self, context: &mut Context<'_>) -> io::Result<()> {
         while Pin::new(&mut self.timer).poll(context).is_ready() {
@@ -327,10 +342,12 @@ impl<T: Abort> Patient<T> {
         least
     }
 
-    fn read_some(&mut self) {
+    fn read_some(&mut self, bytes: &[u8]) {
         let count = self.progress.count();
         let begins = count.is_idle() && self.header.is_none_or(|reading| reading.after != count.begun());
-        if begins && !(self.limits.shared && count.begun() > 0) {
+        // Some clients send an empty line after content, which begins no request (RFC 9112 §2.2).
+        let is_empty = |bytes: &[u8]| bytes.iter().all(|byte| matches!(byte, b'\r' | b'\n'));
+        if begins && !(self.limits.shared && count.begun() > 0) && !is_empty(bytes) {
             self.header = Some(Header { after: count.begun(), since: self.progress.elapsed() });
         }
     }
@@ -379,7 +396,7 @@ impl<T: AsyncRead + Abort + Unpin> AsyncRead for Patient<T> {
         match Pin::new(&mut self.stream).poll_read(context, buffer) {
             Poll::Ready(result) => {
                 if buffer.filled().len() > before {
-                    self.read_some();
+                    self.read_some(&buffer.filled()[before..]);
                 }
                 Poll::Ready(result)
             }

@@ -10,10 +10,7 @@ use std::{
     net::SocketAddr,
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
-        unix::{
-            fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _},
-            net::UnixStream as StdUnixStream,
-        },
+        unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _},
     },
     path::{Path, PathBuf},
     sync::{Mutex, OnceLock, PoisonError},
@@ -110,11 +107,11 @@ fn bind_unix(path: &Path, options: SocketOptions) -> io::Result<(Socket, SocketF
         Ok(found) if !found.file_type().is_socket() => {
             return Err(io::Error::new(io::ErrorKind::AlreadyExists, "a file is there that is no socket"));
         }
-        Ok(_) => match StdUnixStream::connect(path) {
+        Ok(_) => match listens_behind(path) {
             Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound) => {}
             Err(error) => return Err(error),
-            Ok(_) if options.shared => {}
-            Ok(_) => return Err(io::ErrorKind::AddrInUse.into()),
+            Ok(()) if options.shared => {}
+            Ok(()) => return Err(io::ErrorKind::AddrInUse.into()),
         },
     }
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
@@ -128,6 +125,16 @@ fn bind_unix(path: &Path, options: SocketOptions) -> io::Result<(Socket, SocketF
     let file = SocketFile { identity: identity(&new)?, path: new };
     fs::set_permissions(&file.path, fs::Permissions::from_mode(options.unix_mode))?;
     Ok((socket, file))
+}
+
+/// Connects to a socket without waiting: one whose queue is full has somebody behind it, who may not come to it for long.
+fn listens_behind(path: &Path) -> io::Result<()> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    match socket.connect(&SockAddr::unix(path)?) {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
+        connected => connected,
+    }
 }
 
 /// Where a socket is made before it takes its place.
@@ -340,6 +347,8 @@ fn identity(path: &Path) -> io::Result<(u64, u64)> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::net::UnixStream as StdUnixStream;
+
     use super::*;
 
     const OWN: SocketOptions = SocketOptions { shared: false, unix_mode: 0o660 };
@@ -378,6 +387,31 @@ mod tests {
         fs::write(&path, "precious").unwrap();
         assert_eq!(listen(&path, SHARED).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
         assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
+    }
+
+    #[test]
+    fn a_socket_whose_queue_is_full_is_not_waited_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("gate.sock");
+        let busy = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+        busy.bind(&SockAddr::unix(&path).unwrap()).unwrap();
+        busy.listen(0).unwrap();
+        let waiting: Vec<_> = (0..8)
+            .map(|_| {
+                let socket = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+                socket.set_nonblocking(true).unwrap();
+                let connected = socket.connect(&SockAddr::unix(&path).unwrap());
+                (socket, connected.is_ok())
+            })
+            .collect();
+        assert!(waiting.iter().any(|(_, connected)| !connected), "the queue is full");
+        let (told, bound) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let result = bind(&ListenAddress::Unix(path), OWN).map(drop).map_err(|error| error.kind());
+            let _ = told.send(result);
+        });
+        let result = bound.recv_timeout(std::time::Duration::from_secs(10));
+        assert_eq!(result.expect("it does not wait"), Err(io::ErrorKind::AddrInUse));
     }
 
     #[tokio::test]

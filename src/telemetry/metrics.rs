@@ -30,6 +30,12 @@ struct ResponseLabels {
     class: &'static str,
 }
 
+/// Why something is no request.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct MalformedLabels {
+    reason: &'static str,
+}
+
 /// The label of a route.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
 struct RouteLabel {
@@ -45,6 +51,7 @@ pub struct ServerMetrics {
     in_flight: Gauge,
     /// Open connections of clients.
     pub connections: Gauge,
+    malformed: Family<MalformedLabels, Counter>,
     routes: Mutex<Vec<Arc<RouteMetrics>>>,
     /// Those of upstreams.
     pub upstreams: UpstreamMetrics,
@@ -77,12 +84,18 @@ impl ServerMetrics {
     pub fn new() -> Arc<Self> {
         let (requests, responses, durations) = (Family::default(), Family::default(), Family::default());
         let unrouted = RouteMetrics::new("-".into(), &requests, &responses, &durations);
+        let malformed: Family<MalformedLabels, Counter> = Family::default();
+        for reason in ["malformed_request", "header_too_large", "target_too_long"] {
+            // From the start, so that a rise can be told.
+            drop(malformed.get_or_create_owned(&MalformedLabels { reason }));
+        }
         Arc::new(Self {
             requests,
             responses,
             durations,
             in_flight: Gauge::default(),
             connections: Gauge::default(),
+            malformed,
             routes: Mutex::default(),
             upstreams: UpstreamMetrics::default(),
             unrouted,
@@ -118,7 +131,17 @@ impl ServerMetrics {
         );
         registry.register("requests_in_flight", "Requests that are being served", self.in_flight.clone());
         registry.register("connections", "Open connections of clients", self.connections.clone());
+        registry.register(
+            "malformed_requests",
+            "What came over HTTP/1.1 and was refused before it was a request",
+            self.malformed.clone(),
+        );
         self.upstreams.register(registry);
+    }
+
+    /// Counts what was refused before it was a request. `reason`: the code of its problem.
+    pub fn count_malformed(&self, reason: &'static str) {
+        self.malformed.get_or_create_owned(&MalformedLabels { reason }).inc();
     }
 }
 

@@ -143,6 +143,8 @@ pub struct Downstream {
     pub certificate: Option<HeaderValue>,
     /// Whether what it says of those before it is believed.
     pub trusted: bool,
+    /// Whether that goes for `Client-Cert` and `Client-Cert-Chain`, too.
+    pub tells_certificates: bool,
     /// Where interim responses go; `None`: its protocol, or whoever serves it, has no way for them.
     pub interim: Option<Interim>,
     /// The end of the gate: whoever keeps the connection beyond its response runs by it.
@@ -167,10 +169,16 @@ impl Downstream {
             scheme: Scheme::Http,
             certificate: None,
             trusted: false,
+            tells_certificates: false,
             interim: None,
             drain: Drain::default(),
         }
     }
+}
+
+/// `Client-Cert` and `Client-Cert-Chain`, as they are written (RFC 9440 §2).
+fn is_client_cert(name: &HeaderName) -> bool {
+    matches!(name.as_str(), "client-cert" | "client-cert-chain")
 }
 
 /// Tells the upstream how the request reached us: `X-Forwarded-For`, `-Host`, `-Proto`, `Client-Cert` where the client showed a
@@ -183,7 +191,9 @@ pub fn add_forwarded(fields: &mut HeaderMap, downstream: &Downstream, version: V
         // Proxies write the usual spelling. Any other is their client's, and passes them unseen.
         let is_usual =
             |name: &HeaderName| name.as_str().bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
-        remove(fields, |name| is_forwarded(name) && !is_usual(name) && !reserved.contains(name));
+        let is_believed =
+            |name: &HeaderName| is_usual(name) && (downstream.tells_certificates || !is_client_cert(name));
+        remove(fields, |name| is_forwarded(name) && !is_believed(name) && !reserved.contains(name));
         let before = fields.get_all(FORWARDED_FOR).iter();
         let hops: Vec<&[u8]> = before.map(HeaderValue::as_bytes).chain([downstream.peer.as_bytes()]).collect();
         if let Ok(hops) = HeaderValue::from_bytes(&hops.join(&b", "[..])) {
@@ -402,6 +412,10 @@ mod tests {
         assert_eq!(names, left);
         let mut proxy = fields(&told);
         add_forwarded(&mut proxy, &Downstream::new(peer, true), Version::HTTP_2, &reserved);
+        assert!(!proxy.contains_key(CLIENT_CERT), "nobody said that it meets clients with certificates");
+        let mut proxy = fields(&told);
+        let tells = Downstream { tells_certificates: true, ..Downstream::new(peer, true) };
+        add_forwarded(&mut proxy, &tells, Version::HTTP_2, &reserved);
         assert_eq!(proxy[FORWARDED_FOR], "6.6.6.6, 192.0.2.1");
         assert_eq!(proxy[FORWARDED_PROTO], "https");
         assert_eq!(proxy[header::VIA], "2 portcullis");
@@ -416,7 +430,12 @@ mod tests {
             (&":YWxpY2U=:".parse().unwrap(), &"https".parse().unwrap())
         );
         let mut proxy = fields(&told);
-        add_forwarded(&mut proxy, &Downstream { trusted: true, ..known }, Version::HTTP_11, &reserved);
+        add_forwarded(
+            &mut proxy,
+            &Downstream { trusted: true, tells_certificates: true, ..known },
+            Version::HTTP_11,
+            &reserved,
+        );
         assert_eq!(proxy[CLIENT_CERT], ":bWFsbG9yeQ==:", "the proxy's client, not the proxy");
         let mut local = HeaderMap::new();
         add_forwarded(&mut local, &Downstream::unix(), Version::HTTP_11, &reserved);

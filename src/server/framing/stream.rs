@@ -11,11 +11,16 @@ use std::{
 };
 
 use bytes::{Buf, Bytes};
-use http::StatusCode;
+use http::{HeaderValue, StatusCode};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::Framing;
-use crate::{gate::problem, server::patience::Progress, upstream::interim::Interim};
+use crate::{
+    gate::problem,
+    server::{access, patience::Progress},
+    telemetry::metrics::ServerMetrics,
+    upstream::interim::Interim,
+};
 
 /// What stands in a refused request instead of the byte that must not be there: the parser takes it nowhere, and answers 400.
 const NOWHERE: u8 = 0;
@@ -61,6 +66,24 @@ impl Seen {
     }
 }
 
+/// Where it is told what was refused.
+#[derive(Clone, Debug)]
+pub(in crate::server) struct Refusals {
+    pub(in crate::server) metrics: Arc<ServerMetrics>,
+    /// Whether there is an access log.
+    pub(in crate::server) is_logged: bool,
+    pub(in crate::server) peer: HeaderValue,
+}
+
+impl Refusals {
+    fn note(&self, status: StatusCode, code: &'static str) {
+        self.metrics.count_malformed(code);
+        if self.is_logged {
+            access::refused(&self.peer, status.as_u16(), code);
+        }
+    }
+}
+
 /// A connection of HTTP/1.1. What can be read in two ways never reaches its reader, and what its reader refuses is answered by a problem.
 /// Interim responses go out in front of it.
 #[derive(Debug)]
@@ -70,6 +93,7 @@ pub(in crate::server) struct Strict<T> {
     framing: Framing,
     seen: Seen,
     interim: Interim,
+    refusals: Refusals,
     refused: bool,
     /// What is left to be sent instead of an answer of the parser, and how long that was.
     instead: Option<(Bytes, usize)>,
@@ -77,8 +101,14 @@ pub(in crate::server) struct Strict<T> {
 
 impl<T> Strict<T> {
     /// Looks at what comes over `stream`, whose requests `progress` counts, and tells `seen`. `interim`: what goes out in front.
-    pub(in crate::server) const fn new(stream: T, progress: Arc<Progress>, seen: Seen, interim: Interim) -> Self {
-        Self { stream, progress, framing: Framing::new(), seen, interim, refused: false, instead: None }
+    pub(in crate::server) const fn new(
+        stream: T,
+        progress: Arc<Progress>,
+        seen: Seen,
+        interim: Interim,
+        refusals: Refusals,
+    ) -> Self {
+        Self { stream, progress, framing: Framing::new(), seen, interim, refusals, refused: false, instead: None }
     }
 
     /// Whether there is anything that the parser may refuse: a header of which no request has come.
@@ -124,7 +154,9 @@ impl<T: AsyncWrite + Unpin> Strict<T> {
             if !bytes.starts_with(b"HTTP/1.1 4") || !self.may_be_refused() {
                 return None;
             }
-            self.instead = Some((problem_instead(bytes)?, bytes.len()));
+            let (problem, status, code) = problem_instead(bytes)?;
+            self.refusals.note(status, code);
+            self.instead = Some((problem, bytes.len()));
         }
         let (problem, length) = self.instead.as_mut()?;
         while problem.has_remaining() {
@@ -141,7 +173,7 @@ impl<T: AsyncWrite + Unpin> Strict<T> {
 }
 
 /// The problem in place of an answer of the parser.
-fn problem_instead(answer: &[u8]) -> Option<Bytes> {
+fn problem_instead(answer: &[u8]) -> Option<(Bytes, StatusCode, &'static str)> {
     let (start, status, code, detail) =
         AUTOMATIC.iter().find(|(start, ..)| answer.starts_with(start) && answer.len() == start.len() + DATE_AND_END)?;
     let length = b"content-length: 0\r\ndate: ".len();
@@ -150,7 +182,8 @@ fn problem_instead(answer: &[u8]) -> Option<Bytes> {
         "content-type: application/problem+json\r\ncache-control: no-store\r\ncontent-length: {}\r\ndate: ",
         body.len()
     );
-    Some([&start[..start.len() - length], fields.as_bytes(), &answer[start.len()..], &body].concat().into())
+    let problem = [&start[..start.len() - length], fields.as_bytes(), &answer[start.len()..], &body].concat();
+    Some((problem.into(), *status, code))
 }
 
 impl<T: AsyncWrite + Unpin> AsyncWrite for Strict<T> {

@@ -1,5 +1,3 @@
-use std::time::Instant;
-
 use proptest::prelude::*;
 
 use super::*;
@@ -167,22 +165,4 @@ proptest! {
         }
         prop_assert_eq!(found.map(|()| framing.heads()), look(&bytes));
     }
-}
-
-/// What it costs.
-#[test]
-#[ignore = "a measurement"]
-#[allow(clippy::print_stdout, reason = "it is for people")]
-fn a_header_of_one_kib() {
-    let token = "x".repeat(900);
-    let head = format!(
-        "GET /v1/orders/42?expand=lines HTTP/1.1\r\nHost: api.example\r\nAuthorization: Bearer {token}\r\nAccept: */*\r\n\
-         Accept-Encoding: gzip\r\nUser-Agent: load/1\r\nConnection: keep-alive\r\n\r\n"
-    );
-    let mut framing = Framing::new();
-    let begun = Instant::now();
-    for _ in 0..1_000_000 {
-        assert!(framing.look(std::hint::black_box(head.as_bytes())).is_ok());
-    }
-    println!("{} bytes: {} ns", head.len(), begun.elapsed().as_nanos() / 1_000_000);
 }

@@ -31,6 +31,25 @@ async fn lines(path: &str, count: usize) -> Vec<Value> {
     lines
 }
 
+/// What never was a request is told as well.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_refused_by_the_parser_is_a_line_and_counted() {
+    log::capture();
+    let gate = TestGate::start(&format!("{LOGGED}{}", route(HTTP1, "name = \"orders\""))).await;
+    let about = "\"malformed\":\"malformed_request\"";
+    let before = log::lines(about).len();
+    let reply = Raw::exchange(gate.address(), "GET / HTTP/1.1\nHost: a\n\n").await;
+    assert!(reply.starts_with("HTTP/1.1 400 ") && reply.contains("malformed_request"), "{reply}");
+    eventually("it is a line", async || log::lines(about).len() > before).await;
+    let lines = log::lines(about);
+    let line: &Value = lines.last().unwrap();
+    assert_eq!((&line["http.response.status_code"], &line["network.peer.address"]), (&400.into(), &"127.0.0.1".into()));
+    assert_eq!(line["target"], "portcullis::access");
+    let metrics = crate::support::client::get(gate.admin(), "/metrics", "").await;
+    let counted = "portcullis_malformed_requests_total{reason=\"malformed_request\"} 1\n";
+    assert!(metrics.text().contains(counted), "{}", metrics.text());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn each_request_is_one_line() {
     log::capture();

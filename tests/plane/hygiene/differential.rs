@@ -18,7 +18,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::strict::{Read, Step, read};
+use super::strict::{self, Read, Step, read};
 
 /// A key that nobody needs: the route asks for no token. RFC 7515, A.3.
 const KEYS: &str = r#"{"keys":[{"kty":"EC","crv":"P-256","alg":"ES256","kid":"a","x":"f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU","y":"x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0"}]}"#;
@@ -120,30 +120,14 @@ async fn serve(listener: TcpListener, came: Arc<Mutex<Came>>) {
     while let Ok((mut stream, _)) = listener.accept().await {
         let came = Arc::clone(&came);
         tokio::spawn(async move {
-            let mut bytes = Vec::new();
-            loop {
-                match read(&bytes) {
-                    Step::Request(request, length) => {
-                        bytes.drain(..length);
-                        let body = if request.method == "HEAD" { "" } else { "ok" };
-                        came.lock().unwrap().requests.push(*request);
-                        let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{body}");
-                        if stream.write_all(answer.as_bytes()).await.is_err() {
-                            return;
-                        }
-                        continue;
-                    }
-                    Step::Incomplete => {}
-                    Step::Malformed(why) => {
-                        let fault = format!("{why}: {}", bytes.escape_ascii());
-                        came.lock().unwrap().faults.push(fault);
-                        return;
-                    }
+            strict::serve(&mut stream, |request| {
+                let mut came = came.lock().unwrap();
+                match request {
+                    Ok((request, _)) => came.requests.push(request),
+                    Err(fault) => came.faults.push(fault),
                 }
-                if !matches!(stream.read_buf(&mut bytes).await, Ok(1..)) {
-                    return;
-                }
-            }
+            })
+            .await;
         });
     }
 }

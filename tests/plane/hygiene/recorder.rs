@@ -5,9 +5,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-
-use super::strict::{Read, Step, read};
+use super::strict::{Read, serve};
 use crate::support::upstream::RawUpstream;
 
 /// What came, over all connections.
@@ -30,30 +28,14 @@ impl Recorder {
         let upstream = RawUpstream::start(move |mut stream, _| {
             let sink = Arc::clone(&sink);
             async move {
-                let mut bytes = Vec::new();
-                loop {
-                    match read(&bytes) {
-                        Step::Request(request, length) => {
-                            let raw: Vec<u8> = bytes.drain(..length).collect();
-                            let body = if request.method == "HEAD" { "" } else { "ok" };
-                            sink.lock().unwrap().requests.push((*request, raw));
-                            let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{body}");
-                            if stream.write_all(answer.as_bytes()).await.is_err() {
-                                return;
-                            }
-                            continue;
-                        }
-                        Step::Incomplete => {}
-                        Step::Malformed(why) => {
-                            let fault = format!("{why}: {}", bytes.escape_ascii());
-                            sink.lock().unwrap().faults.push(fault);
-                            return;
-                        }
+                serve(&mut stream, |came| {
+                    let mut kept = sink.lock().unwrap();
+                    match came {
+                        Ok(request) => kept.requests.push(request),
+                        Err(fault) => kept.faults.push(fault),
                     }
-                    if !matches!(stream.read_buf(&mut bytes).await, Ok(1..)) {
-                        return;
-                    }
-                }
+                })
+                .await;
             }
         })
         .await;

@@ -1,6 +1,11 @@
 //! The strict reading of HTTP/1.1 requests (RFC 9112), written down plainly: whoever serves less than this is safe, whoever serves
 //! more is not.
 
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
 /// A request.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Read {
@@ -166,4 +171,28 @@ impl<'b> Reader<'b> {
 fn is_token(bytes: &[u8]) -> bool {
     let is_tchar = |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
     !bytes.is_empty() && bytes.iter().all(is_tchar)
+}
+
+/// Reads the requests of a connection and answers each `ok`. `keep` gets them as they read and byte by byte, or what is wrong with them.
+pub(super) async fn serve(stream: &mut TcpStream, mut keep: impl FnMut(Result<(Read, Vec<u8>), String>)) {
+    let mut bytes = Vec::new();
+    loop {
+        match read(&bytes) {
+            Step::Request(request, length) => {
+                let raw: Vec<u8> = bytes.drain(..length).collect();
+                let body = if request.method == "HEAD" { "" } else { "ok" };
+                keep(Ok((*request, raw)));
+                let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{body}");
+                if stream.write_all(answer.as_bytes()).await.is_err() {
+                    return;
+                }
+                continue;
+            }
+            Step::Incomplete => {}
+            Step::Malformed(why) => return keep(Err(format!("{why}: {}", bytes.escape_ascii()))),
+        }
+        if !matches!(stream.read_buf(&mut bytes).await, Ok(1..)) {
+            return;
+        }
+    }
 }

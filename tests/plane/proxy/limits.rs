@@ -57,6 +57,76 @@ async fn a_header_has_to_come_in_time() {
     assert!(since.elapsed() < Duration::from_secs(10), "{:?}", since.elapsed());
 }
 
+/// Whoever was silent at first has no more time for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_time_for_the_first_header_is_one() {
+    let gate = TestGate::start("[listener]\nheader_timeout = \"4s\"\nidle_timeout = \"60s\"").await;
+    let since = Instant::now();
+    let mut raw = Raw::connect(gate.address()).await;
+    sleep(Duration::from_secs(3)).await;
+    raw.write("GET / HTTP/1.1\r\nHost: a\r\nX").await;
+    let mut rest = Vec::new();
+    let read = tokio::time::timeout(Duration::from_secs(10), raw.0.read_to_end(&mut rest)).await;
+    let open = since.elapsed();
+    assert!(read.is_ok() && (3900..6500).contains(&open.as_millis()), "{open:?}");
+}
+
+/// An empty line after a request begins no other.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_empty_line_is_no_header() {
+    let limits = "[listener]\nheader_timeout = \"500ms\"\nidle_timeout = \"20s\"\n";
+    let gate = TestGate::start(&[limits, &route(HTTP1, "auth = \"none\"")].concat()).await;
+    let mut raw = Raw::connect(gate.address()).await;
+    raw.write("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    raw.read_until("ok").await;
+    raw.write("\r\n").await;
+    sleep(Duration::from_millis(1500)).await;
+    raw.write("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    raw.read_until("ok").await;
+    // What begins one after it has to come in time.
+    let since = Instant::now();
+    raw.write("\r\nGET / HT").await;
+    assert_eq!(raw.read_to_end().await, "");
+    assert!(since.elapsed() < Duration::from_secs(10), "{:?}", since.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_address_has_as_many_connections_as_it_may() {
+    let open = route(HTTP1, "auth = \"none\"");
+    let gate = TestGate::start(&["[listener]\nmax_connections_per_address = 2\n", &open].concat()).await;
+    let mut both = [Raw::connect(gate.address()).await, Raw::connect(gate.address()).await];
+    for raw in &mut both {
+        raw.write("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        raw.read_until("ok").await;
+    }
+    let mut third = TcpStream::connect(gate.address()).await.unwrap();
+    let mut rest = Vec::new();
+    let closed = tokio::time::timeout(Duration::from_secs(10), third.read_to_end(&mut rest)).await.unwrap();
+    assert!(!matches!(closed, Ok(1..)), "it is not served");
+    let [first, mut second] = both;
+    second.write("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    second.read_until("ok").await;
+    drop(first);
+    crate::support::eventually("there is room again", async || {
+        let mut raw = Raw::connect(gate.address()).await;
+        let _ = raw.0.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await;
+        let mut reply = Vec::new();
+        let _ = raw.0.read_to_end(&mut reply).await;
+        reply.ends_with(b"ok")
+    })
+    .await;
+
+    let settings = "[listener]\nmax_connections_per_address = 1\ntrusted_proxies = [\"127.0.0.1\"]\n";
+    let gate = TestGate::start(&[settings, &open].concat()).await;
+    for _ in 0..3 {
+        let mut raw = Raw::connect(gate.address()).await;
+        raw.write("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        raw.read_until("ok").await;
+        // A proxy is many clients.
+        std::mem::forget(raw);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn between_requests_only_the_idle_limit_counts() {
     each_pair(async |downstream, upstream| {
