@@ -19,8 +19,8 @@ use siphasher::sip128::SipHasher13;
 
 use crate::{activity::Trace, marker::cache::Marks, session::register::TokenSession, token::verify::VerifiedToken};
 
-/// What an entry takes beside its claims, in bytes: a process grew by 2.3 KiB for each token of 938 bytes with six marks,
-/// what is remembered of its subject's activity included, and by 0.5 KiB more where each has a session with limits of its own.
+/// What an entry takes beside its claims, at most, in bytes: a process grew by 2.1 KiB for each token of 938 bytes with six marks, its
+/// claims and what is remembered of its subject's activity included, and by 0.5 KiB more where each has a session with limits of its own.
 const ENTRY_SIZE: u32 = 2400;
 
 /// A token, as its cache knows it: a keyed hash of it (SipHash-1-3).
