@@ -11,6 +11,7 @@ use std::{
 use http::{Method, StatusCode};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
     sync::Notify,
     time::timeout,
 };
@@ -46,6 +47,15 @@ impl Seen {
     }
 }
 
+/// The upstream wants the content, and answers when it has it.
+async fn ask_for_content(stream: &mut TcpStream, seen: &Seen) {
+    stream.write_all(CONTINUE.as_bytes()).await.unwrap();
+    let mut body = [0; 4];
+    stream.read_exact(&mut body).await.unwrap();
+    seen.note(String::from_utf8_lossy(&body));
+    stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ndone").await.unwrap();
+}
+
 /// Clients are asked for their content when, and only when, the upstream wants it.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_upstream_asks_for_the_content() {
@@ -57,11 +67,7 @@ async fn the_upstream_asks_for_the_content() {
             while let Some(head) = read_head(&mut stream).await {
                 seen.note(head);
                 word.notified().await;
-                stream.write_all(CONTINUE.as_bytes()).await.unwrap();
-                let mut body = [0; 4];
-                stream.read_exact(&mut body).await.unwrap();
-                seen.note(String::from_utf8_lossy(&body));
-                stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ndone").await.unwrap();
+                ask_for_content(&mut stream, &seen).await;
             }
         }
     })
@@ -166,11 +172,7 @@ async fn content_that_still_waits_goes_elsewhere() {
         async move {
             while let Some(head) = read_head(&mut stream).await {
                 seen.note(head);
-                stream.write_all(CONTINUE.as_bytes()).await.unwrap();
-                let mut body = [0; 4];
-                stream.read_exact(&mut body).await.unwrap();
-                seen.note(String::from_utf8_lossy(&body));
-                stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ndone").await.unwrap();
+                ask_for_content(&mut stream, &seen).await;
             }
         }
     })
