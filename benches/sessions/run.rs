@@ -106,7 +106,7 @@ impl Run<'_> {
             let batch = (first..count.min(first + BATCH))
                 .map(|n| Ok((self.ids.key(n)?, self.ids.active(n, round))))
                 .collect::<anyhow::Result<Vec<_>>>()?;
-            self.store.record_session_activity(&batch).await?;
+            self.store.record_session_activity(&batch, Duration::from_secs(1)).await?;
         }
         watch.stop(&self.server, count)
     }

@@ -14,7 +14,10 @@ use futures_util::future::{BoxFuture, Shared};
 use super::{Lifetime, SessionKey, SessionLimits, SessionRecord, tables::Table};
 use crate::{
     clock::Timestamp,
-    store::{StoreError, sessions::StoredSession},
+    store::{
+        StoreError,
+        sessions::{StoredSession, is_beside, recorded},
+    },
     token::claims::{Claims, ClientId},
 };
 
@@ -47,8 +50,8 @@ pub(super) struct LiveSession {
     first: AtomicI64,
     here: AtomicI64,
     elsewhere: AtomicI64,
-    /// The latest activity that was sent to the store, and what the store is known to have.
-    sent: AtomicI64,
+    /// What the store has as the latest activity here, as far as it said so, and what it is known to have at least.
+    own: AtomicI64,
     recorded: AtomicI64,
     /// Whether it waits to be written.
     queued: AtomicBool,
@@ -84,7 +87,7 @@ impl LiveSession {
             first: AtomicI64::new(NEVER),
             here: AtomicI64::new(NEVER),
             elsewhere: AtomicI64::new(NEVER),
-            sent: AtomicI64::new(NEVER),
+            own: AtomicI64::new(NEVER),
             recorded: AtomicI64::new(NEVER),
             queued: AtomicBool::new(false),
             asking: Mutex::default(),
@@ -127,10 +130,11 @@ impl LiveSession {
         self.opened.store(Some(Arc::new(opened)));
     }
 
-    /// Takes in what the store keeps. What this gateway wrote itself is by its own clock.
+    /// Takes in what the store keeps. What this gateway alone recorded is by its own clock: had another one been active at about that time,
+    /// the store would have something else (see [`recorded`]), or had something else when this one wrote (see [`took`](Self::took)).
     pub(super) fn settle(&self, stored: &StoredSession, table: Arc<Table>, lag: Lag, opened_here: bool) {
         let active = stored.active.as_millis();
-        let is_own = active == self.sent.load(Ordering::Acquire) || (opened_here && stored.active == stored.opened);
+        let is_own = active == self.own.load(Ordering::Acquire) || (opened_here && stored.active == stored.opened);
         let clock = if is_own { &self.here } else { &self.elsewhere };
         clock.fetch_max(active, Ordering::AcqRel);
         self.recorded.fetch_max(active, Ordering::AcqRel);
@@ -156,9 +160,9 @@ impl LiveSession {
         !self.queued.load(Ordering::SeqCst) && !self.queued.swap(true, Ordering::SeqCst)
     }
 
-    /// The latest activity that was sent, if any was.
-    pub(super) fn sent(&self) -> Option<Timestamp> {
-        time(&self.sent)
+    /// The latest activity that the store took, if it took any.
+    pub(super) fn own(&self) -> Option<Timestamp> {
+        time(&self.own)
     }
 
     /// The latest activity that is known, here or elsewhere.
@@ -166,21 +170,40 @@ impl LiveSession {
         self.active_here().max(time(&self.elsewhere))
     }
 
-    /// What is to be written, no later than `now`.
-    pub(super) fn send(&self, now: Timestamp) -> Timestamp {
-        let active = self.here.load(Ordering::Acquire).min(now.as_millis());
-        self.sent.fetch_max(active, Ordering::AcqRel);
-        Timestamp::from_millis(active)
+    /// What is to be written: no later than `now`, but later than what is known of another gateway that may have been earlier.
+    pub(super) fn send(&self, now: Timestamp, clock_skew: Duration) -> Timestamp {
+        let active = Timestamp::from_millis(self.here.load(Ordering::Acquire)).min(now);
+        match time(&self.elsewhere) {
+            Some(elsewhere) if is_beside(active, elsewhere, clock_skew) => {
+                recorded(active, Some(elsewhere), clock_skew)
+            }
+            _ => active,
+        }
+    }
+
+    /// Whether the store took that already.
+    pub(super) fn has_sent(&self, sent: Timestamp) -> bool {
+        self.own() == Some(sent)
+    }
+
+    /// The store took what was sent, and had that `before`. What it had of another gateway may have been later in truth.
+    pub(super) fn took(&self, sent: Timestamp, before: Option<Timestamp>, clock_skew: Duration) {
+        if let Some(before) = before.filter(|before| Some(*before) != self.own()) {
+            self.elsewhere.fetch_max(before.as_millis(), Ordering::AcqRel);
+        }
+        let kept = recorded(sent, before, clock_skew);
+        let own = if Some(kept) == before { sent } else { kept };
+        self.own.fetch_max(own.as_millis(), Ordering::AcqRel);
+        self.record(kept);
     }
 
     /// It was written up to `sent`; whether it was active since, and has to be queued again.
     pub(super) fn written(&self, sent: Timestamp) -> bool {
-        self.record(sent);
         self.queued.store(false, Ordering::SeqCst);
         self.here.load(Ordering::SeqCst) > sent.as_millis() && !self.queued.swap(true, Ordering::SeqCst)
     }
 
-    /// The store has what was sent.
+    /// The store has that, or is not to be told of it sooner than by the next flush.
     pub(super) fn record(&self, sent: Timestamp) {
         self.recorded.fetch_max(sent.as_millis(), Ordering::AcqRel);
     }

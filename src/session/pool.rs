@@ -93,7 +93,7 @@ impl Pool {
     /// The session was active at `now`, which is written at once, or a `resolution` after what was written before.
     pub(super) fn touch(&self, session: &Arc<LiveSession>, now: Timestamp) {
         if session.touch(now) {
-            self.queue(session, session.sent().map_or(now, |sent| sent.plus(self.resolution)));
+            self.queue(session, session.own().map_or(now, |own| own.plus(self.resolution)));
         }
     }
 
@@ -177,8 +177,9 @@ mod tests {
     /// Writes what is due by `time`; the latest of it.
     fn flush(pool: &Pool, time: Timestamp) -> Option<Timestamp> {
         let taken = pool.take(time);
-        let sent = taken.iter().map(|session| session.send(Timestamp::MAX)).max();
+        let sent = taken.iter().map(|session| session.send(Timestamp::MAX, Duration::ZERO)).max();
         for session in &taken {
+            session.took(sent.unwrap_or(time), None, Duration::ZERO);
             pool.written(session, sent.unwrap_or(time));
         }
         sent

@@ -2,9 +2,7 @@
 //!
 //! No gateway is told of changes. A gateway asks when it first sees a session, and before it refuses one for idleness.
 
-use std::sync::Arc;
-#[cfg(any(feature = "embedded", feature = "redis"))]
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 
@@ -85,6 +83,25 @@ impl Opening {
     }
 }
 
+/// What is recorded of a session once it was active at `active`, where `before` was recorded.
+///
+/// Of two gateways, the one with the earlier time may well have been the last: its clock may be behind. Nothing would be left of that, and
+/// whoever recorded the other time would take it for the last one, by its own clock. So the other time becomes a millisecond later: nobody
+/// takes that for what it recorded alone.
+#[must_use]
+pub fn recorded(active: Timestamp, before: Option<Timestamp>, clock_skew: Duration) -> Timestamp {
+    match before {
+        Some(before) if is_beside(active, before, clock_skew) => before.plus(Duration::from_millis(1)),
+        Some(before) => before.max(active),
+        None => active,
+    }
+}
+
+/// Whether a time is no later than one of another gateway, and may have been later all the same.
+pub(crate) fn is_beside(active: Timestamp, other: Timestamp, clock_skew: Duration) -> bool {
+    active <= other && other < active.plus(clock_skew)
+}
+
 /// Sessions. What is stored under a name and cannot be read counts as absent, and is replaced.
 #[async_trait]
 pub trait Sessions: Send + Sync + std::fmt::Debug + 'static {
@@ -113,11 +130,17 @@ pub trait Sessions: Send + Sync + std::fmt::Debug + 'static {
         limit: usize,
     ) -> Result<Vec<(SessionId, StoredSession)>, StoreError>;
 
-    /// Records when sessions were last active. Times never go back.
+    /// Records when sessions were last active, and says of each in turn what was recorded before, if anything was since it was opened.
+    /// Times never go back; what is recorded afterwards is what [`recorded`] says, where clocks are `clock_skew` apart at most.
     ///
     /// # Errors
-    /// [`StoreError`]: any part of it may have been written. Repeating it is harmless.
-    async fn record_session_activity(&self, batch: &[(SessionKey, Timestamp)]) -> Result<(), StoreError>;
+    /// [`StoreError`]: any part of it may have been written. Repeating it is harmless: a time may be a millisecond later for each time
+    /// it is repeated, and less than `clock_skew` in all.
+    async fn record_session_activity(
+        &self,
+        batch: &[(SessionKey, Timestamp)],
+        clock_skew: Duration,
+    ) -> Result<Vec<Option<Timestamp>>, StoreError>;
 
     /// Forgets when sessions of an issuer were last active that were not active since `before`, all or some of them.
     ///
@@ -167,7 +190,11 @@ impl Sessions for NoSessions {
         Err(Self::refusal())
     }
 
-    async fn record_session_activity(&self, _: &[(SessionKey, Timestamp)]) -> Result<(), StoreError> {
+    async fn record_session_activity(
+        &self,
+        _: &[(SessionKey, Timestamp)],
+        _: Duration,
+    ) -> Result<Vec<Option<Timestamp>>, StoreError> {
         Err(Self::refusal())
     }
 

@@ -25,11 +25,15 @@ impl SessionRegister {
     /// Writes that the session was active. Failing, it is written with the next flush, as if the store had been out.
     pub async fn record(&self, session: &TokenSession) {
         let Some(live) = session.live.get().filter(|_| self.cache.is_current()) else { return };
-        let active = live.send(self.clock.now());
+        let skew = self.settings.retention.clock_skew;
+        let active = live.send(self.clock.now(), skew);
         let batch = [(live.key.clone(), active)];
-        let written = self.store.sessions().record_session_activity(&batch);
+        let written = self.store.sessions().record_session_activity(&batch, skew);
         match timeout(self.settings.read_timeout, written).await {
-            Ok(Ok(())) => drop(self.metrics.written.inc()),
+            Ok(Ok(before)) => {
+                live.took(active, before.first().copied().flatten(), skew);
+                self.metrics.written.inc();
+            }
             Ok(Err(_)) | Err(_) => drop(self.metrics.failures.inc()),
         }
         // In any case: a store that takes no writes is not tried by each request, but by each flush.
@@ -62,10 +66,21 @@ impl SessionRegister {
     async fn write(self: &Arc<Self>, sessions: &[Arc<LiveSession>], now: Timestamp) -> Result<(), StoreError> {
         let openings = stream::iter(sessions.to_vec()).map(|session| self.open_late(session));
         let opened: Vec<bool> = openings.buffered(OPENINGS).try_collect().await?;
-        let sent: Vec<Timestamp> = sessions.iter().map(|session| session.send(now)).collect();
-        let kept = sessions.iter().zip(&sent).zip(opened).filter(|(_, opened)| *opened);
-        let batch: Vec<_> = kept.map(|((session, sent), _)| (session.key.clone(), *sent)).collect();
-        self.store.sessions().record_session_activity(&batch).await?;
+        let skew = self.settings.retention.clock_skew;
+        let sent: Vec<Timestamp> = sessions.iter().map(|session| session.send(now, skew)).collect();
+        // What was written before a request was admitted is not written twice.
+        let new = |session: &LiveSession, sent: Timestamp, opened: bool| opened && !session.has_sent(sent);
+        let kept: Vec<_> = sessions
+            .iter()
+            .zip(&sent)
+            .zip(opened)
+            .filter_map(|((session, sent), opened)| new(session, *sent, opened).then_some((session, *sent)))
+            .collect();
+        let batch: Vec<_> = kept.iter().map(|(session, sent)| (session.key.clone(), *sent)).collect();
+        let before = self.store.sessions().record_session_activity(&batch, skew).await?;
+        for ((session, sent), before) in kept.iter().zip(before) {
+            session.took(*sent, before, skew);
+        }
         self.metrics.written.inc_by(batch.len() as u64);
         for (session, sent) in sessions.iter().zip(sent) {
             self.pool.written(session, sent);

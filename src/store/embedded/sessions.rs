@@ -1,5 +1,7 @@
 //! Sessions. Whoever comes upon one that is known asks the thread that reads; the other one decides what is new.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 
 use super::{
@@ -44,8 +46,12 @@ impl Sessions for EmbeddedStore {
         self.query(|answer| Read::Sessions { subject, after, limit, answer }).await
     }
 
-    async fn record_session_activity(&self, batch: &[(SessionKey, Timestamp)]) -> Result<(), StoreError> {
-        self.write(|answer| Write::SessionActivity(batch.to_vec(), answer)).await
+    async fn record_session_activity(
+        &self,
+        batch: &[(SessionKey, Timestamp)],
+        clock_skew: Duration,
+    ) -> Result<Vec<Option<Timestamp>>, StoreError> {
+        self.write(|answer| Write::SessionActivity { batch: batch.to_vec(), clock_skew, answer }).await
     }
 
     /// Nothing is to be done: when a session was last active is in its row, which goes when its time is over.

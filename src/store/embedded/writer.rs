@@ -47,7 +47,11 @@ const OPENINGS: usize = 100;
 pub(super) enum Write {
     Merge(Merge, Answer<Merged>),
     Activity(Vec<(Subject, Timestamp)>, Answer<()>),
-    SessionActivity(Vec<(SessionKey, Timestamp)>, Answer<()>),
+    SessionActivity {
+        batch: Vec<(SessionKey, Timestamp)>,
+        clock_skew: Duration,
+        answer: Answer<Vec<Option<Timestamp>>>,
+    },
     Open(Opening, Answer<StoredSession>),
     Remember(Remember, Answer<()>),
     Change(Change, Answer<bool>),
@@ -73,28 +77,46 @@ pub(super) struct Remember {
 struct Activity {
     batch: Batch,
     written: usize,
-    answer: Answer<()>,
     /// Keeps the place in the queue taken.
     _ticket: Ticket<()>,
 }
 
 enum Batch {
-    Subjects(Vec<(Subject, Timestamp)>),
-    Sessions(Vec<(SessionKey, Timestamp)>),
+    Subjects(Vec<(Subject, Timestamp)>, Answer<()>),
+    Sessions(SessionBatch),
+}
+
+struct SessionBatch {
+    batch: Vec<(SessionKey, Timestamp)>,
+    clock_skew: Duration,
+    /// What was recorded before of those that are written.
+    before: Vec<Option<Timestamp>>,
+    answer: Answer<Vec<Option<Timestamp>>>,
 }
 
 impl Batch {
     const fn len(&self) -> usize {
         match self {
-            Self::Subjects(batch) => batch.len(),
-            Self::Sessions(batch) => batch.len(),
+            Self::Subjects(batch, _) => batch.len(),
+            Self::Sessions(sessions) => sessions.batch.len(),
         }
     }
 
-    fn record(&self, part: Range<usize>, database: &mut Database) -> rusqlite::Result<()> {
+    fn record(&mut self, part: Range<usize>, database: &mut Database) -> rusqlite::Result<()> {
         match self {
-            Self::Subjects(batch) => database.record_activity(&batch[part]),
-            Self::Sessions(batch) => database.change_sessions(|sessions| sessions.record_activity(&batch[part])),
+            Self::Subjects(batch, _) => database.record_activity(&batch[part]),
+            Self::Sessions(SessionBatch { batch, clock_skew, before, .. }) => {
+                let some = database.change_sessions(|sessions| sessions.record_activity(&batch[part], *clock_skew))?;
+                before.extend(some);
+                Ok(())
+            }
+        }
+    }
+
+    fn answer(self, result: Result<(), StoreError>) {
+        match self {
+            Self::Subjects(_, answer) => drop(answer.send(result)),
+            Self::Sessions(SessionBatch { before, answer, .. }) => drop(answer.send(result.map(|()| before))),
         }
     }
 }
@@ -178,12 +200,13 @@ impl Writer {
                 Next::Job(ticket) => match ticket.split() {
                     (Write::Merge(merge, answer), place) => merges.push(place.with((merge, answer))),
                     (Write::Activity(batch, answer), place) => {
-                        let batch = Batch::Subjects(batch);
-                        self.activities.push_back(Activity { batch, written: 0, answer, _ticket: place });
+                        let batch = Batch::Subjects(batch, answer);
+                        self.activities.push_back(Activity { batch, written: 0, _ticket: place });
                     }
-                    (Write::SessionActivity(batch, answer), place) => {
-                        let batch = Batch::Sessions(batch);
-                        self.activities.push_back(Activity { batch, written: 0, answer, _ticket: place });
+                    (Write::SessionActivity { batch, clock_skew, answer }, place) => {
+                        let before = Vec::with_capacity(batch.len());
+                        let batch = Batch::Sessions(SessionBatch { batch, clock_skew, before, answer });
+                        self.activities.push_back(Activity { batch, written: 0, _ticket: place });
                     }
                     (Write::Open(opening, answer), place) => self.openings.push_back(place.with((opening, answer))),
                     (Write::Remember(remember, answer), place) => {
@@ -274,10 +297,7 @@ impl Writer {
         activity.written = end;
         match recorded {
             Ok(()) if end < activity.batch.len() => self.activities.push_front(activity),
-            result => {
-                let result: Result<(), StoreError> = result.map_err(|error| fault(&self.name, error));
-                let _ = activity.answer.send(result);
-            }
+            result => activity.batch.answer(result.map_err(|error| fault(&self.name, error))),
         }
     }
 

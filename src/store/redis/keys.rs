@@ -8,7 +8,6 @@ use super::script;
 use crate::{
     clock::Timestamp,
     marker::MarkerKey,
-    session::SessionKey,
     token::claims::{IssuerName, SessionId, Subject, SubjectId},
 };
 
@@ -126,21 +125,16 @@ impl Keys {
 
     /// One `ZADD … GT` per sorted set, with its name: times never go back.
     pub(super) fn activity_commands(&self, batch: &[(Subject, Timestamp)]) -> BTreeMap<String, ::redis::Cmd> {
-        records(
-            batch
-                .iter()
-                .map(|(subject, seen)| (self.activity(&subject.issuer, &subject.id), subject.id.as_str(), *seen)),
-        )
-    }
-
-    /// The same about sessions.
-    pub(super) fn session_activity_commands(
-        &self,
-        batch: &[(SessionKey, Timestamp)],
-    ) -> BTreeMap<String, ::redis::Cmd> {
-        records(batch.iter().map(|(SessionKey { subject, id }, active)| {
-            (self.session_activity(&subject.issuer, id), id.as_str(), *active)
-        }))
+        let mut sets = BTreeMap::<String, ::redis::Cmd>::new();
+        for (subject, seen) in batch {
+            let command = sets.entry(self.activity(&subject.issuer, &subject.id)).or_insert_with_key(|set| {
+                let mut command = ::redis::cmd("ZADD");
+                command.arg(set).arg("GT");
+                command
+            });
+            command.arg(score(*seen)).arg(subject.id.as_str());
+        }
+        sets
     }
 
     /// One call per sorted set, with its name, that removes subjects unless they were seen later.
@@ -164,20 +158,6 @@ impl Keys {
 /// Which sorted set an id is in.
 fn shard(id: &str) -> u8 {
     digest(&SHA256, id.as_bytes()).as_ref()[0] % SHARDS
-}
-
-/// One `ZADD … GT` per sorted set.
-fn records<'a>(entries: impl Iterator<Item = (String, &'a str, Timestamp)>) -> BTreeMap<String, ::redis::Cmd> {
-    let mut sets = BTreeMap::<String, ::redis::Cmd>::new();
-    for (set, member, at) in entries {
-        let command = sets.entry(set).or_insert_with_key(|set| {
-            let mut command = ::redis::cmd("ZADD");
-            command.arg(set).arg("GT");
-            command
-        });
-        command.arg(score(at)).arg(member);
-    }
-    sets
 }
 
 /// A time as a number that Redis and its scripts hold exactly.

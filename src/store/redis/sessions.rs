@@ -4,14 +4,17 @@
 //! (`hash-max-listpack-value`). When they were last active is elsewhere, in sorted sets: those are written often, and are the index of
 //! who has been idle.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use futures_util::future::{try_join, try_join_all};
 
 use super::{
     ACTIVITY_CHUNK, RedisStore,
-    keys::{Note, score},
+    keys::{Note, score, time_of},
     node::{Failure, Use},
     script, understood,
 };
@@ -85,6 +88,20 @@ else
 end
 if redis.call('PEXPIRETIME', KEYS[1]) < till then redis.call('PEXPIREAT', KEYS[1], string.format('%.0f', math.max(till, 1))) end
 return {value, origin}";
+
+/// KEYS: a sorted set. ARGV: by how much clocks may differ; members and scores in turn. Records each (see
+/// [`recorded`](crate::store::sessions::recorded)), and answers what scores they had.
+const RECORD: &str = "\
+local skew, before = tonumber(ARGV[1]), {}
+for at = 2, #ARGV, 2 do
+  local member, active = ARGV[at], tonumber(ARGV[at + 1])
+  local held = redis.call('ZSCORE', KEYS[1], member)
+  local score = held and tonumber(held)
+  if not score or score < active then redis.call('ZADD', KEYS[1], ARGV[at + 1], member)
+  elseif score < active + skew then redis.call('ZADD', KEYS[1], string.format('%.0f', score + 1), member) end
+  before[#before + 1] = held
+end
+return before";
 
 /// A session without when it was last active, as it is kept: `<started> <opened, after that> <until, after that> <limits>` in
 /// milliseconds, and `<client>`, a line feed, `<gateway>`.
@@ -202,13 +219,37 @@ impl Sessions for RedisStore {
         Ok(with_times.map(|((id, session), active)| (id, with_activity(session, active))).collect())
     }
 
-    async fn record_session_activity(&self, batch: &[(SessionKey, Timestamp)]) -> Result<(), StoreError> {
+    async fn record_session_activity(
+        &self,
+        batch: &[(SessionKey, Timestamp)],
+        clock_skew: Duration,
+    ) -> Result<Vec<Option<Timestamp>>, StoreError> {
+        let mut before = Vec::with_capacity(batch.len());
         for chunk in batch.chunks(ACTIVITY_CHUNK) {
-            let commands = self.keys.session_activity_commands(chunk);
-            let writes = commands.iter().map(|(set, command)| self.topology.execute(Use::Rest, set, command));
-            try_join_all(writes).await?;
+            let mut sets = BTreeMap::<String, Vec<usize>>::new();
+            for (at, (SessionKey { subject, id }, _)) in chunk.iter().enumerate() {
+                sets.entry(self.keys.session_activity(&subject.issuer, id)).or_default().push(at);
+            }
+            // Sent at once, they go out together.
+            let writes = sets.iter().map(async |(set, entries)| {
+                let call = script::call(RECORD, set, |call| {
+                    call.arg(millis(clock_skew));
+                    for at in entries {
+                        let (key, active) = &chunk[*at];
+                        call.arg(key.id.as_str()).arg(score(*active));
+                    }
+                });
+                understood::<Vec<Option<f64>>>(self.call(Use::Rest, set, &call).await?)
+            });
+            let (answers, begin) = (try_join_all(writes).await?, before.len());
+            before.resize(begin + chunk.len(), None);
+            for (entries, scores) in sets.values().zip(answers) {
+                for (at, score) in entries.iter().zip(scores) {
+                    before[begin + at] = score.and_then(time_of);
+                }
+            }
         }
-        Ok(())
+        Ok(before)
     }
 
     async fn forget_idle_sessions(&self, issuer: &IssuerName, before: Timestamp) -> Result<(), StoreError> {

@@ -125,9 +125,13 @@ impl Sessions for Link {
         self.check()?;
         self.store.sessions().sessions_of(subject, after, limit).await
     }
-    async fn record_session_activity(&self, batch: &[(SessionKey, Timestamp)]) -> Result<(), StoreError> {
+    async fn record_session_activity(
+        &self,
+        batch: &[(SessionKey, Timestamp)],
+        clock_skew: Duration,
+    ) -> Result<Vec<Option<Timestamp>>, StoreError> {
         self.check()?;
-        self.store.sessions().record_session_activity(batch).await
+        self.store.sessions().record_session_activity(batch, clock_skew).await
     }
     async fn forget_idle_sessions(&self, issuer: &IssuerName, before: Timestamp) -> Result<(), StoreError> {
         self.check()?;
@@ -195,6 +199,12 @@ enum Act {
         route: usize,
         background: bool,
     },
+    /// On one gateway and then on another, as clocks that differ may not tell.
+    Together {
+        gateways: [usize; 2],
+        session: usize,
+        apart: i64,
+    },
     Login {
         session: usize,
     },
@@ -234,6 +244,8 @@ fn acts() -> impl Strategy<Value = (Limits, [i64; GATEWAYS], Vec<Act>)> {
             .prop_map(|(session, route, off)| Act::WaitForEdge { session, route, off }),
         12 => (gateway(), session(), 0..2_usize, prop::bool::weighted(0.2))
             .prop_map(|(gateway, session, route, background)| Act::Request { gateway, session, route, background }),
+        2 => ([gateway(), gateway()], session(), 0..=SKEW)
+            .prop_map(|(gateways, session, apart)| Act::Together { gateways, session, apart }),
         1 => session().prop_map(|session| Act::Login { session }),
         1 => limits().prop_map(Act::Limits),
         1 => (gateway(), any::<bool>()).prop_map(|(gateway, gracefully)| Act::Restart { gateway, gracefully }),
@@ -433,6 +445,11 @@ impl Play {
             Act::Request { gateway, session, route, background } => {
                 return self.request(gateway, session, route, background);
             }
+            Act::Together { gateways: [first, last], session, apart } => {
+                self.request(first, session, 0, false)?;
+                self.wait(apart);
+                return self.request(last, session, 0, false);
+            }
             Act::Login { session } => {
                 // To the next second, so that the login is a later one.
                 self.wait(1000);
@@ -576,17 +593,63 @@ impl Play {
     }
 }
 
+/// Plays it from the beginning.
+fn play(limits: Limits, offsets: [i64; GATEWAYS], acts: &[Act]) -> Result<(), TestCaseError> {
+    let mut play = Play::new(limits, offsets);
+    acts.iter().try_for_each(|act| play.act(act))
+}
+
+const LIMITS: Limits = Limits { issuer: (20_000, 240_000), slow: 40_000 };
+
+/// A gateway records 1500, and another one, whose clock is a second behind, records the same a second later. The first asks before the
+/// session was idle for as long as it may be, and must not take the time for its own.
+#[test]
+fn two_gateways_that_record_the_very_same_time_end_nothing_early() {
+    let request = |gateway| Act::Request { gateway, session: 0, route: 0, background: false };
+    for [first, last] in [[0, 1], [1, 0]] {
+        let mut offsets = [0; GATEWAYS];
+        (offsets[first], offsets[last]) = (SKEW / 2, -SKEW / 2);
+        let edge = Act::WaitForEdge { session: 0, route: 0, off: -1 };
+        // Both know the session, and both have written.
+        let begin = [request(last), request(first), Act::Wait(RESOLUTION + 2 * FLUSH)];
+        let acts = [&begin[..], &[request(first), Act::Wait(SKEW), request(last), edge, request(first)]].concat();
+        play(LIMITS, offsets, &acts).unwrap();
+    }
+}
+
+/// Nor do two whose clocks tell the wrong one for the last, whoever writes first.
+#[test]
+fn two_gateways_that_record_times_in_the_wrong_order_end_nothing_early() {
+    let request = |gateway| Act::Request { gateway, session: 0, route: 0, background: false };
+    let together = |gateways, apart| Act::Together { gateways, session: 0, apart };
+    for apart in [1, SKEW / 2, SKEW - 1, SKEW] {
+        for [first, last] in [[0, 1], [1, 0]] {
+            for before in [vec![], vec![request(first)], vec![request(last)], vec![request(first), request(last)]] {
+                let mut offsets = [0; GATEWAYS];
+                (offsets[first], offsets[last]) = (SKEW / 2, -SKEW / 2);
+                let edge = Act::WaitForEdge { session: 0, route: 0, off: -1 };
+                let end = [Act::Wait(2 * FLUSH), together([first, last], apart), edge, request(first)];
+                let acts = [before, end.into()].concat();
+                play(LIMITS, offsets, &acts).unwrap_or_else(|fault| panic!("{fault}; {acts:?}"));
+            }
+        }
+    }
+}
+
+/// One gateway only opens it.
+#[test]
+fn a_session_that_one_gateway_only_came_upon_ends_no_earlier() {
+    let request = |gateway, background| Act::Request { gateway, session: 0, route: 0, background };
+    for apart in [1, SKEW - 1, SKEW] {
+        let edge = Act::WaitForEdge { session: 0, route: 0, off: -1 };
+        let acts = [request(0, true), Act::Wait(apart), request(1, false), edge, request(0, false)];
+        play(LIMITS, [SKEW / 2, -SKEW / 2, 0], &acts).unwrap_or_else(|fault| panic!("{fault}; {apart}"));
+    }
+}
+
 #[test]
 fn sessions_live_as_long_as_the_model_says() {
     let config = ProptestConfig { max_shrink_iters: 400, failure_persistence: None, ..ProptestConfig::default() };
     let mut runner = TestRunner::new(config);
-    runner
-        .run(&acts(), |(limits, offsets, acts)| {
-            let mut play = Play::new(limits, offsets);
-            for act in &acts {
-                play.act(act)?;
-            }
-            Ok(())
-        })
-        .unwrap();
+    runner.run(&acts(), |(limits, offsets, acts)| play(limits, offsets, &acts)).unwrap();
 }

@@ -249,7 +249,7 @@ async fn keeps_sessions(store: &RedisStore) -> bool {
         // There are too many already, so that some have to go.
         store.open_session(&opening).await?;
         store.session(&opening.key).await?;
-        store.record_session_activity(&[(opening.key.clone(), now)]).await?;
+        store.record_session_activity(&[(opening.key.clone(), now)], Duration::from_secs(1)).await?;
         store.sessions_of(&opening.key.subject, None, 10).await?;
         store.forget_idle_sessions(&opening.key.subject.issuer, now.plus(Duration::from_secs(1))).await?;
         store.keep_limits("v1", "{}").await?;

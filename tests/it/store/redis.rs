@@ -116,7 +116,7 @@ async fn who_was_idle_is_forgotten_in_bites() {
         let key = SessionKey { subject: subject("anna"), id: (&*number.to_string()).try_into().unwrap() };
         (key, time(number.into()))
     };
-    store.record_session_activity(&(0..MANY).map(entry).collect::<Vec<_>>()).await.unwrap();
+    store.record_session_activity(&(0..MANY).map(entry).collect::<Vec<_>>(), Duration::ZERO).await.unwrap();
     let left = || {
         let count = |shard| server.ask::<u32>(&["ZCARD", &format!("portcullis:active:acme:{shard:02}")]).unwrap();
         (0..64).map(count).sum::<u32>()

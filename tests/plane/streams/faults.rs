@@ -98,10 +98,14 @@ impl Sessions for Faulty {
     ) -> Result<Vec<(SessionId, StoredSession)>, StoreError> {
         self.store.sessions().sessions_of(subject, after, limit).await
     }
-    async fn record_session_activity(&self, batch: &[(SessionKey, Timestamp)]) -> Result<(), StoreError> {
+    async fn record_session_activity(
+        &self,
+        batch: &[(SessionKey, Timestamp)],
+        clock_skew: Duration,
+    ) -> Result<Vec<Option<Timestamp>>, StoreError> {
         self.recording.fetch_add(1, Ordering::SeqCst);
         let _ = self.records.subscribe().wait_for(|open| *open).await;
-        self.store.sessions().record_session_activity(batch).await
+        self.store.sessions().record_session_activity(batch, clock_skew).await
     }
     async fn forget_idle_sessions(&self, issuer: &IssuerName, before: Timestamp) -> Result<(), StoreError> {
         self.store.sessions().forget_idle_sessions(issuer, before).await

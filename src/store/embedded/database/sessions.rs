@@ -1,13 +1,13 @@
 //! The table of sessions.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use rusqlite::{Connection, Error, OptionalExtension, Row, params, types::Type};
 
 use crate::{
     clock::Timestamp,
     session::SessionKey,
-    store::sessions::{MAX_SESSIONS, Opening, StoredSession},
+    store::sessions::{MAX_SESSIONS, Opening, StoredSession, recorded},
     token::claims::{ClientId, InvalidId, SessionId, Subject},
 };
 
@@ -112,15 +112,29 @@ impl<'a> SessionTable<'a> {
         delete.execute(params![issuer, subject, id.as_str(), self.now.as_millis(), excess]).map(drop)
     }
 
-    /// Times never go back.
-    pub(in super::super) fn record_activity(&self, batch: &[(SessionKey, Timestamp)]) -> rusqlite::Result<()> {
+    /// Times never go back. Says what was recorded before of each, since it was opened.
+    pub(in super::super) fn record_activity(
+        &self,
+        batch: &[(SessionKey, Timestamp)],
+        clock_skew: Duration,
+    ) -> rusqlite::Result<Vec<Option<Timestamp>>> {
+        let mut select = self
+            .connection
+            .prepare_cached("SELECT active, opened FROM sessions WHERE issuer = ?1 AND id = ?2 AND subject = ?3")?;
         let mut update = self.connection.prepare_cached(
             "UPDATE sessions SET active = ?4 WHERE issuer = ?1 AND id = ?2 AND subject = ?3 AND active < ?4",
         )?;
-        batch.iter().try_for_each(|(SessionKey { subject, id }, active)| {
+        let record = |(SessionKey { subject, id }, active): &(SessionKey, Timestamp)| {
             let key = (subject.issuer.as_str(), id.as_str(), subject.id.as_str());
-            update.execute(params![key.0, key.1, key.2, active.as_millis()]).map(drop)
-        })
+            let times = |row: &Row<'_>| Ok((row.get(0)?, row.get(1)?));
+            let held: Option<(i64, i64)> = select.query_row(params![key.0, key.1, key.2], times).optional()?;
+            let before =
+                held.filter(|(active, opened)| active != opened).map(|(active, _)| Timestamp::from_millis(active));
+            let active = recorded(*active, before, clock_skew);
+            update.execute(params![key.0, key.1, key.2, active.as_millis()])?;
+            Ok(before)
+        };
+        batch.iter().map(record).collect()
     }
 
     /// Removes some whose time is over.

@@ -31,6 +31,8 @@ suite![
     a_later_login_that_is_told_begins_anew,
     of_many_who_tell_of_a_login_at_once_one_is_first,
     activity_of_sessions_never_goes_back,
+    activity_of_sessions_tells_what_was_recorded_before,
+    who_may_have_been_active_last_leaves_a_trace,
     large_batches_of_sessions_are_recorded,
     activity_outlives_a_new_login,
     what_is_not_idle_is_not_forgotten,
@@ -44,6 +46,9 @@ suite![
     limits_are_kept_and_the_first_stay,
     after_close_sessions_are_unavailable,
 ];
+
+/// How far clocks are apart.
+const SKEW: Duration = Duration::from_secs(1);
 
 const HOUR: Duration = Duration::from_secs(60 * 60);
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -97,7 +102,7 @@ async fn page(bench: &Bench, subject: &Subject) -> Vec<(SessionId, StoredSession
 }
 
 async fn record(bench: &Bench, batch: &[(SessionKey, Timestamp)]) {
-    bench.store.sessions().record_session_activity(batch).await.unwrap();
+    bench.store.sessions().record_session_activity(batch, SKEW).await.unwrap();
 }
 
 /// The store as several gateways have it, as far as there can be several.
@@ -128,7 +133,7 @@ pub(in super::super) async fn sessions_work(sessions: &dyn Sessions, name: &str)
     let kept = sessions.open_session(&opening).await?;
     assert_eq!(kept, anew(&opening));
     let active = opening.at.plus(Duration::from_secs(5));
-    sessions.record_session_activity(&[(opening.key.clone(), active)]).await?;
+    sessions.record_session_activity(&[(opening.key.clone(), active)], SKEW).await?;
     let kept = StoredSession { active, ..kept };
     assert_eq!(sessions.open_session(&opening).await?, kept);
     assert_eq!(sessions.session(&opening.key).await?, Some(kept.clone()));
@@ -146,7 +151,7 @@ pub(in super::super) async fn keep_sessions(sessions: &dyn Sessions) -> (Opening
     let opening = opening("kept");
     sessions.open_session(&opening).await.unwrap();
     let active = opening.at.plus(Duration::from_secs(5));
-    sessions.record_session_activity(&[(opening.key.clone(), active)]).await.unwrap();
+    sessions.record_session_activity(&[(opening.key.clone(), active)], SKEW).await.unwrap();
     sessions.keep_limits("v1", "{}").await.unwrap();
     (opening, active)
 }
@@ -262,6 +267,38 @@ async fn activity_of_sessions_never_goes_back(bench: Bench) {
     assert_eq!(actives, [at(5), at(2)]);
     record(&bench, &[(key(&subject("anna"), "nobody came upon it"), at(1))]).await;
     assert_eq!(page(&bench, &a.key.subject).await.len(), 2, "that alone keeps no session");
+}
+
+async fn activity_of_sessions_tells_what_was_recorded_before(bench: Bench) {
+    let (a, b) = (opening("a"), opening("b"));
+    open(&bench, &a).await;
+    open(&bench, &b).await;
+    let at = |seconds| a.at.plus(Duration::from_secs(seconds));
+    let entry = |opening: &Opening, seconds| (opening.key.clone(), at(seconds));
+    let before = async |batch: &[_]| bench.store.sessions().record_session_activity(batch, SKEW).await.unwrap();
+    assert_eq!(before(&[]).await, []);
+    assert_eq!(before(&[entry(&a, 5), entry(&b, 6)]).await, [None, None], "opened only");
+    let batch = [entry(&b, 9), entry(&a, 10), entry(&a, 20), entry(&b, 2)];
+    assert_eq!(before(&batch).await, [at(6), at(5), at(10), at(9)].map(Some), "in the order of the batch");
+    assert_eq!(before(&[entry(&a, 1)]).await, [Some(at(20))]);
+}
+
+/// Whoever recorded a time must see that another one, whose clock may be behind, did so too.
+async fn who_may_have_been_active_last_leaves_a_trace(bench: Bench) {
+    let first = opening("a");
+    open(&bench, &first).await;
+    let at = |millis: u64| first.at.plus(HOUR + Duration::from_millis(millis));
+    let record = async |millis| {
+        let batch = [(first.key.clone(), at(millis))];
+        bench.store.sessions().record_session_activity(&batch, SKEW).await.unwrap();
+        read(&bench, &first.key).await.unwrap().active
+    };
+    assert_eq!(record(5000).await, at(5000));
+    assert_eq!(record(4000).await, at(5000), "a skew before: that was no later");
+    assert_eq!(record(4001).await, at(5001));
+    assert_eq!(record(5001).await, at(5002), "at the very same time");
+    assert_eq!(record(5003).await, at(5003), "later");
+    assert_eq!(record(4003).await, at(5003));
 }
 
 async fn large_batches_of_sessions_are_recorded(bench: Bench) {
@@ -543,7 +580,10 @@ async fn after_close_sessions_are_unavailable(bench: Bench) {
     unavailable(sessions.open_session(&opening).await.map(drop), "open_session");
     unavailable(sessions.session(&opening.key).await.map(drop), "session");
     unavailable(sessions.sessions_of(&opening.key.subject, None, 1).await.map(drop), "sessions_of");
-    unavailable(sessions.record_session_activity(&[(opening.key, now())]).await, "record_session_activity");
+    unavailable(
+        sessions.record_session_activity(&[(opening.key, now())], SKEW).await.map(drop),
+        "record_session_activity",
+    );
     unavailable(sessions.forget_idle_sessions(&"acme".try_into().unwrap(), now()).await, "forget_idle_sessions");
     unavailable(sessions.keep_limits("v1", "{}").await, "keep_limits");
     unavailable(sessions.limits("v1").await.map(drop), "limits");
@@ -611,7 +651,9 @@ fn any_steps_lead_to_what_the_rules_say(runtime: &Runtime, store: &dyn Store) {
                         let key = key(&anna, &session.to_string());
                         let Some(kept) = model.get_mut(&key.id) else { continue };
                         kept.active = kept.active.max(at(after));
-                        runtime.block_on(store.sessions().record_session_activity(&[(key, at(after))])).unwrap();
+                        runtime
+                            .block_on(store.sessions().record_session_activity(&[(key, at(after))], Duration::ZERO))
+                            .unwrap();
                     }
                 }
             }
