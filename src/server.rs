@@ -22,6 +22,7 @@ mod form;
 mod framing;
 pub mod gateway;
 mod hand_over;
+pub(crate) mod http2_fault;
 pub mod listener;
 pub mod own;
 mod passage;

@@ -125,14 +125,15 @@ pub async fn serve(accepted: Accepted, held: Held, service: Service) {
     let ends = Seldom::new(ends);
     let result = if speaks_http2 {
         let mut connection = Box::pin(http2(&settings).serve_connection(TokioIo::new(stream), service));
-        tokio::select! {
+        let result = tokio::select! {
             biased;
             result = connection.as_mut() => result,
             () = ends => {
                 connection.as_mut().graceful_shutdown();
                 connection.await
             }
-        }
+        };
+        result.inspect_err(|error| refusals.note_end(error))
     } else {
         let strict = Strict::new(stream, Arc::clone(&progress), seen, interim.unwrap_or_default(), refusals);
         let mut connection = pin!(http1(&settings).serve_connection(TokioIo::new(strict), service).with_upgrades());

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use http_body::Body as _;
 use hyper::body::Incoming;
-use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::{counter::Counter, gauge::Gauge};
 use tower::{Layer, Service};
 
 use super::{
@@ -201,6 +201,12 @@ impl Gateway {
     #[must_use]
     pub fn connections(&self) -> Gauge {
         self.metrics.connections.clone()
+    }
+
+    /// Connections that were closed because their address had too many.
+    #[must_use]
+    pub fn connections_refused(&self) -> &Counter {
+        &self.metrics.connections_refused
     }
 
     /// Lets go of what was unused for too long.
