@@ -4,7 +4,7 @@ use std::error::Error as _;
 
 use h2::Reason;
 
-use super::{access, framing::Refusals};
+use super::{access, http1::Refusals};
 
 /// The errors of a connection by which the gate ends it, as RFC 9113 §7 calls them. Others are its own fault, or nobody's.
 const FAULTS: [(Reason, &str); 6] = [

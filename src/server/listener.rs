@@ -75,7 +75,9 @@ pub async fn run(sockets: Sockets, service: Service) -> bool {
         };
         acceptors.spawn(acceptor.run());
     };
-    open.into_iter().for_each(|socket| accept(&mut acceptors, socket));
+    for socket in open {
+        accept(&mut acceptors, socket);
+    }
     let mut left = Vec::new();
     if !waiting.is_empty() && drain.begun().run_until_cancelled(ready).await.is_some() {
         left = listen_all(waiting, &deaf, |socket| accept(&mut acceptors, socket));
