@@ -11,6 +11,12 @@ pub mod clock;
 pub mod server;
 
 #[cfg(feature = "server")]
+pub mod http1;
+
+#[cfg(feature = "server")]
+pub mod incoming;
+
+#[cfg(feature = "server")]
 pub mod route;
 
 #[cfg(feature = "server")]

@@ -4,7 +4,7 @@
 //! - [`listener`]: accepting, the limit of connections, drain; `crowd`: how many each address has.
 //! - [`connection`]: one connection and its protocol; [`transport`]: what its bytes travel by; [`tls`].
 //! - [`patience`]: clients that take too long.
-//! - `framing`: where a request ends.
+//! - [`http1`]: HTTP/1.1, from the bytes of a request to those of its response.
 //! - `form`: the one form of a request.
 //! - [`gateway`]: what happens to a request; [`current`]: which of them, while configurations come and go.
 //! - `client_address`, [`request_id`], `trace_context`: where a request came from, and what it is called.
@@ -19,9 +19,9 @@ mod crowd;
 pub mod current;
 pub mod ending;
 mod form;
-mod framing;
 pub mod gateway;
 mod hand_over;
+pub mod http1;
 pub mod listener;
 pub mod own;
 mod passage;
@@ -35,7 +35,7 @@ pub mod transport;
 mod upgrade;
 
 #[doc(hidden)]
-pub use self::framing::is_let_through;
+pub use self::http1::is_read;
 use std::{net::IpAddr, time::Duration};
 
 use ipnet::IpNet;

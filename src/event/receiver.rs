@@ -11,10 +11,10 @@ use bytes::Bytes;
 use flate2::read::MultiGzDecoder;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header, request::Parts};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
-use hyper::body::Incoming;
 use tokio::{sync::Semaphore, time::timeout};
 
 use super::pipeline::Origin;
+use crate::incoming::Incoming;
 use crate::{clock::Clock, gate::problem, store::StoreError, upstream::Body};
 
 /// How many bytes of bodies each source may be sent at once; further senders are asked to come back. Each has its own, so that a source

@@ -2,12 +2,8 @@
 
 use std::{convert::Infallible, pin::pin, sync::Arc, time::Duration};
 
-use http::{HeaderValue, Request, Response, StatusCode, header};
-use hyper::{
-    body::Incoming,
-    server::conn::{http1, http2},
-    service::service_fn,
-};
+use http::{Request, Response};
+use hyper::{server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::time::{Instant, timeout};
 
@@ -15,16 +11,16 @@ use super::{
     ListenerSettings,
     current::Peer,
     ending::Ending,
-    form::SentAhead,
-    framing::{Seen, Strict},
+    gateway::Gateway,
+    http1::{self, HeadLimits},
     listener::{Held, Service},
-    patience::{Limits, Patient, Progress, Served, Streams},
+    patience::{Limits, Patient, Progress, Served, Serving, Streams},
     socket::Accepted,
     tls::{self, Tls},
     transport::{Begun, Transport},
 };
 use crate::{
-    gate::problem,
+    incoming::Incoming,
     seldom::Seldom,
     upstream::{
         fields::{Downstream, Scheme},
@@ -46,7 +42,7 @@ const MAX_FAULTY: usize = 256;
 const STREAM_WINDOW: u32 = 256 * 1024;
 const CONNECTION_WINDOW: u32 = 16 * STREAM_WINDOW;
 
-/// How much of one response is held for a client that is slow to read it; over HTTP/1.1 a header has to fit in as well.
+/// How much of one response is held for a client that is slow to read it, over HTTP/2.
 const SEND_BUFFER: usize = 64 * 1024;
 
 /// How long a connection that was taken just before the gate drains may take to begin: its client was answered by the system, and knows
@@ -71,93 +67,70 @@ pub async fn serve(accepted: Accepted, held: Held, service: Service) {
         started = Box::pin(start(accepted, held, tls.as_deref(), settings.header_timeout)) => started,
         () = too_late => None,
     };
-    let Some(Started { stream, speaks_http2, downstream }) = started else { return };
+    let Some(Started { mut stream, speaks_http2, downstream }) = started else { return };
     let gateway = current.load();
     // HTTP/2 has interim responses too, but the library no way to send them.
     let interim = (!speaks_http2).then(Interim::default);
-    let seen = Seen::default();
     let downstream = Downstream { interim: interim.clone(), drain: drain.clone(), ..downstream };
     let refusals = gateway.refusals(downstream.peer.clone());
     let peer = Peer::new(downstream, &gateway);
     let progress = Progress::since(gateway.in_flight(), at);
     drop(gateway);
     let limits = Limits { header: settings.header_timeout, idle: settings.idle_timeout, shared: speaks_http2 };
-    let stream = Patient::new(stream, Arc::clone(&progress), limits).awaited();
-    let requests = Arc::clone(&progress);
-    let (noted, sending) = (seen.clone(), interim.clone());
-    let service = service_fn(move |mut request: Request<Incoming>| {
-        let gateway = current.load();
-        let serving = if speaks_http2 { requests.serve_stream() } else { requests.serve() };
-        let (downstream, drain) = (peer.seen_by(&gateway), drain.clone());
-        let (progress, sending) = (Arc::clone(&requests), sending.clone());
-        let (noted, number) = (noted.clone(), requests.begun());
-        if request.headers().contains_key(header::EXPECT) && noted.is_beyond(number) {
-            request.extensions_mut().insert(SentAhead);
-        }
-        async move {
-            let mut response = gateway.serve(request, downstream).await;
-            if let Some(interim) = sending {
-                interim.sent().await;
-            }
-            let tunnel = response.extensions_mut().remove::<Hold>();
-            if response.status() == StatusCode::SWITCHING_PROTOCOLS && noted.is_beyond(number) {
-                // Frames before the answer (RFC 6455 §4.1): were they taken for requests, or the other way round?
-                tracing::debug!("upgrade refused: its client did not wait for the answer");
-                if let Some(tunnel) = tunnel {
-                    tunnel.refuse();
-                }
-                response = sent_too_early();
-            } else if let Some(tunnel) = tunnel {
-                tunnel.keep(progress.serve());
-            }
-            if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-                serving.switch();
-            } else if !speaks_http2 && drain.is_leaving() {
-                response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-            }
-            if let Some(deadline) = response.body().deadline() {
-                serving.end_by(deadline);
-            }
-            Ok::<_, Infallible>(response.map(|body| Served::new(body, serving)))
-        }
-    });
     let ends = pin!(either(begun.cancelled(), progress.idle(settings.idle_timeout)));
     let ends = Seldom::new(ends);
-    let result = if speaks_http2 {
-        let mut connection = Box::pin(http2(&settings).serve_connection(TokioIo::new(stream), service));
-        tokio::select! {
-            biased;
-            result = connection.as_mut() => result,
-            () = ends => {
-                connection.as_mut().graceful_shutdown();
-                connection.await
-            }
-        }
+    let result = if let Some(interim) = interim {
+        let unread = stream.take_unread();
+        let stream = Patient::new(stream, Arc::clone(&progress), limits).awaited();
+        let limits = HeadLimits { size: settings.max_header_size, fields: settings.max_headers };
+        let settings = http1::Settings { limits, interim, refusals, drain };
+        let requests = Arc::clone(&progress);
+        let service = move |request| {
+            let gateway = current.load();
+            let downstream = peer.seen_by(&gateway);
+            answer(gateway, request, downstream, requests.serve())
+        };
+        http1::serve(stream, unread, &settings, service, ends).await
     } else {
-        let strict = Strict::new(stream, Arc::clone(&progress), seen, interim.unwrap_or_default(), refusals);
-        let mut connection = pin!(http1(&settings).serve_connection(TokioIo::new(strict), service).with_upgrades());
-        tokio::select! {
+        let stream = Patient::new(stream, Arc::clone(&progress), limits).awaited();
+        let requests = Arc::clone(&progress);
+        let service = service_fn(move |request: Request<hyper::body::Incoming>| {
+            let gateway = current.load();
+            let downstream = peer.seen_by(&gateway);
+            let response = answer(gateway, request.map(Incoming::Http2), downstream, requests.serve_stream());
+            async { Ok::<_, Infallible>(response.await) }
+        });
+        let mut connection = Box::pin(http2(&settings).serve_connection(TokioIo::new(stream), service));
+        let result = tokio::select! {
             biased;
             result = connection.as_mut() => result,
             () = ends => {
                 connection.as_mut().graceful_shutdown();
                 connection.await
             }
-        }
+        };
+        result.map_err(Into::into)
     };
     if let Err(error) = result {
-        tracing::debug!(error = &error as &dyn std::error::Error, "connection from client ended");
+        tracing::debug!(error = &*error as &dyn std::error::Error, "connection from client ended");
     }
 }
 
-fn http1(settings: &ListenerSettings) -> http1::Builder {
-    let mut builder = http1::Builder::new();
-    builder
-        .max_headers(settings.max_headers)
-        .max_header_size(settings.max_header_size)
-        .max_buf_size(SEND_BUFFER.max(settings.max_header_size))
-        .header_read_timeout(None::<Duration>);
-    builder
+/// Has a request served.
+async fn answer(
+    gateway: Arc<Gateway>,
+    request: Request<Incoming>,
+    downstream: Arc<Downstream>,
+    serving: Serving,
+) -> Response<Served<Ending>> {
+    let mut response = gateway.serve(request, downstream).await;
+    if let Some(tunnel) = response.extensions_mut().remove::<Hold>() {
+        tunnel.keep(serving.another());
+    }
+    if let Some(deadline) = response.body().deadline() {
+        serving.end_by(deadline);
+    }
+    response.map(|body| Served::new(body, serving))
 }
 
 fn http2(settings: &ListenerSettings) -> http2::Builder<Streams> {
@@ -175,14 +148,6 @@ fn http2(settings: &ListenerSettings) -> http2::Builder<Streams> {
         .keep_alive_timeout(settings.header_timeout)
         .enable_connect_protocol();
     builder
-}
-
-/// The refusal of a handshake whose client sent more than that before it was answered.
-fn sent_too_early() -> Response<Ending> {
-    let detail = "This is not HTTP, or can be read in more than one way.";
-    let mut response = problem::response(StatusCode::BAD_REQUEST, "malformed_request", detail);
-    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-    response.map(|body| Ending::new(body, None, None))
 }
 
 async fn either(one: impl Future<Output = ()>, other: impl Future<Output = ()>) {
@@ -239,7 +204,6 @@ async fn start(accepted: Accepted, held: Held, tls: Option<&Tls>, limit: Duratio
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::server::gateway::Gateway;
 
     const fn of_connection<A, B, C, F: Future>(_: fn(A, B, C) -> F) -> usize {
         size_of::<F>()

@@ -58,6 +58,12 @@ impl Ending {
     }
 }
 
+impl From<Bytes> for Ending {
+    fn from(bytes: Bytes) -> Self {
+        Self { body: bytes.into(), rest: None }
+    }
+}
+
 impl HttpBody for Ending {
     type Data = Bytes;
     type Error = BodyError;

@@ -5,7 +5,6 @@ use std::{net::IpAddr, sync::Arc, time::Instant};
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use http_body::Body as _;
-use hyper::body::Incoming;
 use prometheus_client::metrics::gauge::Gauge;
 use tower::{Layer, Service};
 
@@ -16,7 +15,7 @@ use super::{
     current::Edition,
     ending::Ending,
     form,
-    framing::Refusals,
+    http1::Refusals,
     own::OwnEndpoints,
     passage::Passage,
     request_id::{self, REQUEST_ID},
@@ -26,6 +25,7 @@ use crate::{
     clock::Clock,
     cors::{self, CorsSettings},
     gate::{Gate, GateLayer, Judge, grpc, identity::ReservedNames, problem},
+    incoming::Incoming,
     limit::{Excess, Limits, RouteLimits, concurrency::Place},
     route::{RouteSettings, table::RouteTable},
     telemetry::{

@@ -17,7 +17,6 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
-use hyper::body::Incoming;
 
 use self::{
     cross_origin::TrustedOrigins, last_logout::LastLogoutEndpoint, logout::LogoutEndpoint, session::SessionEndpoint,
@@ -26,6 +25,7 @@ use crate::{
     credential::{Credential, CredentialSources},
     event::receiver::Receivers,
     gate::problem,
+    incoming::Incoming,
     marker::{Logout, Marker, MarkerClock},
     store::StoreError,
     upstream::{Body, fields::Downstream},

@@ -10,13 +10,13 @@ use std::{
 
 use http::{Request, Response};
 use http_body::Body as _;
-use hyper::body::Incoming;
 use pin_project_lite::pin_project;
 use tower::Service;
 
 use super::access::Notes;
 use crate::{
     gate::{Admission, problem},
+    incoming::Incoming,
     limit::{Excess, RouteLimits, concurrency::Place, intake::Intake},
     stream::{Kind, Tether},
     upstream::{Body, Upstream},

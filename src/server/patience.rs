@@ -9,12 +9,13 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     task::{Context, Poll, ready},
     time::Duration,
 };
 
+use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::{
@@ -56,8 +57,6 @@ pub struct Progress {
     idle_since: AtomicU64,
     /// Requests that are being served on all connections.
     in_flight: Gauge,
-    /// Whether another protocol is spoken now.
-    switched: AtomicBool,
     /// When the response must have ended, in milliseconds from `origin`, where requests do not share the connection.
     deadline: AtomicU64,
     /// The responses, where they do.
@@ -90,20 +89,9 @@ impl Progress {
             requests: AtomicU64::new(0),
             idle_since: AtomicU64::new(0),
             in_flight,
-            switched: AtomicBool::new(false),
             deadline: AtomicU64::new(NEVER),
             offers: Offers::default(),
         })
-    }
-
-    /// How many requests ever were.
-    pub(super) fn begun(&self) -> u64 {
-        self.count().begun()
-    }
-
-    /// Whether another protocol is spoken now.
-    pub(super) fn has_switched(&self) -> bool {
-        self.switched.load(Ordering::Relaxed)
     }
 
     /// A request begins to be served.
@@ -173,9 +161,9 @@ impl Count {
 }
 
 impl Serving {
-    /// The answer is 101: what comes now is no HTTP.
-    pub(super) fn switch(&self) {
-        self.progress.switched.store(true, Ordering::Relaxed);
+    /// One that lasts by itself, as for a tunnel.
+    pub(super) fn another(&self) -> Self {
+        self.progress.serve()
     }
 
     /// Its response must have ended by then, however its client gets on.
@@ -218,6 +206,13 @@ impl<B: Body> Served<B> {
             serving.progress.offers.add(offer);
         }
         Self { body, serving: Some(serving) }
+    }
+}
+
+/// One that no request has: of a response that comes instead of one.
+impl<B: From<Bytes>> From<Bytes> for Served<B> {
+    fn from(bytes: Bytes) -> Self {
+        Self { body: bytes.into(), serving: None }
     }
 }
 

@@ -1,18 +1,21 @@
 //! What the bytes of a connection travel by.
 
 use std::{
+    future::poll_fn,
     io,
     pin::Pin,
     task::{Context, Poll},
 };
 
+use bytes::Bytes;
 use tokio::{
-    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpStream, UnixStream},
 };
 use tokio_rustls::server::TlsStream;
 
 use super::patience::Abort;
+use crate::http1::read::{BLOCK, poll_fill};
 
 /// How an HTTP/2 connection with prior knowledge begins (RFC 9113 §3.4).
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -90,16 +93,15 @@ impl AsyncWrite for Transport {
 #[derive(Debug)]
 pub struct Begun<H> {
     transport: Transport,
-    first: [u8; PREFACE.len()],
-    /// Which of them are still to be read.
-    unread: std::ops::Range<u8>,
+    /// What is still to be read of them.
+    unread: Bytes,
     _held: H,
 }
 
 impl<H> Begun<H> {
     /// A connection of which nothing was read.
     pub const fn new(transport: Transport, held: H) -> Self {
-        Self { transport, first: [0; PREFACE.len()], unread: 0..0, _held: held }
+        Self { transport, unread: Bytes::new(), _held: held }
     }
 
     /// Reads as much as tells whether the client speaks HTTP/2.
@@ -108,22 +110,23 @@ impl<H> Begun<H> {
     /// The connection's, its end included.
     pub async fn speaks_http2(&mut self) -> io::Result<bool> {
         loop {
-            let seen = usize::from(self.unread.end);
+            let Self { transport, unread, .. } = self;
+            if poll_fn(|context| poll_fill(transport, unread, context, BLOCK)).await? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            let seen = unread.len().min(PREFACE.len());
+            if unread[..seen] != PREFACE[..seen] {
+                return Ok(false);
+            }
             if seen == PREFACE.len() {
                 return Ok(true);
             }
-            let read = self.transport.read(&mut self.first[seen..]).await?;
-            if read == 0 {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
-            // At most the length of the preface.
-            #[expect(clippy::cast_possible_truncation, reason = "see above")]
-            let end = (seen + read) as u8;
-            self.unread.end = end;
-            if !PREFACE.starts_with(&self.first[..usize::from(end)]) {
-                return Ok(false);
-            }
         }
+    }
+
+    /// What was read of it and nobody has had yet.
+    pub const fn take_unread(&mut self) -> Bytes {
+        std::mem::replace(&mut self.unread, Bytes::new())
     }
 }
 
@@ -142,16 +145,8 @@ impl<H: Unpin> AsyncRead for Begun<H> {
         if self.unread.is_empty() {
             return Pin::new(&mut self.transport).poll_read(context, buffer);
         }
-        let unread = &self.first[usize::from(self.unread.start)..usize::from(self.unread.end)];
-        let taken = unread.len().min(buffer.remaining());
-        buffer.put_slice(&unread[..taken]);
-        #[expect(clippy::cast_possible_truncation, reason = "at most the length of the preface")]
-        let taken = taken as u8;
-        self.unread.start += taken;
-        if self.unread.is_empty() && buffer.remaining() > 0 {
-            // Most likely there is more. If not, or if the connection is broken, the next read tells.
-            let _ = Pin::new(&mut self.transport).poll_read(context, buffer);
-        }
+        let taken = self.unread.len().min(buffer.remaining());
+        buffer.put_slice(&self.unread.split_to(taken));
         Poll::Ready(Ok(()))
     }
 }

@@ -10,7 +10,7 @@ use crate::{
     server::own::cross_origin::TrustedOrigins,
     upstream::{
         fields::{Downstream, FORWARDED_PROTO, Scheme},
-        tunnel::{Handshake, Hold, Traffic},
+        tunnel::{Handshake, Hold, OnUpgrade, Switching, Traffic},
     },
 };
 
@@ -30,8 +30,12 @@ pub(super) fn take<B>(request: &mut Request<B>) -> Option<Handshake> {
     if is_extended_connect {
         *request.method_mut() = Method::GET;
     }
+    let upgrade = match request.extensions_mut().remove::<Switching>() {
+        Some(switching) => OnUpgrade::Http1(switching),
+        None => OnUpgrade::Http2(hyper::upgrade::on(request)),
+    };
     let traffic = Arc::new(Traffic::default());
-    Some(Handshake { upgrade: hyper::upgrade::on(request), hold: Hold::default(), traffic, is_extended_connect })
+    Some(Handshake { upgrade, hold: Hold::default(), traffic, is_extended_connect })
 }
 
 /// An extended `CONNECT` (RFC 8441 §5).

@@ -13,7 +13,6 @@ use std::{
 
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
-use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::{
@@ -24,6 +23,7 @@ use super::{
 };
 use crate::{
     gate::identity::ReservedNames,
+    incoming::Incoming,
     limit::intake::Intake,
     stream::{Boundaries, Kind, Leash, Tether},
     verdict::Reason,
@@ -248,7 +248,7 @@ impl Streamed {
             }
             Ok(Some(Err(error))) => {
                 self.upload.set(BROKEN);
-                return Poll::Ready(Some(Err(error.into())));
+                return Poll::Ready(Some(Err(error)));
             }
             Ok(frame) => frame,
         };
@@ -344,7 +344,7 @@ struct SessionOver(Reason);
 #[derive(Debug)]
 enum Inbound {
     Http1(Box<(ResponseBody<Stream>, InFlight)>),
-    Http2 { incoming: Incoming, _in_flight: InFlight },
+    Http2 { incoming: hyper::body::Incoming, _in_flight: InFlight },
 }
 
 impl Body {
@@ -359,7 +359,7 @@ impl Body {
     }
 
     /// The body of a response over HTTP/2.
-    pub(super) const fn http2(incoming: Incoming, in_flight: InFlight, limits: Limits) -> Self {
+    pub(super) const fn http2(incoming: hyper::body::Incoming, in_flight: InFlight, limits: Limits) -> Self {
         Self::Upstream(UpstreamBody::new(Inbound::Http2 { incoming, _in_flight: in_flight }, limits))
     }
 

@@ -224,36 +224,43 @@ pub fn add_forwarded(fields: &mut HeaderMap, downstream: &Downstream, version: V
     fields.append(header::VIA, HeaderValue::from_static(via));
 }
 
-/// Removes trailers that only the gate may set, and those that frame, route, authenticate or describe a message: no trailer may be one of
-/// them, and some servers merge trailers into the header (RFC 9110 §6.5.1). Whatever may be taken for one goes as well.
+/// What no trailer may be: it frames, routes, authenticates or describes a message, and some receivers merge trailers into the header
+/// (RFC 9110 §6.5.1).
+const HEADER_ONLY: [HeaderName; 18] = [
+    header::AUTHORIZATION,
+    header::CACHE_CONTROL,
+    header::CONTENT_ENCODING,
+    header::CONTENT_LENGTH,
+    header::CONTENT_RANGE,
+    header::CONTENT_TYPE,
+    header::COOKIE,
+    header::EXPECT,
+    header::FORWARDED,
+    header::HOST,
+    header::MAX_FORWARDS,
+    header::RANGE,
+    header::SET_COOKIE,
+    header::TE,
+    header::TRAILER,
+    header::TRANSFER_ENCODING,
+    header::VIA,
+    header::WWW_AUTHENTICATE,
+];
+
+/// Removes trailers that only the gate may set, and those that no trailer may be. Whatever may be taken for one goes as well.
 pub fn strip_trailers(trailers: &mut HeaderMap, reserved: &ReservedNames) {
-    const HEADER_ONLY: [HeaderName; 18] = [
-        header::AUTHORIZATION,
-        header::CACHE_CONTROL,
-        header::CONTENT_ENCODING,
-        header::CONTENT_LENGTH,
-        header::CONTENT_RANGE,
-        header::CONTENT_TYPE,
-        header::COOKIE,
-        header::EXPECT,
-        header::FORWARDED,
-        header::HOST,
-        header::MAX_FORWARDS,
-        header::RANGE,
-        header::SET_COOKIE,
-        header::TE,
-        header::TRAILER,
-        header::TRANSFER_ENCODING,
-        header::VIA,
-        header::WWW_AUTHENTICATE,
-    ];
+    remove(trailers, |name| reserved.contains(name) || is_forwarded(name) || is_header_only(name));
+}
+
+/// Removes trailers of a response that no trailer may be.
+pub fn strip_response_trailers(trailers: &mut HeaderMap) {
+    remove(trailers, is_header_only);
+}
+
+fn is_header_only(name: &HeaderName) -> bool {
     let folded = |byte: u8| if byte.is_ascii_alphanumeric() { byte } else { b'-' };
-    let alike = |name: &HeaderName, other: &HeaderName| name.as_str().bytes().map(folded).eq(other.as_str().bytes());
-    remove(trailers, |name| {
-        reserved.contains(name)
-            || is_forwarded(name)
-            || HEADER_ONLY.iter().chain(&HOP_BY_HOP).any(|other| alike(name, other))
-    });
+    let alike = |other: &HeaderName| name.as_str().bytes().map(folded).eq(other.as_str().bytes().map(folded));
+    HEADER_ONLY.iter().chain(&HOP_BY_HOP).any(alike)
 }
 
 fn remove(fields: &mut HeaderMap, is_meant: impl Fn(&HeaderName) -> bool) {

@@ -2,12 +2,11 @@
 //!
 //! A connection has no task of its own. Whoever wants the response drives it: first the future of [`exchange`](exchange()), then
 //! [`ResponseBody::poll_frame`]. So a request costs no wake-up of another task, and an unused connection costs its socket and
-//! little else: what is read goes into a buffer that all connections of a thread share, and what is written comes from one.
+//! little else.
 //!
 //! - [`connection`]: a stream, and what was read ahead of it.
-//! - `encode`: a request's header and body as bytes.
+//! - `encode`: a request's header as bytes.
 //! - `head`: a response's header, and where its body ends.
-//! - `chunked`: the chunked coding, as it arrives.
 //! - `upload`: sending a request while anything may come back.
 //! - [`exchange`](mod@exchange): one request and its response.
 //! - [`body`]: the body of a response.
@@ -16,7 +15,6 @@
 //! is never used again.
 
 pub mod body;
-mod chunked;
 pub mod connection;
 mod encode;
 pub mod exchange;
@@ -25,6 +23,8 @@ mod upload;
 
 #[cfg(test)]
 mod tests;
+
+use crate::http1::content;
 
 pub use self::{
     body::ResponseBody,
@@ -61,6 +61,15 @@ pub enum Malformed {
     Switched,
 }
 
+impl From<content::Malformed> for Malformed {
+    fn from(malformed: content::Malformed) -> Self {
+        match malformed {
+            content::Malformed::Chunk => Self::Chunk,
+            content::Malformed::Trailers => Self::Trailers,
+        }
+    }
+}
+
 /// Decodes a whole response as if it had arrived in `pieces`: its status, its fields, its body and its trailers; `None` if it is
 /// not complete. `ended`: the connection is closed after the last piece. For tests and fuzzing.
 ///
@@ -72,7 +81,10 @@ pub fn decode_in_pieces<'a>(
     pieces: impl IntoIterator<Item = &'a [u8]>,
     ended: bool,
 ) -> Result<Option<Decoded>, Malformed> {
-    use body::{Decoder, Step};
+    use crate::http1::{
+        content::{Decoder, Sender, Step},
+        read::append,
+    };
     let mut buffer = bytes::Bytes::new();
     let mut unread = head::Unread::default();
     let mut decoding: Option<(http::StatusCode, http::HeaderMap, Decoder)> = None;
@@ -82,14 +94,14 @@ pub fn decode_in_pieces<'a>(
             match decoder.step(buffer)? {
                 Step::Data(data) => body.extend_from_slice(&data),
                 Step::Trailers(found) => *trailers = Some(found),
-                Step::More => return Ok(false),
+                Step::More => return Ok::<_, Malformed>(false),
                 Step::End => return Ok(true),
             }
         }
     };
     let mut complete = false;
     for piece in pieces {
-        connection::append(&mut buffer, bytes::Bytes::copy_from_slice(piece));
+        append(&mut buffer, bytes::Bytes::copy_from_slice(piece));
         while !complete {
             if let Some((_, _, decoder)) = &mut decoding {
                 complete = step(decoder, &mut buffer, &mut body, &mut trailers)?;
@@ -98,7 +110,9 @@ pub fn decode_in_pieces<'a>(
             match unread.parse(&mut buffer, method)? {
                 None => break,
                 Some(head) if head.status.is_informational() => {}
-                Some(head) => decoding = Some((head.status, head.headers, Decoder::new(head.framing))),
+                Some(head) => {
+                    decoding = Some((head.status, head.headers, Decoder::new(head.framing, Sender::Upstream)));
+                }
             }
         }
     }

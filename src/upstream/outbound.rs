@@ -7,7 +7,6 @@ use http::{
     uri::{PathAndQuery, Scheme},
 };
 use http_body::Body as _;
-use hyper::body::Incoming;
 
 use super::{
     Protocol,
@@ -16,6 +15,7 @@ use super::{
     fields::{self, Arrival},
     proxy::Shared,
 };
+use crate::incoming::Incoming;
 use crate::{limit::intake::Intake, stream::Leash};
 
 /// A request on its way to an upstream. It is handed on from one to another often, so it stays where it is.

@@ -10,7 +10,6 @@ use std::{
 
 use http::{HeaderValue, Request, Response, Version, header};
 use http_body::Body as _;
-use hyper::body::Incoming;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
 use tower::Service;
@@ -33,6 +32,7 @@ use super::{
 };
 use crate::{
     gate::{grpc, identity::ReservedNames},
+    incoming::Incoming,
     stream::{Kind, Leash, Tether},
 };
 

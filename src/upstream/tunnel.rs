@@ -5,6 +5,7 @@
 
 use std::{
     any::Any,
+    fmt,
     future::poll_fn,
     io,
     mem::MaybeUninit,
@@ -18,10 +19,11 @@ use std::{
 };
 
 use bytes::{Buf, Bytes};
-use hyper::upgrade::OnUpgrade;
+use hyper::upgrade;
 use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
+    sync::oneshot,
     time::{Instant, Sleep, sleep_until, timeout, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
@@ -71,6 +73,59 @@ pub struct Handshake {
     pub is_extended_connect: bool,
 }
 
+/// A client's connection, whatever it runs over.
+pub trait Duplex: AsyncRead + AsyncWrite + fmt::Debug + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + fmt::Debug + Send + Unpin> Duplex for T {}
+
+/// Gives the client's connection, once the client was told yes. Resolves with `None` when it has gone, or was told something else.
+#[derive(Clone, Debug)]
+pub enum OnUpgrade {
+    /// Over HTTP/1.1 (RFC 9110 §7.8).
+    Http1(Switching),
+    /// Over HTTP/2 (RFC 8441).
+    Http2(upgrade::OnUpgrade),
+}
+
+impl OnUpgrade {
+    async fn connection(self) -> Option<Box<dyn Duplex>> {
+        match self {
+            Self::Http1(Switching(switching)) => {
+                let switching = switching.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+                switching.await.ok()
+            }
+            Self::Http2(upgrade) => upgrade.await.ok().map(|upgraded| Box::new(TokioIo::new(upgraded)) as _),
+        }
+    }
+}
+
+/// A connection of HTTP/1.1 that may be handed over: an extension of a request with `Upgrade`. Clones share it, and one of them gets it.
+#[derive(Clone, Debug)]
+pub struct Switching(Arc<Mutex<Option<Receiver>>>);
+
+type Receiver = oneshot::Receiver<Box<dyn Duplex>>;
+
+/// The other end of [`Switching`]. Dropped, it hands nothing over.
+#[derive(Debug)]
+pub struct Switch(oneshot::Sender<Box<dyn Duplex>>);
+
+impl Switching {
+    /// Both ends.
+    #[must_use]
+    pub fn new() -> (Switch, Self) {
+        let (switch, switching) = oneshot::channel();
+        (Switch(switch), Self(Arc::new(Mutex::new(Some(switching)))))
+    }
+}
+
+impl Switch {
+    /// The client was told yes.
+    pub fn hand_over(self, connection: Box<dyn Duplex>) {
+        // If nobody wants it any more, it closes.
+        let _ = self.0.send(connection);
+    }
+}
+
 /// What has passed through a tunnel, in bytes.
 #[derive(Default, Debug)]
 pub struct Traffic {
@@ -108,25 +163,12 @@ impl Traffic {
 pub struct Hold(Arc<Held>);
 
 #[derive(Default, Debug)]
-struct Held {
-    kept: Mutex<Vec<Box<dyn Any + Send>>>,
-    refused: AtomicBool,
-}
+struct Held(Mutex<Vec<Box<dyn Any + Send>>>);
 
 impl Hold {
     /// Keeps this too.
     pub fn keep(&self, kept: impl Any + Send) {
-        self.0.kept.lock().unwrap_or_else(PoisonError::into_inner).push(Box::new(kept));
-    }
-
-    /// The client was told no after all. The library hands its connection over nevertheless, with what came over it: nothing of that is
-    /// passed on.
-    pub fn refuse(&self) {
-        self.0.refused.store(true, Ordering::Relaxed);
-    }
-
-    fn is_refused(&self) -> bool {
-        self.0.refused.load(Ordering::Relaxed)
+        self.0.0.lock().unwrap_or_else(PoisonError::into_inner).push(Box::new(kept));
     }
 }
 
@@ -179,19 +221,12 @@ struct Flow {
 
 impl Tunnel {
     /// Runs until both sides have ended, one of them fails, or the gate ends it. `leftover`: what came from the upstream already.
-    pub(super) async fn run<U>(mut self, upgrade: OnUpgrade, hold: Hold, mut upstream: U, leftover: Bytes)
+    pub(super) async fn run<U>(mut self, upgrade: OnUpgrade, _hold: Hold, mut upstream: U, leftover: Bytes)
     where
         U: AsyncRead + AsyncWrite + Unpin + Send,
     {
         // The client may have gone, or have been told something else.
-        let Ok(Ok(downstream)) = timeout(self.idle_timeout, upgrade).await else { return };
-        let mut downstream = TokioIo::new(downstream);
-        if hold.is_refused() {
-            drop(upstream);
-            // In order: the client has to find the refusal.
-            let _ = timeout(FAREWELL, downstream.shutdown()).await;
-            return;
-        }
+        let Ok(Some(mut downstream)) = timeout(self.idle_timeout, upgrade.connection()).await else { return };
         let count = |of: &Arc<AtomicU64>| Arc::clone(of);
         let mut down = Flow { rest: leftover, count: count(&self.traffic.down), ..Flow::default() };
         let mut up = Flow { count: count(&self.traffic.up), ..Flow::default() };

@@ -6,7 +6,7 @@ use std::{pin::pin, sync::Arc};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
-use hyper::{body::Incoming, ext::Protocol as Spoken, upgrade};
+use hyper::{ext::Protocol as Spoken, upgrade};
 use hyper_util::rt::TokioIo;
 use tokio::time::timeout;
 use tokio_util::either::Either;
@@ -32,7 +32,7 @@ use crate::{
 /// What an upstream answered, by the protocol it speaks.
 enum Answered {
     Http1(Box<Answer<Stream>>),
-    Http2(Response<Incoming>),
+    Http2(Response<hyper::body::Incoming>),
 }
 
 /// What it comes to.
@@ -56,7 +56,7 @@ impl Shared {
     /// Opens a WebSocket. Whatever the upstream answers but yes is passed on as it is.
     pub(super) async fn open_websocket(
         &self,
-        mut request: Request<Incoming>,
+        mut request: Request<crate::incoming::Incoming>,
         handshake: Handshake,
         mut tether: Tether,
     ) -> Response<Body> {
@@ -129,7 +129,7 @@ impl Shared {
     /// Asks the upstream for a WebSocket.
     async fn shake_hands(
         &self,
-        request: Request<Incoming>,
+        request: Request<crate::incoming::Incoming>,
         keys: &Keys,
         waiting: &Waiting,
         tether: &Tether,

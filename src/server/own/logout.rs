@@ -12,7 +12,6 @@
 use std::sync::Arc;
 
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
-use hyper::body::Incoming;
 
 use super::{
     cross_origin::TrustedOrigins,
@@ -23,6 +22,7 @@ use super::{
 use crate::{
     clock::Clock,
     gate::{Decision, Judge, Judgement, Policy, problem, refusal::Refusals, tokens::KnownToken},
+    incoming::Incoming,
     logout::{IssuerLogout, IssuerLogouts, MAX_STATE, Parting, return_url},
     marker::{Marker, MarkerKey, MarkerRecord, Reading, Source},
     revocation::Revocations,

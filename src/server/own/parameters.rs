@@ -5,9 +5,10 @@ use std::{borrow::Cow, time::Duration};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, header};
 use http_body_util::{BodyExt as _, Limited};
-use hyper::body::Incoming;
 use percent_encoding::percent_decode_str;
 use tokio::time::timeout;
+
+use crate::incoming::Incoming;
 
 /// The longest form that is read, in bytes.
 const MAX_FORM: usize = 8 * 1024;

@@ -7,77 +7,21 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::HeaderMap;
 use http_body::{Frame, SizeHint};
 use tokio::{
     io::{AsyncRead, ReadBuf, ReadHalf},
     task::JoinHandle,
 };
 
-use super::{
-    Connection, Link, Malformed,
-    chunked::Chunked,
-    connection::{BLOCK, poll_fill},
-    exchange::Failure,
-    head::Framing,
+use super::{Connection, Link, exchange::Failure};
+use crate::http1::{
+    content::{Decoder, Framing, Malformed, Sender, Step},
+    read::{BLOCK, poll_fill},
 };
 
 /// How much is read at first behind what came with the header, in bytes; then twice as much each time, up to [`BLOCK`]. Some clients take
 /// nothing of what they asked for, and each of their responses holds what came with its header and one read more.
 const FIRST: usize = BLOCK / 4;
-
-/// What came next.
-#[derive(Debug)]
-pub(super) enum Step {
-    Data(Bytes),
-    /// The body has ended with these.
-    Trailers(HeaderMap),
-    /// More has to be read.
-    More,
-    /// The body has ended.
-    End,
-}
-
-/// Takes a body's framing off.
-#[derive(Debug)]
-pub(super) enum Decoder {
-    /// So many bytes are left.
-    Length(u64),
-    Chunked(Box<Chunked>),
-    /// Everything up to the end of the connection.
-    Close,
-}
-
-impl Decoder {
-    pub(super) fn new(framing: Framing) -> Self {
-        match framing {
-            Framing::Empty => Self::Length(0),
-            Framing::Length(length) => Self::Length(length),
-            Framing::Chunked => Self::Chunked(Box::new(Chunked::new())),
-            Framing::Close => Self::Close,
-        }
-    }
-
-    /// Takes the next part off `buffer`.
-    pub(super) fn step(&mut self, buffer: &mut Bytes) -> Result<Step, Malformed> {
-        match self {
-            Self::Length(0) => Ok(Step::End),
-            Self::Chunked(chunked) => chunked.step(buffer),
-            _ if buffer.is_empty() => Ok(Step::More),
-            Self::Length(left) => {
-                let size = usize::try_from(*left).map_or(buffer.len(), |left| left.min(buffer.len()));
-                *left -= size as u64;
-                Ok(Step::Data(buffer.split_to(size)))
-            }
-            Self::Close => Ok(Step::Data(std::mem::take(buffer))),
-        }
-    }
-
-    /// Whether the end of the connection is the end of the body.
-    pub(super) const fn ends_with_connection(&self) -> bool {
-        matches!(self, Self::Close)
-    }
-}
 
 /// The body of a response, and the connection that it comes over. Dropped, it closes the connection.
 #[derive(Debug)]
@@ -144,7 +88,15 @@ impl<S: Link> ResponseBody<S> {
     fn over(source: Source<S>, buffer: Bytes, framing: Framing, persistent: bool) -> Self {
         let persistent = persistent && framing != Framing::Close;
         let ended = framing == Framing::Empty;
-        Self { source, buffer, most: FIRST, decoder: Decoder::new(framing), persistent, next: None, ended }
+        Self {
+            source,
+            buffer,
+            most: FIRST,
+            decoder: Decoder::new(framing, Sender::Upstream),
+            persistent,
+            next: None,
+            ended,
+        }
     }
 
     /// The next part of the body.
@@ -177,7 +129,7 @@ impl<S: Link> ResponseBody<S> {
 
     fn poll_step(&mut self, context: &mut Context<'_>) -> Poll<Result<Step, Failure>> {
         if let Some(next) = self.next.take() {
-            return Poll::Ready(next.map_err(Failure::Malformed));
+            return Poll::Ready(next.map_err(malformed));
         }
         if self.ended {
             return Poll::Ready(Ok(Step::End));
@@ -185,7 +137,7 @@ impl<S: Link> ResponseBody<S> {
         loop {
             match self.decoder.step(&mut self.buffer) {
                 Ok(Step::More) => {}
-                step => return Poll::Ready(step.map_err(Failure::Malformed)),
+                step => return Poll::Ready(step.map_err(malformed)),
             }
             if let Source::Half(_, sending) = &mut self.source {
                 sending.check(context)?;
@@ -266,6 +218,10 @@ impl<S: Link> AsyncRead for Source<S> {
             Self::Closed => Poll::Ready(Ok(())),
         }
     }
+}
+
+fn malformed(malformed: Malformed) -> Failure {
+    Failure::Malformed(malformed.into())
 }
 
 /// As bodies say it.

@@ -1,34 +1,21 @@
 //! A connection: a stream, what was read ahead of it, and its timer.
 
 use std::{
-    cell::Cell,
     io,
-    mem::{self, MaybeUninit},
+    mem::MaybeUninit,
     pin::Pin,
     task::{Context, Poll, ready},
     time::Duration,
 };
 
-use bytes::{BufMut as _, Bytes, BytesMut};
+use bytes::Bytes;
 use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     time::{Instant, Sleep},
 };
-use tokio_util::io::poll_read_buf;
 
 use crate::seldom::Seldom;
-
-/// What connections of a thread read into, in bytes. It is cut into what each read brought, and begun anew when all of that is
-/// gone; what is still held then keeps the block, and another takes its place.
-pub(super) const BLOCK: usize = 64 * 1024;
-
-/// The least room for a read, in bytes.
-const LEAST: usize = 17 * 1024;
-
-thread_local! {
-    static READ: Cell<BytesMut> = Cell::new(BytesMut::new());
-}
 
 /// What an HTTP/1.1 connection can run over.
 pub trait Link: AsyncRead + AsyncWrite + Unpin + Send + 'static {
@@ -82,37 +69,6 @@ pub struct Upgraded<S> {
     pub stream: S,
     /// What came over it already. It comes before everything that is still to be read.
     pub leftover: Bytes,
-}
-
-/// Reads some more behind `buffer`, `most` bytes of it; 0: the other side has closed its half.
-pub(super) fn poll_fill<S: AsyncRead + Unpin>(
-    stream: &mut S,
-    buffer: &mut Bytes,
-    context: &mut Context<'_>,
-    most: usize,
-) -> Poll<io::Result<usize>> {
-    let mut block = READ.take();
-    if block.capacity() < LEAST {
-        block.reserve(BLOCK);
-    }
-    let result = poll_read_buf(Pin::new(stream), context, &mut (&mut block).limit(most));
-    if let Poll::Ready(Ok(1..)) = &result {
-        append(buffer, block.split().freeze());
-    }
-    READ.set(block);
-    result
-}
-
-/// Puts `more` behind `buffer`.
-pub(super) fn append(buffer: &mut Bytes, more: Bytes) {
-    if buffer.is_empty() {
-        *buffer = more;
-    } else {
-        // Copied the first time only: after that the buffer is its own.
-        let mut joined = BytesMut::from(mem::take(buffer));
-        joined.extend_from_slice(&more);
-        *buffer = joined.freeze();
-    }
 }
 
 /// One timer for all that a connection waits for. It is only moved when it would go off too late, or goes off: so a request that

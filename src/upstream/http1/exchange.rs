@@ -15,11 +15,16 @@ use tokio::{io::AsyncWriteExt as _, time::Instant};
 
 use super::{
     Connection, Link, Malformed, ResponseBody, Upgraded,
-    connection::{BLOCK, poll_fill},
-    head::{Framing, Head, Unread},
+    head::{Head, Unread},
     upload::{Sending, Upload, UploadFault},
 };
-use crate::upstream::{body::BodyError, interim::Interim};
+use crate::{
+    http1::{
+        content::Framing,
+        read::{BLOCK, poll_fill},
+    },
+    upstream::{body::BodyError, interim::Interim},
+};
 
 /// How many interim responses may come before the final one.
 const MAX_INTERIM: usize = 64;

@@ -8,6 +8,7 @@ use httparse::{ParserConfig, Status};
 use hyper::ext::ReasonPhrase;
 
 use super::Malformed;
+use crate::http1::content::Framing;
 
 /// The largest header, in bytes.
 const MAX_SIZE: usize = 64 * 1024;
@@ -29,19 +30,6 @@ pub(super) struct Head {
     pub(super) framing: Framing,
     /// Whether the connection outlives the response, by what the header says.
     pub(super) persistent: bool,
-}
-
-/// Where a body ends.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Framing {
-    /// There is none.
-    Empty,
-    /// After so many bytes.
-    Length(u64),
-    /// After the last chunk.
-    Chunked,
-    /// With the connection.
-    Close,
 }
 
 /// How far a header that is not complete was looked at, so that one that comes a byte at a time is not parsed as often.

@@ -1,37 +1,31 @@
 //! Sending a request: its header and its body, as far as the upstream takes it.
 
 use std::{
-    cell::Cell,
-    io::{self, IoSlice},
+    io,
     pin::Pin,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
 };
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use http::Request;
 use http_body::{Body, Frame};
 use tokio::io::AsyncWrite;
 
-use super::encode::{self, Framing};
-use crate::upstream::body::BodyError;
-
-/// The largest part of a body that is copied to go out with what comes before it, in bytes.
-const SMALL: usize = 2 * 1024;
-
-/// The largest buffer that is kept for the next request, in bytes.
-const LARGEST_KEPT: usize = 16 * 1024;
-
-thread_local! {
-    static WRITE: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
-}
+use super::encode;
+use crate::{
+    http1::{
+        content::Framing,
+        outgoing::{Outgoing, WrongLength},
+    },
+    upstream::body::BodyError,
+};
 
 /// A request that is being sent.
 #[derive(Debug)]
 pub(super) struct Upload<B> {
     /// What is left of the body.
     body: Option<B>,
-    framing: Framing,
-    out: Out,
+    outgoing: Outgoing,
     /// The first part of the body, until something has been sent: then it can be put back.
     first: Option<Bytes>,
     /// How many bytes have been sent.
@@ -86,8 +80,8 @@ impl<B: Body<Data = Bytes, Error = BodyError> + Unpin> Upload<B> {
         } else {
             body.size_hint().exact().map_or(Framing::Chunked, Framing::Length)
         };
-        let mut out = Out::default();
-        encode::head(out.head(), request, framing);
+        let mut outgoing = Outgoing::new(framing);
+        encode::head(outgoing.out.head(), request, framing);
         let body = Some(body).filter(|_| framing != Framing::Empty);
         Self {
             stage: if body.is_none() {
@@ -98,8 +92,7 @@ impl<B: Body<Data = Bytes, Error = BodyError> + Unpin> Upload<B> {
                 Stage::New
             },
             body,
-            framing,
-            out,
+            outgoing,
             first: None,
             sent: 0,
             cut: false,
@@ -114,7 +107,7 @@ impl<B: Body<Data = Bytes, Error = BodyError> + Unpin> Upload<B> {
 
     /// Whether all of it has been sent.
     pub(super) const fn is_done(&self) -> bool {
-        self.body.is_none() && self.out.is_empty() && !self.flush && !self.cut
+        self.body.is_none() && self.outgoing.out.is_empty() && !self.flush && !self.cut
     }
 
     /// Whether the body still waits until the upstream wants it.
@@ -133,7 +126,7 @@ impl<B: Body<Data = Bytes, Error = BodyError> + Unpin> Upload<B> {
 
     /// The body as it was, and what was taken off it; `None`: part of it is gone. One that waited until it was wanted is whole.
     pub(super) fn into_body(self) -> Option<(Option<B>, Option<Bytes>)> {
-        (self.sent == 0 || self.framing == Framing::Empty || self.is_held()).then_some((self.body, self.first))
+        (self.sent == 0 || self.outgoing.framing == Framing::Empty || self.is_held()).then_some((self.body, self.first))
     }
 
     /// Sends what there is to send, and says what it waits for. The context is woken when there is more to do.
@@ -158,7 +151,7 @@ impl<B: Body<Data = Bytes, Error = BodyError> + Unpin> Upload<B> {
                 }
                 self.stage = Stage::Open;
             }
-            match self.out.poll_write(stream, context, &mut self.sent) {
+            match self.outgoing.out.poll_write(stream, context, &mut self.sent) {
                 Poll::Pending => return Ok(Sending::Upstream),
                 Poll::Ready(Ok(wrote)) => self.flush |= wrote,
                 Poll::Ready(Err(error)) if is_cut(&error) && self.sent > 0 => {
@@ -201,7 +194,8 @@ impl<B: Body<Data = Bytes, Error = BodyError> + Unpin> Upload<B> {
         let Poll::Ready(frame) = Pin::new(&mut *body).poll_frame(context) else { return Ok(false) };
         let Some(frame) = frame.transpose().map_err(UploadFault::Body)? else {
             self.body = None;
-            return self.end(None).map(|()| true);
+            self.outgoing.end(None)?;
+            return Ok(true);
         };
         let ends = body.is_end_stream();
         match frame.into_data().map_err(Frame::into_trailers) {
@@ -209,131 +203,28 @@ impl<B: Body<Data = Bytes, Error = BodyError> + Unpin> Upload<B> {
                 if self.sent == 0 {
                     self.first = Some(data.clone());
                 }
-                self.data(data)?;
+                self.outgoing.data(data)?;
                 if ends {
                     self.body = None;
-                    self.end(None)?;
+                    self.outgoing.end(None)?;
                 }
             }
             Err(Ok(trailers)) => {
                 self.body = None;
-                self.end(Some(&trailers))?;
+                self.outgoing.end(Some(&trailers))?;
             }
             Err(Err(_)) => {}
         }
         Ok(true)
     }
+}
 
-    fn data(&mut self, data: Bytes) -> Result<(), UploadFault> {
-        match &mut self.framing {
-            Framing::Chunked if data.is_empty() => return Ok(()),
-            Framing::Chunked => {
-                encode::chunk_size(self.out.head(), data.len());
-                self.out.tail = b"\r\n";
-            }
-            Framing::Length(left) => *left = left.checked_sub(data.len() as u64).ok_or(UploadFault::Length)?,
-            Framing::Empty => return if data.is_empty() { Ok(()) } else { Err(UploadFault::Length) },
-        }
-        if data.len() <= SMALL {
-            let tail = std::mem::take(&mut self.out.tail);
-            let head = self.out.head();
-            head.extend_from_slice(&data);
-            head.extend_from_slice(tail);
-        } else {
-            self.out.data = data;
-        }
-        Ok(())
-    }
-
-    fn end(&mut self, trailers: Option<&http::HeaderMap>) -> Result<(), UploadFault> {
-        match (self.framing, trailers) {
-            (Framing::Length(1..), _) => Err(UploadFault::Length),
-            // Only chunks can be followed by trailers.
-            (Framing::Length(0) | Framing::Empty, _) => Ok(()),
-            (Framing::Chunked, None) if !self.out.data.is_empty() => {
-                self.out.tail = b"\r\n0\r\n\r\n";
-                Ok(())
-            }
-            (Framing::Chunked, trailers) => {
-                encode::trailers(self.out.head(), trailers.unwrap_or(&http::HeaderMap::new()));
-                Ok(())
-            }
-        }
+impl From<WrongLength> for UploadFault {
+    fn from(_: WrongLength) -> Self {
+        Self::Length
     }
 }
 
 fn is_cut(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset)
-}
-
-/// Bytes on their way out: one after the other.
-#[derive(Default, Debug)]
-struct Out {
-    head: Vec<u8>,
-    /// How much of `head` is gone.
-    written: usize,
-    data: Bytes,
-    tail: &'static [u8],
-}
-
-impl Out {
-    /// Where to put what goes out first.
-    fn head(&mut self) -> &mut Vec<u8> {
-        if self.head.capacity() == 0 {
-            self.head = WRITE.take();
-        }
-        &mut self.head
-    }
-
-    const fn is_empty(&self) -> bool {
-        self.written == self.head.len() && self.data.is_empty() && self.tail.is_empty()
-    }
-
-    /// Writes all of it; whether there was anything.
-    fn poll_write<S: AsyncWrite + Unpin>(
-        &mut self,
-        stream: &mut S,
-        context: &mut Context<'_>,
-        sent: &mut u64,
-    ) -> Poll<io::Result<bool>> {
-        if self.is_empty() {
-            return Poll::Ready(Ok(false));
-        }
-        while !self.is_empty() {
-            let head = &self.head[self.written..];
-            let mut stream = Pin::new(&mut *stream);
-            let wrote = if self.data.is_empty() && self.tail.is_empty() {
-                ready!(stream.as_mut().poll_write(context, head))?
-            } else {
-                let slices = [IoSlice::new(head), IoSlice::new(&self.data), IoSlice::new(self.tail)];
-                ready!(stream.as_mut().poll_write_vectored(context, &slices))?
-            };
-            if wrote == 0 {
-                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
-            }
-            *sent += wrote as u64;
-            self.advance(wrote);
-        }
-        self.give_back();
-        Poll::Ready(Ok(true))
-    }
-
-    /// The buffer serves the next request of this thread, unless it has grown too large for that.
-    fn give_back(&mut self) {
-        self.written = 0;
-        let mut head = std::mem::take(&mut self.head);
-        if head.capacity() <= LARGEST_KEPT {
-            head.clear();
-            WRITE.set(head);
-        }
-    }
-
-    fn advance(&mut self, mut by: usize) {
-        let head = by.min(self.head.len() - self.written);
-        self.written += head;
-        by -= head;
-        let data = by.min(self.data.len());
-        self.data.advance(data);
-        self.tail = &self.tail[by - data..];
-    }
 }

@@ -42,6 +42,7 @@ async fn a_hangup_reloads_and_the_log_tells_all() {
     write(&gate, |text| text.replace("openid", "nobody"));
     gate.signal("-HUP");
     eventually("the scopes apply", async || gate.call(&token).await.status == 403).await;
+    eventually("the second is told", async || logged(&gate, "configuration reloaded").len() == 2).await;
     let line = &logged(&gate, "configuration reloaded")[1];
     assert_eq!((&line["trigger"], &line["keys"]), (&json!("signal"), &json!("routes[0].scopes")));
 

@@ -87,7 +87,11 @@ impl Proxy {
                 let upstream = serving.clone();
                 let service = service_fn(move |request: Request<Incoming>| {
                     let mut upstream = upstream.clone();
-                    async move { Ok::<_, Infallible>(upstream.call(request).await.unwrap_or_else(|never| match never {})) }
+                    async move {
+                        Ok::<_, Infallible>(
+                            upstream.call(request.map(Into::into)).await.unwrap_or_else(|never| match never {}),
+                        )
+                    }
                 });
                 connections.spawn(async move {
                     let server = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());

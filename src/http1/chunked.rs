@@ -3,23 +3,32 @@
 use bytes::{Buf, Bytes};
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
-use super::{Malformed, body::Step};
+use super::content::{Malformed, Sender, Step};
 
-/// The most bytes of a chunk's size line, extensions included: they are passed over.
+/// The most bytes of an upstream's size line, extensions included: they are passed over.
 const MAX_LINE: usize = 4 * 1024;
+
+/// The most bytes of all extensions of a client.
+const MAX_EXTENSIONS: usize = 16 * 1024;
+
+/// The most digits of a size: more are zeros in front, or too many.
+const MAX_DIGITS: usize = 16;
 
 /// The largest trailer section, in bytes, and the most fields in it.
 const MAX_TRAILERS: usize = 16 * 1024;
 const MAX_TRAILER_FIELDS: usize = 128;
 
-/// Where a body stands.
+/// Where content stands.
 #[derive(Debug)]
-pub(super) struct Chunked {
+pub(crate) struct Chunked {
+    sender: Sender,
     state: State,
     /// What is left of a chunk, or its size as far as it is known.
     left: u64,
     /// How much of a size line has been read.
     line: usize,
+    /// How long a client's extensions were so far.
+    extensions: usize,
     /// What has been read of the trailer section.
     trailers: Vec<u8>,
 }
@@ -46,12 +55,12 @@ enum State {
 }
 
 impl Chunked {
-    pub(super) const fn new() -> Self {
-        Self { state: State::First, left: 0, line: 0, trailers: Vec::new() }
+    pub(super) const fn new(sender: Sender) -> Self {
+        Self { sender, state: State::First, left: 0, line: 0, extensions: 0, trailers: Vec::new() }
     }
 
     /// Takes the next part off `buffer`.
-    pub(super) fn step(&mut self, buffer: &mut Bytes) -> Result<Step, Malformed> {
+    pub(crate) fn step(&mut self, buffer: &mut Bytes) -> Result<Step, Malformed> {
         while let Some(&byte) = buffer.first() {
             match self.state {
                 State::End => break,
@@ -80,9 +89,7 @@ impl Chunked {
 
     fn framing(&mut self, byte: u8) -> Result<(), Malformed> {
         self.line += 1;
-        if self.line > MAX_LINE {
-            return Err(Malformed::Chunk);
-        }
+        self.check_length()?;
         self.state = match (self.state, byte) {
             (State::First | State::Size, digit) if digit.is_ascii_hexdigit() => {
                 let digit = char::from(digit).to_digit(16).map_or(0, u64::from);
@@ -90,6 +97,7 @@ impl Chunked {
                 State::Size
             }
             (State::Size | State::Padding, b' ' | b'\t') => State::Padding,
+            (State::Padding, b'\r') if self.sender == Sender::Client => return Err(Malformed::Chunk),
             (State::Size | State::Padding | State::Extension, b'\r') => State::SizeEnd,
             (State::Size | State::Padding, b';') | (State::Extension, b'\t' | b' '..=b'~' | 0x80..) => State::Extension,
             (State::SizeEnd, b'\n') => {
@@ -104,6 +112,19 @@ impl Chunked {
             _ => return Err(Malformed::Chunk),
         };
         Ok(())
+    }
+
+    fn check_length(&mut self) -> Result<(), Malformed> {
+        let is_too_long = match (self.sender, self.state) {
+            (Sender::Upstream, _) => self.line > MAX_LINE,
+            (Sender::Client, State::Size) => self.line > MAX_DIGITS + 1,
+            (Sender::Client, State::Padding | State::Extension) => {
+                self.extensions += 1;
+                self.extensions > MAX_EXTENSIONS
+            }
+            (Sender::Client, _) => false,
+        };
+        if is_too_long { Err(Malformed::Chunk) } else { Ok(()) }
     }
 
     /// Whether the section ends with this byte.

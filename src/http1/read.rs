@@ -1,0 +1,54 @@
+//! Reading, into a block that all connections of a thread share.
+
+use std::{
+    cell::Cell,
+    io, mem,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use bytes::{BufMut as _, Bytes, BytesMut};
+use tokio::io::AsyncRead;
+use tokio_util::io::poll_read_buf;
+
+/// What connections of a thread read into, in bytes. It is cut into what each read brought, and begun anew when all of that is
+/// gone; what is still held then keeps the block, and another takes its place.
+pub(crate) const BLOCK: usize = 64 * 1024;
+
+/// The least room for a read, in bytes.
+const LEAST: usize = 17 * 1024;
+
+thread_local! {
+    static READ: Cell<BytesMut> = Cell::new(BytesMut::new());
+}
+
+/// Reads some more behind `buffer`, `most` bytes of it; 0: the other side has closed its half.
+pub(crate) fn poll_fill<S: AsyncRead + Unpin>(
+    stream: &mut S,
+    buffer: &mut Bytes,
+    context: &mut Context<'_>,
+    most: usize,
+) -> Poll<io::Result<usize>> {
+    let mut block = READ.take();
+    if block.capacity() < LEAST {
+        block.reserve(BLOCK);
+    }
+    let result = poll_read_buf(Pin::new(stream), context, &mut (&mut block).limit(most));
+    if let Poll::Ready(Ok(1..)) = &result {
+        append(buffer, block.split().freeze());
+    }
+    READ.set(block);
+    result
+}
+
+/// Puts `more` behind `buffer`.
+pub(crate) fn append(buffer: &mut Bytes, more: Bytes) {
+    if buffer.is_empty() {
+        *buffer = more;
+    } else {
+        // Copied the first time only: after that the buffer is its own.
+        let mut joined = BytesMut::from(mem::take(buffer));
+        joined.extend_from_slice(&more);
+        *buffer = joined.freeze();
+    }
+}
