@@ -25,7 +25,7 @@ use criterion::{BatchSize, Bencher, Criterion, Throughput, criterion_group, crit
 use futures_util::{FutureExt, future::join_all};
 use http::{HeaderValue, Request, Response, StatusCode, header};
 use portcullis::{
-    activity::{Recorder, Trace},
+    activity::Recorder,
     clock::Clock,
     config::{Config, StoreSettings},
     event::auth0::{
@@ -102,10 +102,10 @@ fn token_cache(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("token_cache");
     // What signed them does not matter here, and Ed25519 signs fast.
     let tokens: Vec<String> = (0..50_000).map(|n| bench.keys[3].token(n)).collect();
-    let known: Vec<_> = tokens.iter().map(|token| (token, bench.known(token))).collect();
+    let known: Vec<_> = tokens.iter().map(|token| bench.known(token)).collect();
     for (name, count) in [("hit/1k", 1000), ("hit/50k", 50_000)] {
         let cache = TokenCache::new(256 << 20);
-        known[..count].iter().for_each(|(token, known)| cache.insert(known, token.len()));
+        known[..count].iter().for_each(|known| cache.insert(known));
         cache.maintain();
         let mut next = tokens[..count].iter().cycle();
         group.bench_function(name, |bencher| {
@@ -122,8 +122,9 @@ fn marker_cache(criterion: &mut Criterion) {
     let bench = bench();
     let mut group = criterion.benchmark_group("marker_cache");
     let (cache, store) = (bench.ledger.cache(), &**bench.ledger.store());
-    let marks = cache.marks(&bench.verified(0).claims);
-    assert!(bench.runtime.block_on(cache.learn(&marks, store)).is_ok());
+    let claims = bench.verified(0).claims;
+    let marks = cache.marks(&claims);
+    assert!(bench.runtime.block_on(cache.learn(&marks, &claims, store)).is_ok());
     group.bench_function("recall", |bencher| {
         bencher.iter(|| {
             let known = cache.recall(black_box(&marks));
@@ -132,18 +133,18 @@ fn marker_cache(criterion: &mut Criterion) {
         });
     });
 
-    let claims = bench.verified(0).claims;
     let mut number = 0;
     let mut unknown = || {
         number += 1;
-        cache.marks(&of_subject(&claims, number))
+        let claims = of_subject(&claims, number);
+        (cache.marks(&claims), claims)
     };
     // The store knows of no marker for these, as for nearly everybody.
     group.bench_function("learn/absent", |bencher| {
         bencher.iter_batched(
             &mut unknown,
-            |marks: Marks| {
-                let known = bench.runtime.block_on(cache.learn(&marks, store));
+            |(marks, claims): (Marks, Claims)| {
+                let known = bench.runtime.block_on(cache.learn(&marks, &claims, store));
                 assert!(known.is_ok_and(|known| known == Known::NOTHING));
             },
             BatchSize::SmallInput,
@@ -156,7 +157,7 @@ fn marker_cache(criterion: &mut Criterion) {
             bencher.iter(|| {
                 // Everything that is cached is forgotten, so that the store is read.
                 cache.reset();
-                let known = bench.runtime.block_on(join_all((0..callers).map(|_| cache.learn(&marks, store))));
+                let known = bench.runtime.block_on(join_all((0..callers).map(|_| cache.learn(&marks, &claims, store))));
                 assert!(known.iter().all(|known| known.as_ref().is_ok_and(|known| known.logout.present().is_some())));
             });
         });
@@ -225,7 +226,7 @@ fn layer(criterion: &mut Criterion) {
     let bench = bench();
     let mut group = criterion.benchmark_group("layer");
     let (admitted, refused) = (bench.keys[0].token(0), bench.keys[0].token(1));
-    assert!(bench.log_out(&bench.known(&refused).token.claims.subject).is_ok());
+    assert!(bench.log_out(&bench.known(&refused).claims.subject).is_ok());
     let gate = GateLayer::new(bench.judge(), bench.policy.clone()).layer(NoOp);
     for (name, token, expected) in
         [("admit_cached", &admitted, StatusCode::OK), ("refuse_logged_out", &refused, StatusCode::UNAUTHORIZED)]
@@ -414,8 +415,7 @@ impl Bench {
         match self.verifier.verify(token) {
             Ok(token) => {
                 let marks = self.ledger.cache().marks(&token.claims);
-                let (trace, session) = (Trace::default(), TokenSession::default());
-                Arc::new(KnownToken { digest, token, marks, trace, session })
+                Arc::new(KnownToken::new(digest, token, marks, TokenSession::default()))
             }
             Err(error) => panic!("a token does not verify: {error}"),
         }

@@ -16,6 +16,7 @@ pub mod json;
 pub mod jwks;
 #[cfg(feature = "gate")]
 pub mod key;
+mod packed;
 #[cfg(feature = "gate")]
 pub mod verify;
 

@@ -8,6 +8,7 @@
 
 use std::{
     collections::HashMap,
+    hash::Hash as _,
     mem,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -19,6 +20,7 @@ use prometheus_client::{
     metrics::{counter::Counter, gauge::Gauge},
     registry::Registry,
 };
+use siphasher::sip128::{Hasher128 as _, SipHasher13};
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
@@ -35,7 +37,15 @@ const SHARDS: usize = 16;
 /// The most subjects that are written in one call of the store.
 const BATCH: usize = 1000;
 
+/// By subject.
 type Times = HashMap<Subject, Timestamp, ahash::RandomState>;
+
+/// By the digest of a subject: there may be many of these.
+type Recent = HashMap<SubjectDigest, Timestamp, ahash::RandomState>;
+
+/// 128 bits of a keyed hash: no two subjects meet by chance.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+struct SubjectDigest(u64, u64);
 
 /// Gathers activity of subjects.
 #[derive(Debug)]
@@ -43,6 +53,7 @@ pub struct Recorder {
     settings: ActivitySettings,
     clock: Clock,
     hasher: ahash::RandomState,
+    digests: SipHasher13,
     shards: [Mutex<Shard>; SHARDS],
     /// How many are being written.
     in_flight: AtomicUsize,
@@ -55,8 +66,8 @@ struct Shard {
     /// Not yet written.
     pending: Times,
     /// Recorded in the current and in the previous `resolution`: what need not be recorded again.
-    recent: Times,
-    older: Times,
+    recent: Recent,
+    older: Recent,
     rotated: Option<Timestamp>,
 }
 
@@ -74,10 +85,12 @@ impl Recorder {
     /// A recorder that has nothing to write.
     #[must_use]
     pub fn new(settings: ActivitySettings, clock: Clock) -> Self {
+        let hasher = ahash::RandomState::new();
         Self {
             settings,
             clock,
-            hasher: ahash::RandomState::new(),
+            digests: SipHasher13::new_with_keys(hasher.hash_one(0_u8), hasher.hash_one(1_u8)),
+            hasher,
             shards: Default::default(),
             in_flight: AtomicUsize::new(0),
             metrics: RecorderMetrics::default(),
@@ -168,13 +181,14 @@ impl Recorder {
 
     /// Records unless the subject was recorded lately; says which moment stands recorded.
     fn note(&self, subject: &Subject, now: Timestamp) -> Timestamp {
+        let digest = self.digest(subject);
         let mut shard = self.shard(subject);
         shard.rotate(now, self.settings);
-        let last = [&shard.recent, &shard.older].into_iter().find_map(|times| times.get(subject).copied());
+        let last = [&shard.recent, &shard.older].into_iter().find_map(|times| times.get(&digest).copied());
         if let Some(last) = last.filter(|last| self.is_recent(*last, now)) {
             return last;
         }
-        shard.recent.insert(subject.clone(), now);
+        shard.recent.insert(digest, now);
         shard.pending.insert(subject.clone(), now);
         now
     }
@@ -196,6 +210,13 @@ impl Recorder {
             let newest = shard.pending.get(&subject).map_or(time, |newer| time.max(*newer));
             shard.pending.insert(subject, newest);
         }
+    }
+
+    fn digest(&self, subject: &Subject) -> SubjectDigest {
+        let mut hasher = self.digests;
+        subject.hash(&mut hasher);
+        let digest = hasher.finish128();
+        SubjectDigest(digest.h1, digest.h2)
     }
 
     fn shard(&self, subject: &Subject) -> MutexGuard<'_, Shard> {

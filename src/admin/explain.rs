@@ -44,7 +44,7 @@ pub(super) async fn explain(State(Admin(admin)): State<Admin>, Body(asked): Body
         "passes": decision.passes,
         "stale": decision.stale,
         "fault": decision.fault.map(|fault| fault.to_string()),
-        "token": decision.token.as_ref().map(|known| told(&known.token.claims)),
+        "token": decision.token.as_ref().map(|known| told(&known.claims)),
         "steps": steps,
     })))
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use crate::token::verify::VerifiedToken;
+use crate::token::verify::ForwardedClaims;
 
 /// Set when a request was admitted although markers may have been missed.
 pub const STALE: HeaderName = HeaderName::from_static("portcullis-stale");
@@ -66,10 +66,10 @@ const fn fold(byte: u8) -> u8 {
 }
 
 /// Adds the claims that the policy names. A claim that the token does not have adds nothing.
-pub fn add(identity: &[(HeaderName, usize)], token: &VerifiedToken, fields: &mut HeaderMap) {
+pub fn add(identity: &[(HeaderName, usize)], claims: &ForwardedClaims, fields: &mut HeaderMap) {
     for (name, claim) in identity {
-        if let Some(Some(value)) = token.forwarded.get(*claim) {
-            fields.insert(name.clone(), value.clone());
+        if let Some(value) = claims.get(*claim) {
+            fields.insert(name.clone(), value);
         }
     }
 }

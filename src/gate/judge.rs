@@ -12,7 +12,7 @@ use super::{
     verdicts::VerdictMetrics,
 };
 use crate::{
-    activity::{Recorder, Trace},
+    activity::Recorder,
     clock::{Clock, Timestamp},
     credential::Credential,
     marker::{Known, Marker, MarkerKey, MarkerRecord, Source, ledger::Ledger},
@@ -186,14 +186,14 @@ impl Judge {
         };
         match known.and_then(|known| check_place(policy, None, &known).map(|()| known)) {
             Ok(known) => {
-                let markers = self.0.ledger.learn(&known.marks).await;
+                let markers = self.0.ledger.learn(&known.marks, &known.claims).await;
                 let stale = markers.is_none();
                 let markers = match markers {
                     Some(markers) => markers,
-                    None => self.0.ledger.cache().cached(&known.marks).await,
+                    None => self.0.ledger.cache().cached(&known.claims).await,
                 };
                 let knowledge = if stale { Knowledge::Stale(&markers) } else { Knowledge::Current(&markers) };
-                let claims = &known.token.claims;
+                let claims = &known.claims;
                 let lifetime = self.0.sessions.look_at(&known.session, claims, &place(policy)).await;
                 let case = Case { lifetime, ..self.case(policy, Presented::Verified(claims), knowledge) };
                 let decision = Decision::new(policy, &case, true);
@@ -210,14 +210,14 @@ impl Judge {
 
     /// Judges an open stream by the token that opened it. It counts as no activity. The store is asked where it has to be, until `deadline`.
     pub async fn judge_again(&self, policy: &Policy, known: &KnownToken, deadline: Instant) -> Again {
-        let claims = &known.token.claims;
-        let markers = match self.0.ledger.recall(&known.marks) {
+        let claims = &known.claims;
+        let markers = match self.0.ledger.recall(&known.marks, &known.claims) {
             Some(markers) => Some(markers),
-            None => timeout_at(deadline, self.0.ledger.learn(&known.marks)).await.ok().flatten(),
+            None => timeout_at(deadline, self.0.ledger.learn(&known.marks, &known.claims)).await.ok().flatten(),
         };
         let (markers, stale) = match markers {
             Some(markers) => (markers, false),
-            None => (self.0.ledger.cache().cached(&known.marks).await, true),
+            None => (self.0.ledger.cache().cached(&known.claims).await, true),
         };
         let knowledge = if stale { Knowledge::Stale(&markers) } else { Knowledge::Current(&markers) };
         let case = self.case(policy, Presented::Verified(claims), knowledge);
@@ -263,10 +263,10 @@ impl Judge {
         if let Err(unverified) = check_place(policy, only, &known) {
             return Judgement::Decided(self.unverified(policy, &unverified));
         }
-        let Some(markers) = self.0.ledger.recall(&known.marks) else {
+        let Some(markers) = self.0.ledger.recall(&known.marks, &known.claims) else {
             return self.judge_later(policy, Ok(known), only, counts);
         };
-        let case = self.case(policy, Presented::Verified(&known.token.claims), Knowledge::Current(&markers));
+        let case = self.case(policy, Presented::Verified(&known.claims), Knowledge::Current(&markers));
         match self.recall_lifetime(policy, &known, &case) {
             Some(lifetime) if !(counts && self.0.sessions.lags(&known.session, case.now)) => {
                 Judgement::Decided(self.decide(policy, &known, &Case { lifetime, ..case }, counts))
@@ -297,12 +297,12 @@ impl Judge {
                 return judge.unverified(&policy, &unverified);
             }
             let since = Instant::now();
-            let (markers, stale) = match judge.0.ledger.learn(&known.marks).await {
+            let (markers, stale) = match judge.0.ledger.learn(&known.marks, &known.claims).await {
                 Some(markers) => (markers, false),
-                None => (judge.0.ledger.cache().cached(&known.marks).await, true),
+                None => (judge.0.ledger.cache().cached(&known.claims).await, true),
             };
             let knowledge = if stale { Knowledge::Stale(&markers) } else { Knowledge::Current(&markers) };
-            let claims = &known.token.claims;
+            let claims = &known.claims;
             let case = judge.case(&policy, Presented::Verified(claims), knowledge);
             let recalled = judge.recall_lifetime(&policy, &known, &case);
             let lifetime = match recalled {
@@ -341,7 +341,7 @@ impl Judge {
 
     /// What is known of the session's time, unless the store has to be asked. Of a token that is refused anyway nobody wants to know.
     fn recall_lifetime(&self, policy: &Policy, known: &KnownToken, case: &Case<'_>) -> Option<Lifetime> {
-        let recalled = self.0.sessions.recall(&known.session, &known.token.claims, &place(policy), case.now);
+        let recalled = self.0.sessions.recall(&known.session, &known.claims, &place(policy), case.now);
         recalled.or_else(|| match verdict::decide(case) {
             Verdict::Admit | Verdict::Refuse(Reason::InsufficientScope) => None,
             Verdict::Refuse(_) => Some(Lifetime::Unlimited),
@@ -379,22 +379,20 @@ impl Judge {
         self.0.verifier.verify_or_refetch(token).await.map(|verified| self.keep(token, verified))
     }
 
-    fn keep(&self, token: &str, mut verified: VerifiedToken) -> Arc<KnownToken> {
+    fn keep(&self, token: &str, verified: VerifiedToken) -> Arc<KnownToken> {
         if let Some(observer) = &self.0.observer {
             observer.verified(&verified, self.0.clock.now());
-            // They are of no more use, and there may be many tokens.
-            (verified.email, verified.phone) = (None, None);
         }
         let marks = self.0.ledger.cache().marks(&verified.claims);
         let session = self.0.sessions.enter(&verified.claims);
         let digest = TokenDigest::of(token.as_bytes());
-        let known = Arc::new(KnownToken { digest, token: verified, marks, trace: Trace::default(), session });
-        self.0.tokens.insert(&known, token.len());
+        let known = Arc::new(KnownToken::new(digest, verified, marks, session));
+        self.0.tokens.insert(&known);
         known
     }
 
     fn decide(&self, policy: &Policy, known: &Arc<KnownToken>, case: &Case<'_>, counts: bool) -> Decision {
-        let claims = &known.token.claims;
+        let claims = &known.claims;
         let mut decision = Decision::new(policy, case, true);
         match decision.verdict {
             Some(Verdict::Admit) if counts => {
@@ -449,7 +447,7 @@ static NOTHING: Known = Known::NOTHING;
 
 /// Whether the route takes tokens of this issuer, from this place.
 fn check_place(policy: &Policy, only: Option<&IssuerName>, known: &KnownToken) -> Result<(), Unverified> {
-    let issuer = &known.token.claims.subject.issuer;
+    let issuer = &known.claims.subject.issuer;
     if policy.issuers.as_ref().is_some_and(|issuers| !issuers.contains(issuer)) {
         return Err(Unverified::Fault(TokenFault::Issuer));
     }

@@ -21,7 +21,6 @@ use super::{
 };
 use crate::{
     credential::Credential,
-    marker::cache::Marks,
     stream::{Kind, Streams},
     token::claims::Claims,
     verdict::Reason,
@@ -47,7 +46,7 @@ impl Admission {
     /// What the token says.
     #[must_use]
     pub fn claims(&self) -> &Claims {
-        &self.known.token.claims
+        &self.known.claims
     }
 
     /// Resolves when the session is over that the request was admitted for, and with the reason: within `max_staleness` after a marker
@@ -86,10 +85,6 @@ impl Admission {
 
     pub(crate) fn judge(&self) -> &Judge {
         &self.shared.judge
-    }
-
-    pub(crate) fn marks(&self) -> &Marks {
-        &self.known.marks
     }
 
     pub(crate) fn policy(&self) -> &Policy {
@@ -164,7 +159,7 @@ impl Shared {
             identity::flag_stale(fields);
         }
         if let Some(known) = decision.token {
-            identity::add(&self.policy.identity, &known.token, fields);
+            identity::add(&self.policy.identity, &known.forwarded, fields);
             let (shared, since) = (Arc::clone(self), decision.since.unwrap_or_else(Instant::now));
             request.extensions_mut().insert(Admission { known, shared, since });
         }
@@ -183,7 +178,7 @@ impl Shared {
     }
 
     fn log(&self, reason: Reason, decision: &Decision) {
-        let subject = decision.token.as_ref().map(|known| &known.token.claims.subject);
+        let subject = decision.token.as_ref().map(|known| &known.claims.subject);
         tracing::debug!(
             route.name = &*self.policy.name,
             verdict = reason.code(),

@@ -34,7 +34,7 @@ impl TimeLeft {
     /// What an admitted request's session has left; `None`: nothing limits it, or nothing will come of it.
     #[must_use]
     pub fn of(decision: &Decision, policy: &Policy) -> Option<Self> {
-        let claims = &decision.token.as_ref()?.token.claims;
+        let claims = &decision.token.as_ref()?.claims;
         let unlimited = decision.lifetime == Lifetime::Unlimited && claims.session_expiry.is_none();
         if unlimited || decision.reason().is_some() || policy.mode == Mode::Observe {
             return None;

@@ -11,7 +11,8 @@
 //! A neighbour in the same slot is forgotten too, which costs it one more read.
 //!
 //! What concerns one token is found without looking up each of its keys: [`Marks`] keeps the last answer with the sum of
-//! the generations of its keys. As each only grows, the sum stands still only while all of them do.
+//! the generations of its keys. As each only grows, the sum stands still only while all of them do. The keys themselves are made of
+//! the token's claims whenever they are needed, which is seldom.
 //!
 //! # How a slow store does no harm
 //!
@@ -32,7 +33,11 @@ use prometheus_client::{
 use siphasher::sip128::SipHasher13;
 use tokio::sync::Semaphore;
 
-use super::{Known, Marker, MarkerKey, Reading, generations::Generations, propagation::Propagation};
+use super::{
+    Kind, Known, Marker, MarkerKey, Reading,
+    generations::{Generations, Note, Standing},
+    propagation::Propagation,
+};
 use crate::{
     clock::Clock,
     session::SessionKey,
@@ -113,23 +118,33 @@ struct EntryKey {
     generation: u64,
 }
 
-/// The keys that can concern one token, and the last answer about them.
+/// Where changes of the keys show that can concern one token, and the last answer about them. Small, as there is one for each token: the
+/// keys are made of its claims again where they are needed.
 #[derive(Debug)]
 pub struct Marks {
-    marks: Box<[Mark]>,
+    /// When nothing was known against the token, as is usual.
+    clear: Note,
+    /// The last answer that was anything else.
     answer: ArcSwapOption<Answer>,
+    /// By kind, in the order of [`Kind::ALL`].
+    slots: [u16; Kind::ALL.len()],
+    kinds: Kinds,
 }
 
+/// The kinds of markers that can concern a token, a bit for each in the order of [`Kind::ALL`].
+#[derive(Clone, Copy, Debug)]
+struct Kinds(u8);
+
+/// A key that is being looked up.
 #[derive(Debug)]
 struct Mark {
     key: MarkerKey,
     hash: u128,
-    slot: usize,
 }
 
 #[derive(Debug)]
 struct Answer {
-    generations: u64,
+    standing: Standing,
     known: Known,
 }
 
@@ -172,28 +187,24 @@ impl MarkerCache {
         }
     }
 
-    /// The keys that concern a token with these claims.
+    /// What is to be remembered of a token with these claims. Nothing is known of it yet.
     #[must_use]
     pub fn marks(&self, claims: &Claims) -> Marks {
-        let subject = &claims.subject;
-        let issuer = &subject.issuer;
-        let keys = [
-            Some(MarkerKey::logout(subject)),
-            Some(MarkerKey::block(subject)),
-            Some(MarkerKey::issuer(issuer)),
-            Some(MarkerKey::session(issuer, &SessionKey::of(claims).id)),
-            claims.token_id.as_ref().map(|token| MarkerKey::token(issuer, token)),
-            claims.client.as_ref().map(|client| MarkerKey::client(issuer, client)),
-        ];
-        self.marks_of(keys.into_iter().flatten())
+        self.marks_of(claims, &Kind::ALL)
     }
 
-    fn marks_of(&self, keys: impl Iterator<Item = MarkerKey>) -> Marks {
-        let mark = |key: MarkerKey| {
-            let hash = self.hash(key.as_str());
-            Mark { slot: self.generations.slot(hash), key, hash }
-        };
-        Marks { marks: keys.map(mark).collect(), answer: ArcSwapOption::empty() }
+    /// Likewise, where markers of these kinds only can concern it.
+    fn marks_of(&self, claims: &Claims, kinds: &[Kind]) -> Marks {
+        let mut marks =
+            Marks { clear: Note::new(), answer: ArcSwapOption::empty(), slots: [0; Kind::ALL.len()], kinds: Kinds(0) };
+        for (place, kind) in Kind::ALL.into_iter().enumerate().filter(|(_, kind)| kinds.contains(kind)) {
+            if let Some(key) = key_of(kind, claims) {
+                // There are no more than 2^16 of them.
+                marks.slots[place] = u16::try_from(self.generations.slot(self.hash(key.as_str()))).unwrap_or_default();
+                marks.kinds.0 |= 1 << place;
+            }
+        }
+        marks
     }
 
     /// Whether the store has been heard within `max_staleness`.
@@ -211,40 +222,46 @@ impl MarkerCache {
     /// What is known, if it is known without asking the store: no I/O, no lock, no allocation.
     #[must_use]
     pub fn recall(&self, marks: &Marks) -> Option<Known> {
-        let answer = marks.answer.load();
-        let answer = answer.as_ref()?;
-        self.stands(marks, answer.generations).then(|| {
-            self.metrics.hits.inc();
-            answer.known
-        })
-    }
-
-    /// What is known, put together from what is cached of each key and from what the store says at once: no I/O.
-    #[must_use]
-    pub fn gather(&self, marks: &Marks, store: &dyn Store) -> Option<Known> {
-        if !self.is_current() {
-            return None;
-        }
-        let generations = self.generations.sum(marks.slots());
-        let mut known = Known::default();
-        for mark in &marks.marks {
-            if !store.lacks(&mark.key) {
-                // A look-up of what is cached never waits.
-                known.learn(mark.key.kind(), self.entries.get(&self.entry_key(mark)).now_or_never()??);
-            }
-        }
-        marks.answer.store(Some(Arc::new(Answer { generations, known })));
+        let is_recent = |heard| self.is_recent(heard);
+        let known = if self.generations.still(marks.slots(), &marks.clear, is_recent) {
+            Known::NOTHING
+        } else {
+            let answer = marks.answer.load();
+            answer.as_ref().filter(|answer| self.stands(marks, answer.standing))?.known
+        };
+        self.metrics.hits.inc();
         Some(known)
     }
 
-    /// What is known, asking the store for what is not. Many who ask for the same key at once share one read.
+    /// What is known, put together from what is cached of each key and from what the store says at once: no I/O. `claims` are those that
+    /// `marks` are of.
+    #[must_use]
+    pub fn gather(&self, marks: &Marks, claims: &Claims, store: &dyn Store) -> Option<Known> {
+        if !self.is_current() {
+            return None;
+        }
+        let standing = self.generations.standing(marks.slots());
+        let mut known = Known::default();
+        for key in marks.keys(claims) {
+            if !store.lacks(&key) {
+                // A look-up of what is cached never waits.
+                let mark = self.mark(key);
+                known.learn(mark.key.kind(), self.entries.get(&self.entry_key(&mark)).now_or_never()??);
+            }
+        }
+        marks.remember(standing, known);
+        Some(known)
+    }
+
+    /// What is known, asking the store for what is not. Many who ask for the same key at once share one read. `claims` are those that
+    /// `marks` are of.
     ///
     /// # Errors
     /// [`Unlearned`].
     ///
     /// # Cancel safety
     /// Dropping the future is harmless: another one that waits for the same key reads it.
-    pub async fn learn(&self, marks: &Marks, store: &dyn Store) -> Result<Known, Unlearned> {
+    pub async fn learn(&self, marks: &Marks, claims: &Claims, store: &dyn Store) -> Result<Known, Unlearned> {
         if !self.is_current() {
             return Err(Unlearned::Silent);
         }
@@ -254,7 +271,7 @@ impl MarkerCache {
             return Err(Unlearned::Crowded);
         };
         // Whoever takes over a read that another gave up begins it anew, and has waited already.
-        match self.in_time(self.read_all(marks, store)).await {
+        match self.in_time(self.read_all(marks, claims, store)).await {
             Ok(known) => known.ok_or(Unlearned::Silent),
             Err(error) => {
                 self.metrics.failures.inc();
@@ -264,10 +281,11 @@ impl MarkerCache {
     }
 
     /// What is cached, however old; what is not counts as absent. Only for the outage policy `allow`.
-    pub async fn cached(&self, marks: &Marks) -> Known {
+    pub async fn cached(&self, claims: &Claims) -> Known {
         let mut known = Known::default();
-        for mark in &marks.marks {
-            if let Some(reading) = self.entries.get(&self.entry_key(mark)).await {
+        for key in Kind::ALL.into_iter().filter_map(|kind| key_of(kind, claims)) {
+            let mark = self.mark(key);
+            if let Some(reading) = self.entries.get(&self.entry_key(&mark)).await {
                 known.learn(mark.key.kind(), reading);
             }
         }
@@ -319,20 +337,21 @@ impl MarkerCache {
     }
 
     /// `None`: the store fell silent meanwhile.
-    async fn read_all(&self, marks: &Marks, store: &dyn Store) -> Result<Option<Known>, StoreError> {
+    async fn read_all(&self, marks: &Marks, claims: &Claims, store: &dyn Store) -> Result<Option<Known>, StoreError> {
+        let all: Vec<Mark> = marks.keys(claims).map(|key| self.mark(key)).collect();
         loop {
-            let generations = self.generations.sum(marks.slots());
-            let readings = try_join_all(marks.marks.iter().map(|mark| self.read(mark, store))).await?;
+            let standing = self.generations.standing(marks.slots());
+            let readings = try_join_all(all.iter().map(|mark| self.read(mark, store))).await?;
             if !self.is_current() {
                 return Ok(None);
             }
             // What changed since is read again: this task may be told of its answer later than the cache of the change.
-            if self.stands(marks, generations) {
+            if self.stands(marks, standing) {
                 let mut known = Known::default();
-                for (mark, reading) in marks.marks.iter().zip(readings) {
+                for (mark, reading) in all.iter().zip(readings) {
                     known.learn(mark.key.kind(), reading);
                 }
-                marks.answer.store(Some(Arc::new(Answer { generations, known })));
+                marks.remember(standing, known);
                 return Ok(Some(known));
             }
         }
@@ -368,18 +387,27 @@ impl MarkerCache {
     }
 
     fn entry_key(&self, mark: &Mark) -> EntryKey {
-        EntryKey { key: mark.hash, generation: self.generations.of(mark.slot) }
+        EntryKey { key: mark.hash, generation: self.generations.of(self.generations.slot(mark.hash)) }
     }
 
-    fn stands(&self, marks: &Marks, generations: u64) -> bool {
-        self.generations.stands(marks.slots(), generations, |heard| self.is_recent(heard))
+    fn mark(&self, key: MarkerKey) -> Mark {
+        Mark { hash: self.hash(key.as_str()), key }
+    }
+
+    fn stands(&self, marks: &Marks, standing: Standing) -> bool {
+        self.generations.stands(marks.slots(), standing, |heard| self.is_recent(heard))
     }
 
     fn is_recent(&self, heard: Option<u64>) -> bool {
         heard.is_some_and(|heard| age(self.origin, heard) <= self.settings.max_staleness)
     }
 
-    /// The hash of a key, as in [`Marks::hashes`].
+    /// The hashes of the keys that can concern a token with these claims.
+    pub(crate) fn hashes(&self, claims: &Claims) -> impl Iterator<Item = u64> {
+        Kind::ALL.into_iter().filter_map(|kind| Some(self.short_hash(key_of(kind, claims)?.as_str())))
+    }
+
+    /// The hash of a key, as in [`hashes`](Self::hashes).
     pub(crate) fn short_hash(&self, key: &str) -> u64 {
         short(self.hash(key))
     }
@@ -400,14 +428,42 @@ const fn short(hash: u128) -> u64 {
     (hash >> 64) as u64
 }
 
+/// The key of this kind that concerns a token with these claims, if one can.
+fn key_of(kind: Kind, claims: &Claims) -> Option<MarkerKey> {
+    let subject = &claims.subject;
+    let issuer = &subject.issuer;
+    Some(match kind {
+        Kind::Logout => MarkerKey::logout(subject),
+        Kind::Block => MarkerKey::block(subject),
+        Kind::Session => MarkerKey::session(issuer, &SessionKey::of(claims).id),
+        Kind::Token => MarkerKey::token(issuer, claims.token_id.as_ref()?),
+        Kind::Client => MarkerKey::client(issuer, claims.client.as_ref()?),
+        Kind::Issuer => MarkerKey::issuer(issuer),
+    })
+}
+
 impl Marks {
-    /// The hashes of its keys.
-    pub(crate) fn hashes(&self) -> impl Iterator<Item = u64> {
-        self.marks.iter().map(|mark| short(mark.hash))
+    fn keys(&self, claims: &Claims) -> impl Iterator<Item = MarkerKey> {
+        self.kinds.places().filter_map(|place| key_of(Kind::ALL[place], claims))
     }
 
     fn slots(&self) -> impl Iterator<Item = usize> {
-        self.marks.iter().map(|mark| mark.slot)
+        self.kinds.places().map(|place| usize::from(self.slots[place]))
+    }
+
+    /// This was read from `standing` on.
+    fn remember(&self, standing: Standing, known: Known) {
+        if known == Known::NOTHING {
+            self.clear.take(standing);
+        } else {
+            self.answer.store(Some(Arc::new(Answer { standing, known })));
+        }
+    }
+}
+
+impl Kinds {
+    fn places(self) -> impl Iterator<Item = usize> {
+        (0..Kind::ALL.len()).filter(move |place| self.0 & 1 << place != 0)
     }
 }
 

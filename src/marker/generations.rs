@@ -17,6 +17,9 @@
 //! 2. answers with a kept value only if it [`stands`](Generations::stands): the store was heard lately enough, and *after*
 //!    that was asked, the generation is still the one that it is kept under.
 //!
+//! Everything that is told is counted, after the generations have moved on. While the count stands still, so does every generation:
+//! whoever loads it *before* the generations may go by it alone the next time ([`Note`]).
+//!
 //! # What follows
 //!
 //! - A value that was read before a change is never the answer once `change` has returned. Its generation was loaded before
@@ -35,9 +38,42 @@ use super::atomic::{AtomicU64, Ordering};
 #[derive(Debug)]
 pub(super) struct Generations {
     epoch: AtomicU64,
-    slots: Box<[AtomicU64]>,
+    /// How many changes and resets were told.
+    told: AtomicU64,
     /// One more than the latest time that was heard; 0: none.
     heard: AtomicU64,
+    slots: Box<[AtomicU64]>,
+}
+
+/// What has been told, at some moment. Nothing that was read from then on is older.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Standing {
+    told: u64,
+    sum: u64,
+}
+
+/// When one and the same thing was true of some keys: what was told by then, and the sum of their generations. Each of the two stands for
+/// itself, so that whoever takes note meanwhile does no harm.
+#[derive(Debug)]
+pub(super) struct Note {
+    told: AtomicU64,
+    sum: AtomicU64,
+}
+
+/// More than is ever told.
+const NEVER: u64 = u64::MAX;
+
+impl Note {
+    /// It was never true.
+    pub(super) fn new() -> Self {
+        Self { told: AtomicU64::new(NEVER), sum: AtomicU64::new(NEVER) }
+    }
+
+    /// It was true of what was read from `standing` on.
+    pub(super) fn take(&self, standing: Standing) {
+        self.sum.store(standing.sum, Ordering::Release);
+        self.told.store(standing.told, Ordering::Release);
+    }
 }
 
 impl Generations {
@@ -45,7 +81,7 @@ impl Generations {
     pub(super) fn new(slots: usize) -> Self {
         debug_assert!(slots.is_power_of_two());
         let slots = (0..slots).map(|_| AtomicU64::new(0)).collect();
-        Self { epoch: AtomicU64::new(0), slots, heard: AtomicU64::new(0) }
+        Self { epoch: AtomicU64::new(0), told: AtomicU64::new(0), heard: AtomicU64::new(0), slots }
     }
 
     /// The slot of a key with this hash.
@@ -60,31 +96,61 @@ impl Generations {
     }
 
     /// The epoch and the counters of some slots together: as good as the generation of each.
-    pub(super) fn sum(&self, slots: impl IntoIterator<Item = usize>) -> u64 {
+    fn sum(&self, slots: impl IntoIterator<Item = usize>) -> u64 {
         let epoch = self.epoch.load(Ordering::Acquire);
         slots.into_iter().fold(epoch, |sum, slot| sum.wrapping_add(self.slots[slot].load(Ordering::Acquire)))
     }
 
-    /// Whether what is kept under `sum` is an answer: `is_recent` finds that the store was heard lately enough, and the
-    /// generations have not moved on.
+    /// What has been told of the keys in some slots.
+    pub(super) fn standing(&self, slots: impl IntoIterator<Item = usize>) -> Standing {
+        // In this order: what is counted, the generations know of.
+        let told = self.told.load(Ordering::Acquire);
+        Standing { told, sum: self.sum(slots) }
+    }
+
+    /// Whether what was read from `then` on is an answer: `is_recent` finds that the store was heard lately enough, and nothing was told
+    /// of the keys in these slots since.
     pub(super) fn stands(
         &self,
         slots: impl IntoIterator<Item = usize>,
-        sum: u64,
+        then: Standing,
         is_recent: impl FnOnce(Option<u64>) -> bool,
     ) -> bool {
         // In this order, as the protocol says.
-        is_recent(self.heard()) && self.sum(slots) == sum
+        is_recent(self.heard()) && (self.told.load(Ordering::Acquire) == then.told || self.sum(slots) == then.sum)
+    }
+
+    /// Whether what was noted is an answer, in the same way. As long as nothing at all is told, it takes a look at one count.
+    pub(super) fn still(
+        &self,
+        slots: impl IntoIterator<Item = usize>,
+        note: &Note,
+        is_recent: impl FnOnce(Option<u64>) -> bool,
+    ) -> bool {
+        if !is_recent(self.heard()) {
+            return false;
+        }
+        let told = self.told.load(Ordering::Acquire);
+        if note.told.load(Ordering::Acquire) == told {
+            return true;
+        }
+        let stands = self.sum(slots) == note.sum.load(Ordering::Acquire);
+        if stands {
+            note.told.store(told, Ordering::Release);
+        }
+        stands
     }
 
     /// The keys in a slot may have changed.
     pub(super) fn change(&self, slot: usize) {
         self.slots[slot].fetch_add(1, Ordering::AcqRel);
+        self.told.fetch_add(1, Ordering::AcqRel);
     }
 
     /// Any key may have changed.
     pub(super) fn reset(&self) {
         self.epoch.fetch_add(1, Ordering::AcqRel);
+        self.told.fetch_add(1, Ordering::AcqRel);
     }
 
     /// Whatever changed before `time` has been told. An earlier time than one that was heard takes nothing back.

@@ -9,6 +9,7 @@ use super::{
 use crate::{
     clock::Clock,
     store::{Merged, Store, StoreError},
+    token::claims::Claims,
 };
 
 /// A store of markers and the cache in front of it.
@@ -34,16 +35,16 @@ impl Ledger {
         Self { store, cache, retention, write_timeout, clock }
     }
 
-    /// What is known without waiting for the store.
+    /// What is known without waiting for the store. `claims` are those that `marks` are of.
     #[must_use]
-    pub fn recall(&self, marks: &Marks) -> Option<Known> {
-        self.cache.recall(marks).or_else(|| self.cache.gather(marks, &*self.store))
+    pub fn recall(&self, marks: &Marks, claims: &Claims) -> Option<Known> {
+        self.cache.recall(marks).or_else(|| self.cache.gather(marks, claims, &*self.store))
     }
 
     /// What is known, asking the store where needed; `None` while it is silent, does not answer in time, or has too many
     /// waiting for it.
-    pub async fn learn(&self, marks: &Marks) -> Option<Known> {
-        let learned = self.cache.learn(marks, &*self.store).await;
+    pub async fn learn(&self, marks: &Marks, claims: &Claims) -> Option<Known> {
+        let learned = self.cache.learn(marks, claims, &*self.store).await;
         learned
             .inspect_err(|error| {
                 tracing::debug!(error = error as &dyn std::error::Error, "markers are not known");

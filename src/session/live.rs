@@ -208,6 +208,14 @@ impl LiveSession {
         self.recorded.fetch_max(sent.as_millis(), Ordering::AcqRel);
     }
 
+    /// Lets go of a question that was answered.
+    pub(super) fn forget_answer(&self) {
+        let mut asking = self.asking.lock().unwrap_or_else(PoisonError::into_inner);
+        if asking.as_ref().is_some_and(|asked| asked.peek().is_some()) {
+            *asking = None;
+        }
+    }
+
     pub(super) fn is_queued(&self) -> bool {
         self.queued.load(Ordering::Acquire)
     }

@@ -3,8 +3,10 @@
 //! A session stays for as long as a token of it is remembered, or something of it waits to be written.
 
 use std::{
+    borrow::Borrow,
     cmp::Reverse,
-    collections::{BinaryHeap, HashMap},
+    collections::{BinaryHeap, HashSet},
+    hash::{Hash, Hasher},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -31,10 +33,34 @@ pub(super) struct Pool {
 
 #[derive(Default, Debug)]
 struct Shard {
-    sessions: HashMap<SessionKey, Arc<LiveSession>, ahash::RandomState>,
+    sessions: HashSet<ByKey, ahash::RandomState>,
     /// What waits, the earliest first.
     due: BinaryHeap<Reverse<Due>>,
 }
+
+/// A session, found by its key.
+#[derive(Debug)]
+struct ByKey(Arc<LiveSession>);
+
+impl Borrow<SessionKey> for ByKey {
+    fn borrow(&self) -> &SessionKey {
+        &self.0.key
+    }
+}
+
+impl Hash for ByKey {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.key.hash(state);
+    }
+}
+
+impl PartialEq for ByKey {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.key == other.0.key
+    }
+}
+
+impl Eq for ByKey {}
 
 /// Ordered by the time alone.
 #[derive(Debug)]
@@ -78,16 +104,16 @@ impl Pool {
     /// The session of this key, made if there is none.
     pub(super) fn enter(&self, key: SessionKey, make: impl FnOnce(SessionKey) -> LiveSession) -> Arc<LiveSession> {
         let mut shard = self.shard(&key);
-        if let Some(session) = shard.sessions.get(&key) {
+        if let Some(ByKey(session)) = shard.sessions.get(&key) {
             return Arc::clone(session);
         }
-        let session = Arc::new(make(key.clone()));
-        shard.sessions.insert(key, Arc::clone(&session));
+        let session = Arc::new(make(key));
+        shard.sessions.insert(ByKey(Arc::clone(&session)));
         session
     }
 
     pub(super) fn find(&self, key: &SessionKey) -> Option<Arc<LiveSession>> {
-        self.shard(key).sessions.get(key).cloned()
+        self.shard(key).sessions.get(key).map(|ByKey(session)| Arc::clone(session))
     }
 
     /// The session was active at `now`, which is written at once, or a `resolution` after what was written before.
@@ -129,7 +155,7 @@ impl Pool {
     /// Lets go of what nobody needs any more, in one of the shards.
     pub(super) fn tidy(&self) {
         let mut shard = lock(&self.shards[self.next.fetch_add(1, Ordering::Relaxed) % SHARDS]);
-        shard.sessions.retain(|_, session| Arc::strong_count(session) > 1 || session.is_queued());
+        shard.sessions.retain(|ByKey(session)| Arc::strong_count(session) > 1 || session.is_queued());
     }
 
     /// How many there are, and how many wait to be written.

@@ -348,7 +348,13 @@ impl SessionRegister {
     }
 
     /// Asks the store for the session, which is kept from now on if it was not. Goes on though nobody waits for it.
-    fn ask(self: &Arc<Self>, live: &Arc<LiveSession>, told: Option<Timestamp>) -> Asking {
+    async fn ask(self: &Arc<Self>, live: &Arc<LiveSession>, told: Option<Timestamp>) -> Result<(), StoreError> {
+        let answer = self.question(live, told).await;
+        live.forget_answer();
+        answer
+    }
+
+    fn question(self: &Arc<Self>, live: &Arc<LiveSession>, told: Option<Timestamp>) -> Asking {
         live.ask(|| {
             let (register, live) = (Arc::clone(self), Arc::clone(live));
             let asked = tokio::spawn(async move {

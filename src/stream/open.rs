@@ -105,9 +105,10 @@ impl Streams {
             judged: AtomicBool::new(false),
             waker: AtomicWaker::new(),
         });
-        let keys = admission.marks().hashes().collect();
+        let cache = admission.judge().parts().ledger.cache();
+        let keys = cache.hashes(admission.claims()).collect();
         let now = Instant::now();
-        let age = admission.judge().parts().ledger.cache().age().unwrap_or_default();
+        let age = cache.age().unwrap_or_default();
         // One that is opened late passes nothing on before it is judged, so that the store can be given the time to answer.
         let latest = now.checked_sub(self.patience().saturating_sub(self.grace)).unwrap_or(now);
         let since = since.checked_sub(age).map_or(latest, |since| since.max(latest));

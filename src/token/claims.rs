@@ -1,11 +1,14 @@
 //! What a verified access token says, as checked types (RFC 7519 §4, RFC 9068 §2.2).
 
 use std::{
+    cmp::Ordering,
     fmt,
-    hash::{BuildHasher, BuildHasherDefault, DefaultHasher},
+    hash::{BuildHasher, BuildHasherDefault, DefaultHasher, Hash, Hasher},
+    iter,
     sync::Arc,
 };
 
+use super::packed::{Packed, Packing};
 use crate::clock::{Moment, Timestamp};
 
 /// The longest identifier that is accepted, in bytes (OpenID Connect Core §2 limits `sub` to 255).
@@ -48,6 +51,54 @@ fn fingerprint(text: &str) -> u64 {
     BuildHasherDefault::<DefaultHasher>::default().hash_one(text) >> 32
 }
 
+/// A text that may be part of a longer one, which it shares with others.
+#[derive(Clone)]
+struct Text {
+    whole: Arc<str>,
+    start: u16,
+    end: u16,
+}
+
+impl Text {
+    fn as_str(&self) -> &str {
+        &self.whole[usize::from(self.start)..usize::from(self.end)]
+    }
+}
+
+/// One of [`MAX_SESSION_ID_LENGTH`] at most.
+impl From<&str> for Text {
+    fn from(text: &str) -> Self {
+        debug_assert!(text.len() <= MAX_SESSION_ID_LENGTH);
+        Self { whole: text.into(), start: 0, end: u16::try_from(text.len()).unwrap_or(u16::MAX) }
+    }
+}
+
+impl PartialEq for Text {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_str() == other.as_str()
+    }
+}
+
+impl Eq for Text {}
+
+impl PartialOrd for Text {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Text {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.as_str().cmp(other.as_str())
+    }
+}
+
+impl Hash for Text {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.as_str().hash(state);
+    }
+}
+
 macro_rules! id {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
@@ -55,19 +106,19 @@ macro_rules! id {
         /// 1 to 255 bytes without control characters, compared byte for byte. `Debug` shows a fingerprint,
         /// because ids reach logs.
         #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        pub struct $name(Arc<str>);
+        pub struct $name(Text);
 
         impl $name {
             /// The identifier as the issuer wrote it.
             #[must_use]
             pub fn as_str(&self) -> &str {
-                &self.0
+                self.0.as_str()
             }
 
             /// What logs show instead, of 32 bits. It tells two ids apart; it protects nothing.
             #[must_use]
             pub fn fingerprint(&self) -> u64 {
-                fingerprint(&self.0)
+                fingerprint(self.as_str())
             }
         }
 
@@ -82,7 +133,7 @@ macro_rules! id {
 
         impl fmt::Debug for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, concat!(stringify!($name), "(#{:08x})"), fingerprint(&self.0))
+                write!(f, concat!(stringify!($name), "(#{:08x})"), fingerprint(self.as_str()))
             }
         }
     };
@@ -110,7 +161,7 @@ impl SessionId {
     /// The session of a subject since a login, where tokens name none: `<sub>@<milliseconds>`. It may be longer than other ids.
     #[must_use]
     pub fn of_login(subject: &SubjectId, login: Timestamp) -> Self {
-        Self(format!("{}@{}", subject.as_str(), login.as_millis()).into())
+        Self(Text::from(&*format!("{}@{}", subject.as_str(), login.as_millis())))
     }
 
     /// An id that was one before: as long as that of a login may be.
@@ -200,6 +251,44 @@ pub struct Claims {
 }
 
 impl Claims {
+    /// The same, with all ids in one piece of memory: for claims that are kept. Whoever clones one of the ids keeps all of them.
+    #[must_use]
+    pub fn packed(mut self) -> Self {
+        let whole: Arc<str> = self.ids().map(Text::as_str).collect::<String>().into();
+        let mut start = 0;
+        for id in self.ids_mut() {
+            // Four ids are far shorter than that.
+            let end = start + (id.end - id.start);
+            *id = Text { whole: Arc::clone(&whole), start, end };
+            start = end;
+        }
+        self
+    }
+
+    /// How much memory it takes beside its own size, in bytes, if it is [`packed`](Self::packed). Issuers share their names.
+    #[must_use]
+    pub fn heap_size(&self) -> usize {
+        let counts = 2 * size_of::<usize>();
+        counts + self.ids().map(|id| id.as_str().len()).sum::<usize>() + self.scopes.0.size()
+    }
+
+    fn ids(&self) -> impl Iterator<Item = &Text> {
+        let Self { subject, session, client, token_id, .. } = self;
+        let optional =
+            [session.as_ref().map(|id| &id.0), client.as_ref().map(|id| &id.0), token_id.as_ref().map(|id| &id.0)];
+        iter::once(&subject.id.0).chain(optional.into_iter().flatten())
+    }
+
+    fn ids_mut(&mut self) -> impl Iterator<Item = &mut Text> {
+        let Self { subject, session, client, token_id, .. } = self;
+        let optional = [
+            session.as_mut().map(|id| &mut id.0),
+            client.as_mut().map(|id| &mut id.0),
+            token_id.as_mut().map(|id| &mut id.0),
+        ];
+        iter::once(&mut subject.id.0).chain(optional.into_iter().flatten())
+    }
+
     /// When the session began, if the token tells: at the login; or, if it names no session either, when the token was issued, since it is a
     /// session of its own then. Of a whole second, its beginning.
     #[must_use]
@@ -210,25 +299,34 @@ impl Claims {
 }
 
 /// What the token allows: the values of `scope` (RFC 8693 §4.2) and `permissions`.
-#[derive(Clone, PartialEq, Eq, Default, Debug)]
-pub struct Scopes(Box<[Box<str>]>);
+#[derive(Clone, PartialEq, Eq, Default)]
+pub struct Scopes(Packed);
 
 impl Scopes {
     /// Whether `scope` is among them.
     #[must_use]
     pub fn contains(&self, scope: &str) -> bool {
-        self.0.iter().any(|each| &**each == scope)
+        self.0.iter().any(|each| each == scope.as_bytes())
     }
 
     /// Each of them.
     pub fn iter(&self) -> impl Iterator<Item = &str> {
-        self.0.iter().map(|each| &**each)
+        // They were texts when they were put there.
+        self.0.iter().map(|each| str::from_utf8(each).unwrap_or_default())
     }
 }
 
-impl<S: Into<Box<str>>> FromIterator<S> for Scopes {
+impl<S: AsRef<str>> FromIterator<S> for Scopes {
     fn from_iter<I: IntoIterator<Item = S>>(scopes: I) -> Self {
-        Self(scopes.into_iter().map(Into::into).collect())
+        let mut packing = Packing::default();
+        scopes.into_iter().for_each(|scope| packing.push(scope.as_ref().as_bytes()));
+        Self(packing.pack())
+    }
+}
+
+impl fmt::Debug for Scopes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.iter()).finish()
     }
 }
 
@@ -237,7 +335,7 @@ impl Claims {
     /// For tests: those of alice at acme, for an hour, in no session.
     pub(crate) fn of_alice() -> Self {
         Self {
-            subject: Subject { issuer: IssuerName("acme".into()), id: SubjectId("alice".into()) },
+            subject: Subject { issuer: IssuerName("acme".into()), id: SubjectId(Text::from("alice")) },
             session: None,
             client: None,
             token_id: None,
@@ -278,6 +376,35 @@ mod tests {
             assert_eq!(SessionId::kept(&format!("{}\n", "x".repeat(length))), Err(InvalidId::ControlCharacter));
         }
         assert_eq!(SessionId::kept(&"x".repeat(MAX_SESSION_ID_LENGTH + 1)), Err(InvalidId::TooLong));
+    }
+
+    #[test]
+    fn packed_claims_say_the_same() {
+        let claims = Claims {
+            session: Some("a-session".try_into().unwrap()),
+            token_id: Some("é".try_into().unwrap()),
+            scopes: ["read:orders", "", "a b"].into_iter().collect(),
+            ..Claims::of_alice()
+        };
+        let packed = claims.clone().packed();
+        assert_eq!(format!("{packed:?}"), format!("{claims:?}"));
+        assert_eq!((&packed.subject, &packed.session), (&claims.subject, &claims.session));
+        assert_eq!((packed.token_id.as_ref().unwrap().as_str(), &packed.client), ("é", &None));
+        assert!(packed.scopes.iter().eq(["read:orders", "", "a b"]));
+        assert!(
+            packed.scopes.contains("a b") && !packed.scopes.contains("a") && !packed.scopes.contains("read:orders ")
+        );
+        assert_eq!(packed.heap_size(), 16 + "alicea-sessioné".len() + "read:ordersa b".len() + 3);
+        let longest = "x".repeat(MAX_ID_LENGTH);
+        let id = &*longest;
+        let claims = Claims {
+            subject: Subject { id: id.try_into().unwrap(), ..claims.subject },
+            session: Some(SessionId::kept(&"y".repeat(MAX_SESSION_ID_LENGTH)).unwrap()),
+            client: Some(id.try_into().unwrap()),
+            token_id: Some(id.try_into().unwrap()),
+            ..claims
+        };
+        assert_eq!(format!("{:?}", claims.clone().packed()), format!("{claims:?}"));
     }
 
     #[test]

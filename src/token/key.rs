@@ -130,7 +130,7 @@ impl Key {
     }
 
     /// Marks it as withdrawn by its issuer, for good.
-    pub(super) fn retire(&self) {
+    pub(crate) fn retire(&self) {
         self.current.store(false, Ordering::Release);
     }
 

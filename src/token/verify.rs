@@ -14,7 +14,6 @@
 
 use std::{collections::HashMap, fmt, sync::Arc};
 
-use http::HeaderValue;
 use jsonwebtoken::Algorithm;
 use secrecy::ExposeSecret;
 use tokio::task::JoinSet;
@@ -36,6 +35,7 @@ mod forward;
 mod payload;
 
 pub use current::CurrentVerifier;
+pub use forward::ForwardedClaims;
 
 #[cfg(feature = "server")]
 pub(crate) use payload::{ClaimReader, check_audience};
@@ -129,8 +129,8 @@ pub struct VerifiedToken {
     pub claims: Claims,
     /// The key that verified it. Once it is no longer current, neither is this verification.
     pub key: Arc<Key>,
-    /// The claims to forward, in the order of [`VerifierOptions::forwarded_claims`]; none for what it does not say.
-    pub forwarded: Box<[Option<HeaderValue>]>,
+    /// The claims to forward.
+    pub forwarded: ForwardedClaims,
     /// The e-mail address, if the settings name its claim and the token does not call it unverified.
     pub email: Option<Box<str>>,
     /// The phone number likewise.

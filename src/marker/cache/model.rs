@@ -152,6 +152,8 @@ impl Place {
 }
 
 const KEYS: usize = 2;
+/// What the keys are of.
+const KINDS: [Kind; KEYS] = [Kind::Logout, Kind::Block];
 const SLOTS: usize = 64;
 
 /// A queue whose messages remember what led to them.
@@ -219,8 +221,8 @@ impl Store for ScriptedStore {
         };
         let value = value.await.map_err(|_| lost())?;
         if let Some(cache) = &self.too_late {
-            let marks = cache.marks_of([key.clone()].into_iter());
-            cache.entries.insert(cache.entry_key(&marks.marks[0]), value.clone().into()).await;
+            let mark = cache.mark(key.clone());
+            cache.entries.insert(cache.entry_key(&mark), value.clone().into()).await;
         }
         Ok(value)
     }
@@ -385,15 +387,15 @@ struct World {
 impl World {
     /// A gateway that is connected and knows nothing yet; every key holds something.
     fn new(script: Script, mistake: Option<Mistake>) -> Self {
-        let subject = Subject { issuer: "acme".try_into().unwrap(), id: "alice".try_into().unwrap() };
-        let keys = [MarkerKey::logout(&subject), MarkerKey::block(&subject)];
+        let claims = Claims::of_alice();
+        let keys = KINDS.map(|kind| key_of(kind, &claims).unwrap());
         let settings = MarkerSettings { max_staleness: Duration::from_secs(3600), ..MarkerSettings::default() };
         // The same in each course, so that each can be taken again.
         let cache = MarkerCache { hash_key: [5; 16], ..MarkerCache::with_slots(settings, Clock::System, SLOTS) };
         let cache = Arc::new(cache);
         cache.reset();
         cache.heard(cache.origin);
-        let tokens = (0..script.tokens).map(|_| Arc::new(cache.marks_of(keys.iter().take(script.keys).cloned())));
+        let tokens = (0..script.tokens).map(|_| Arc::new(cache.marks_of(&claims, &KINDS[..script.keys])));
         let server = Server {
             histories: std::array::from_fn(|_| vec![(0, Reading::Present(at(0)))]),
             link: Link::Up,
@@ -588,12 +590,12 @@ impl World {
 
     fn ask(&mut self) -> Result<(), String> {
         let marks = Arc::clone(&self.tokens[self.left.asks % self.tokens.len()]);
-        if let Some(known) = self.ledger.recall(&marks) {
+        if let Some(known) = self.ledger.recall(&marks, &Claims::of_alice()) {
             self.waiting.push(None);
             return self.judge(&known);
         }
         let ledger = self.ledger.clone();
-        let learning: BoxFuture<'static, _> = Box::pin(async move { ledger.learn(&marks).await });
+        let learning: BoxFuture<'static, _> = Box::pin(async move { ledger.learn(&marks, &Claims::of_alice()).await });
         self.waiting.push(Some(Waiting { learning, woken: Arc::new(Woken(AtomicBool::new(true))) }));
         self.go_on(self.waiting.len() - 1)
     }

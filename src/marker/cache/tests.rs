@@ -111,11 +111,11 @@ async fn absence_is_remembered_and_forgotten_when_it_changes() {
     let (cache, store) = (current_cache(), SlowStore::new(100));
     let marks = cache.marks(&claims());
     assert_eq!(cache.recall(&marks), None, "an empty cache is never taken for no markers");
-    assert_eq!(cache.learn(&marks, &store).await.unwrap(), Known::default());
+    assert_eq!(cache.learn(&marks, &claims(), &store).await.unwrap(), Known::default());
     assert_eq!(cache.recall(&marks), Some(Known::default()));
     store.write(&MarkerKey::logout(&claims().subject), FIRST, &cache);
     assert_eq!(cache.recall(&marks), None);
-    assert_eq!(logged_out_at(&cache.learn(&marks, &store).await.unwrap()), Some(FIRST));
+    assert_eq!(logged_out_at(&cache.learn(&marks, &claims(), &store).await.unwrap()), Some(FIRST));
     assert_eq!(store.reads.load(Ordering::SeqCst), 5, "only what changed was read again");
 }
 
@@ -123,16 +123,25 @@ async fn absence_is_remembered_and_forgotten_when_it_changes() {
 async fn what_the_store_tells_at_once_is_not_read() {
     let (cache, store) = (current_cache(), SlowStore { tells: true, ..SlowStore::new(100) });
     let marks = cache.marks(&claims());
-    assert_eq!(cache.gather(&marks, &store), Some(Known::default()));
+    assert_eq!(cache.gather(&marks, &claims(), &store), Some(Known::default()));
     assert_eq!(cache.recall(&marks), Some(Known::default()));
     store.write(&MarkerKey::logout(&claims().subject), FIRST, &cache);
-    assert_eq!(cache.gather(&marks, &store), None, "there is something to read");
-    assert_eq!(logged_out_at(&cache.learn(&marks, &store).await.unwrap()), Some(FIRST));
+    assert_eq!(cache.gather(&marks, &claims(), &store), None, "there is something to read");
+    assert_eq!(logged_out_at(&cache.learn(&marks, &claims(), &store).await.unwrap()), Some(FIRST));
     assert_eq!(store.reads.load(Ordering::SeqCst), 1);
-    let other = cache.marks(&Claims { session: Some("sid".try_into().unwrap()), ..claims() });
-    assert_eq!(logged_out_at(&cache.gather(&other, &store).unwrap()), Some(FIRST), "cached by another token's read");
+    let other_claims = Claims { session: Some("sid".try_into().unwrap()), ..claims() };
+    let other = cache.marks(&other_claims);
+    assert_eq!(
+        logged_out_at(&cache.gather(&other, &other_claims, &store).unwrap()),
+        Some(FIRST),
+        "cached by another token's read"
+    );
     let silent = MarkerCache::new(SETTINGS);
-    assert_eq!(silent.gather(&silent.marks(&claims()), &store), None, "a store that was never heard tells nothing");
+    assert_eq!(
+        silent.gather(&silent.marks(&claims()), &claims(), &store),
+        None,
+        "a store that was never heard tells nothing"
+    );
 }
 
 #[tokio::test]
@@ -142,7 +151,7 @@ async fn a_change_during_a_read_wins() {
         let marks = Arc::new(cache.marks(&claims()));
         let reading = {
             let (cache, store, marks) = (Arc::clone(&cache), Arc::clone(&store), Arc::clone(&marks));
-            tokio::spawn(async move { cache.learn(&marks, &*store).await.unwrap() })
+            tokio::spawn(async move { cache.learn(&marks, &claims(), &*store).await.unwrap() })
         };
         while store.reads.load(Ordering::SeqCst) < 4 {
             store.taken.notified().await;
@@ -162,10 +171,10 @@ async fn a_change_during_a_read_wins() {
 async fn a_reset_forgets_everything() {
     let (cache, store) = (current_cache(), SlowStore::new(100));
     let marks = cache.marks(&claims());
-    cache.learn(&marks, &store).await.unwrap();
+    cache.learn(&marks, &claims(), &store).await.unwrap();
     cache.reset();
     assert_eq!(cache.recall(&marks), None);
-    cache.learn(&marks, &store).await.unwrap();
+    cache.learn(&marks, &claims(), &store).await.unwrap();
     assert_eq!(store.reads.load(Ordering::SeqCst), 8);
 }
 
@@ -175,7 +184,7 @@ async fn many_who_ask_share_one_read() {
     let callers: Vec<_> = (0..1000)
         .map(|_| {
             let (cache, store) = (Arc::clone(&cache), Arc::clone(&store));
-            tokio::spawn(async move { cache.learn(&cache.marks(&claims()), &*store).await.unwrap() })
+            tokio::spawn(async move { cache.learn(&cache.marks(&claims()), &claims(), &*store).await.unwrap() })
         })
         .collect();
     while store.reads.load(Ordering::SeqCst) < 4 {
@@ -192,7 +201,7 @@ async fn many_who_ask_share_one_read() {
 async fn a_store_that_does_not_answer_fails_the_read_in_time() {
     let (cache, store) = (current_cache(), SlowStore::new(0));
     let begun = tokio::time::Instant::now();
-    assert!(cache.learn(&cache.marks(&claims()), &store).await.is_err());
+    assert!(cache.learn(&cache.marks(&claims()), &claims(), &store).await.is_err());
     assert!(begun.elapsed() <= SETTINGS.read_timeout + Duration::from_millis(1));
     assert_eq!((cache.metrics.failures.get(), cache.metrics.shed.get()), (1, 0));
 }
@@ -203,18 +212,19 @@ async fn a_crowd_before_a_slow_store_is_turned_away() {
     let cache = Arc::new(MarkerCache::new(MarkerSettings { max_waiting: 3, ..SETTINGS }));
     cache.heard(Instant::now());
     let store = SlowStore::new(0);
-    let marks = cache.marks(&claims());
-    let mut waiting: Vec<_> = (0..3).map(|_| Box::pin(cache.learn(&marks, &store))).collect();
+    let claims = claims();
+    let marks = cache.marks(&claims);
+    let mut waiting: Vec<_> = (0..3).map(|_| Box::pin(cache.learn(&marks, &claims, &store))).collect();
     for each in &mut waiting {
         assert!(each.as_mut().now_or_never().is_none(), "it waits");
     }
     for turned_away in 1..=100 {
-        let told = cache.learn(&marks, &store).now_or_never();
+        let told = cache.learn(&marks, &claims, &store).now_or_never();
         assert!(matches!(told, Some(Err(Unlearned::Crowded))), "{told:?}");
         assert_eq!(cache.metrics.shed.get(), turned_away);
     }
     drop(waiting.pop());
-    let mut next = Box::pin(cache.learn(&marks, &store));
+    let mut next = Box::pin(cache.learn(&marks, &claims, &store));
     assert!(next.as_mut().now_or_never().is_none(), "whoever gives up makes room");
     store.deliveries.add_permits(100);
     waiting.push(next);
@@ -228,7 +238,7 @@ async fn a_crowd_before_a_slow_store_is_turned_away() {
 #[tokio::test]
 async fn a_silent_store_is_not_asked() {
     let (cache, store) = (MarkerCache::new(SETTINGS), SlowStore::new(100));
-    assert!(matches!(cache.learn(&cache.marks(&claims()), &store).await, Err(Unlearned::Silent)));
+    assert!(matches!(cache.learn(&cache.marks(&claims()), &claims(), &store).await, Err(Unlearned::Silent)));
     assert_eq!(store.reads.load(Ordering::SeqCst), 0);
 }
 
@@ -296,9 +306,9 @@ async fn write_and_read_at_once(store: SlowStore) {
                 let mut answers = 0_u64;
                 loop {
                     let before = acknowledged.load(Ordering::SeqCst);
-                    let known = match cache.recall(&marks).or_else(|| cache.gather(&marks, &*store)) {
+                    let known = match cache.recall(&marks).or_else(|| cache.gather(&marks, &claims(), &*store)) {
                         Some(known) => known,
-                        None => cache.learn(&marks, &*store).await.unwrap(),
+                        None => cache.learn(&marks, &claims(), &*store).await.unwrap(),
                     };
                     assert!(logged_out_at(&known).unwrap_or(0) >= before, "a stale answer");
                     answers += 1;

@@ -106,7 +106,7 @@ impl LogoutEndpoint {
             Judgement::Decided(decision) => decision,
             Judgement::Pending(decision) => decision.await,
         };
-        let claims = decision.token.as_ref().map(|known| &known.token.claims);
+        let claims = decision.token.as_ref().map(|known| &known.claims);
         let Some(onward) = &wish.onward else {
             let mut response = match self.end(&decision, wish.everywhere, downstream).await {
                 Ok(()) => no_content(),
@@ -144,11 +144,11 @@ impl LogoutEndpoint {
             (None, Some(known)) => self.write(known, everywhere, downstream).await,
             // What is over already is over; but the end of one session is not the end of all.
             (Some(Reason::LoggedOut), Some(known)) => {
-                let key = MarkerKey::logout(&known.token.claims.subject);
+                let key = MarkerKey::logout(&known.claims.subject);
                 self.confirm(&key, known, everywhere, downstream).await
             }
             (Some(Reason::SessionEnded), Some(known)) if !everywhere => {
-                let claims = &known.token.claims;
+                let claims = &known.claims;
                 let session = |session| MarkerKey::session(&claims.subject.issuer, session);
                 let key = claims.session.as_ref().map_or_else(|| MarkerKey::logout(&claims.subject), session);
                 self.confirm(&key, known, everywhere, downstream).await
@@ -183,7 +183,7 @@ impl LogoutEndpoint {
     }
 
     async fn write(&self, known: &KnownToken, everywhere: bool, downstream: &Downstream) -> Result<(), Unended> {
-        let claims = &known.token.claims;
+        let claims = &known.claims;
         self.revocations.put(claims, everywhere).await?;
         let now = self.clock.now();
         let (what, key, marker) = match &claims.session {

@@ -135,7 +135,7 @@ fn describe(decision: &Decision, policy: &Policy) -> Response<Body> {
     let left = TimeLeft::of(decision, policy);
     let limits = decision.lifetime.limits().unwrap_or_default();
     let record = if let Lifetime::Limited { record, .. } = decision.lifetime { Some(record) } else { None };
-    let began = decision.token.as_ref().and_then(|known| known.token.claims.session_began());
+    let began = decision.token.as_ref().and_then(|known| known.claims.session_began());
     let active = record.and_then(|record| record.active_here.max(record.active_elsewhere));
     let time = |time: Option<Timestamp>| time.map(|time| time.to_string());
     let seconds = |limit: Option<Duration>| limit.map(|limit| limit.as_secs());

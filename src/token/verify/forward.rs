@@ -12,10 +12,59 @@ use std::borrow::Cow;
 use http::HeaderValue;
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
-use super::super::json::Value;
+use super::super::{
+    json::Value,
+    packed::{Packed, Packing},
+};
 
 /// What is encoded in a text that cannot go as it is. Beyond ASCII, everything is.
 const ENCODED: &AsciiSet = &CONTROLS.add(b' ').add(b'%').add(b',');
+
+/// What upstreams are told of a token, in one piece of memory. `Debug` shows none of it.
+///
+/// The values of some claims, in the order of [`VerifierOptions::forwarded_claims`](super::VerifierOptions::forwarded_claims); none for
+/// what the token does not say.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct ForwardedClaims(Packed);
+
+/// What a value that is there begins with.
+const PRESENT: u8 = b'=';
+
+impl ForwardedClaims {
+    /// The field value of one of them.
+    #[must_use]
+    pub fn get(&self, index: usize) -> Option<HeaderValue> {
+        self.0.iter().nth(index).and_then(present)
+    }
+
+    /// Each of them.
+    pub fn iter(&self) -> impl Iterator<Item = Option<HeaderValue>> {
+        self.0.iter().map(present)
+    }
+
+    /// How much memory they take beside their own size, in bytes.
+    #[must_use]
+    pub const fn heap_size(&self) -> usize {
+        self.0.size()
+    }
+}
+
+fn present(kept: &[u8]) -> Option<HeaderValue> {
+    HeaderValue::from_bytes(kept.strip_prefix(&[PRESENT])?).ok()
+}
+
+impl FromIterator<Option<HeaderValue>> for ForwardedClaims {
+    fn from_iter<I: IntoIterator<Item = Option<HeaderValue>>>(values: I) -> Self {
+        let mut packing = Packing::default();
+        for value in values {
+            match value {
+                Some(value) => packing.push(&[&[PRESENT], value.as_bytes()].concat()),
+                None => packing.push(&[]),
+            }
+        }
+        Self(packing.pack())
+    }
+}
 
 /// The field value of a claim.
 pub(super) fn field_value(claim: &Value<'_>) -> Option<HeaderValue> {

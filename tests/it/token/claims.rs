@@ -237,8 +237,9 @@ fn claims_are_forwarded_by_name() {
     let verified = Pair::with(|settings| settings, options)
         .judge(json!({"roles": ["admin", "a,b"], "https://api.example/plan": "größer"}))
         .unwrap();
+    let values: Vec<_> = verified.forwarded.iter().collect();
     let values: Vec<Option<&str>> =
-        verified.forwarded.iter().map(|value| value.as_ref().map(|value| value.to_str().unwrap())).collect();
+        values.iter().map(|value| value.as_ref().map(|value| value.to_str().unwrap())).collect();
     assert_eq!(
         values,
         [

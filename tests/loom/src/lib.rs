@@ -25,7 +25,7 @@ mod tests {
 
     use super::{
         atomic::{AtomicU64, Ordering},
-        generations::Generations,
+        generations::{Generations, Note, Standing},
     };
 
     /// A store of two values, one in each slot, and what is known of it.
@@ -34,10 +34,10 @@ mod tests {
         generations: Generations,
     }
 
-    /// Values, and the sum of the generations that they are kept under.
+    /// Values, and what they are kept under.
     struct Kept {
         values: [u64; 2],
-        sum: u64,
+        standing: Standing,
     }
 
     const SLOTS: [usize; 2] = [0, 1];
@@ -56,18 +56,28 @@ mod tests {
         }
 
         fn keep(&self) -> Kept {
-            let sum = self.generations.sum(SLOTS);
-            Kept { values: self.read(), sum }
+            let standing = self.generations.standing(SLOTS);
+            Kept { values: self.read(), standing }
         }
 
         /// What is kept, if it still stands, and what had been heard.
         fn answer(&self, kept: &Kept) -> Option<([u64; 2], Option<u64>)> {
             let mut heard = None;
-            let stands = self.generations.stands(SLOTS, kept.sum, |time| {
+            let stands = self.generations.stands(SLOTS, kept.standing, |time| {
                 heard = time;
                 true
             });
             stands.then_some((kept.values, heard))
+        }
+
+        /// Whether what was noted still stands, and what had been heard.
+        fn still(&self, note: &Note) -> Option<Option<u64>> {
+            let mut heard = None;
+            let stands = self.generations.still(SLOTS, note, |time| {
+                heard = time;
+                true
+            });
+            stands.then_some(heard)
         }
     }
 
@@ -145,6 +155,69 @@ mod tests {
         });
     }
 
+    /// Both values are 0, again and again.
+    #[test]
+    fn what_was_noted_is_no_answer_after_a_change() {
+        model(|| {
+            let fleet = Fleet::new();
+            let reader = spawn(&fleet, |fleet| {
+                let note = Note::new();
+                let kept = fleet.keep();
+                if kept.values == [0, 0] {
+                    note.take(kept.standing);
+                }
+                // It may be noted anew that it still stands.
+                fleet.still(&note);
+                note
+            });
+            fleet.write(1);
+            fleet.generations.change(1);
+            let note = reader.join().unwrap();
+            assert_eq!(fleet.still(&note), None, "a stale answer");
+        });
+    }
+
+    #[test]
+    fn what_was_noted_knows_of_what_was_told_before_the_news_it_rests_on() {
+        model(|| {
+            let fleet = Fleet::new();
+            let teller = spawn(&fleet, tell);
+            let note = Note::new();
+            let kept = fleet.keep();
+            if kept.values == [0, 0] {
+                note.take(kept.standing);
+            }
+            for _ in 0..2 {
+                assert_ne!(fleet.still(&note), Some(Some(7)), "a stale answer");
+            }
+            teller.join().unwrap();
+        });
+    }
+
+    /// Of two who take note at once, each by itself is right.
+    #[test]
+    fn notes_of_two_readers_go_together() {
+        model(|| {
+            let fleet = Fleet::new();
+            let note = Arc::new(Note::new());
+            let other = {
+                let note = Arc::clone(&note);
+                spawn(&fleet, move |fleet| {
+                    let kept = fleet.keep();
+                    if kept.values == [0, 0] {
+                        note.take(kept.standing);
+                    }
+                })
+            };
+            fleet.generations.change(0);
+            note.take(fleet.generations.standing(SLOTS));
+            fleet.write(1);
+            fleet.generations.change(1);
+            other.join().unwrap();
+            assert_eq!(fleet.still(&note), None, "a stale answer");
+        });
+    }
+
     /// These would notice: a value kept under a generation that was loaded after it was read.
     #[test]
     #[should_panic(expected = "a stale answer")]
@@ -153,7 +226,7 @@ mod tests {
             let fleet = Fleet::new();
             let reader = spawn(&fleet, |fleet| {
                 let values = fleet.read();
-                Kept { values, sum: fleet.generations.sum(SLOTS) }
+                Kept { values, standing: fleet.generations.standing(SLOTS) }
             });
             fleet.write(0);
             fleet.generations.change(0);
@@ -171,7 +244,7 @@ mod tests {
             let fleet = Fleet::new();
             let teller = spawn(&fleet, tell);
             let kept = fleet.keep();
-            let stands = fleet.generations.sum(SLOTS) == kept.sum;
+            let stands = fleet.generations.standing(SLOTS) == kept.standing;
             if stands && fleet.generations.heard() == Some(7) {
                 assert_eq!(kept.values[0], 1, "a stale answer");
             }
