@@ -17,8 +17,8 @@
 //! 2. answers with a kept value only if it [`stands`](Generations::stands): the store was heard lately enough, and *after*
 //!    that was asked, the generation is still the one that it is kept under.
 //!
-//! Everything that is told is counted, after the generations have moved on. While the count stands still, so does every generation:
-//! whoever loads it *before* the generations may go by it alone the next time ([`Note`]).
+//! Everything that is told is counted, after the generations have moved on. While the count stands still, nothing that was told is
+//! missing: whoever finds that generations stand, and loaded the count *before* them, may go by the count alone the next time ([`Note`]).
 //!
 //! # What follows
 //!
@@ -103,9 +103,7 @@ impl Generations {
 
     /// What has been told of the keys in some slots.
     pub(super) fn standing(&self, slots: impl IntoIterator<Item = usize>) -> Standing {
-        // In this order: what is counted, the generations know of.
-        let told = self.told.load(Ordering::Acquire);
-        Standing { told, sum: self.sum(slots) }
+        Standing { told: self.told.load(Ordering::Acquire), sum: self.sum(slots) }
     }
 
     /// Whether what was read from `then` on is an answer: `is_recent` finds that the store was heard lately enough, and nothing was told
@@ -130,6 +128,7 @@ impl Generations {
         if !is_recent(self.heard()) {
             return false;
         }
+        // Before the generations: they know of all that is counted in it.
         let told = self.told.load(Ordering::Acquire);
         if note.told.load(Ordering::Acquire) == told {
             return true;
