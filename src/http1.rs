@@ -7,6 +7,7 @@
 //! - `content`: taking the framing off content; `chunked`: the chunked coding.
 //! - `encode`: fields, chunks and trailers as bytes.
 //! - `outgoing`: a message on its way out.
+//! - `spare`: maps for fields, used again.
 //!
 //! Clients are served by [`server::http1`](crate::server::http1), upstreams asked by [`upstream::http1`](crate::upstream::http1).
 
@@ -15,3 +16,4 @@ pub(crate) mod content;
 pub(crate) mod encode;
 pub(crate) mod outgoing;
 pub(crate) mod read;
+pub(crate) mod spare;

@@ -10,6 +10,7 @@
 //! What is refused here never reaches the upstream. Budgets and places are those of this process: a fleet of n gateways grants n
 //! times as much. A route without limits costs a branch.
 //!
+//! - [`own`]: budgets for what the gate itself is asked, under `/.portcullis/`.
 //! - [`rate`]: budgets, kept in bounded memory (`keys`).
 //! - [`concurrency`]: places among those in flight.
 //! - [`intake`]: what came in of a body.
@@ -17,6 +18,7 @@
 pub mod concurrency;
 pub mod intake;
 mod keys;
+pub mod own;
 pub mod rate;
 
 use std::{
@@ -35,6 +37,7 @@ use prometheus_client::{
 
 use self::{
     concurrency::{Concurrency, ConcurrencySettings},
+    own::OwnLimits,
     rate::{Budgets, Rate},
 };
 use crate::{gate::problem, token::claims::Subject};
@@ -123,6 +126,7 @@ type Known = (Arc<str>, Weak<RouteLimits>);
 #[derive(Clone, Default, Debug)]
 pub struct Limits {
     routes: Arc<Mutex<Vec<Known>>>,
+    own: Arc<Mutex<Weak<OwnLimits>>>,
     exceeded: Family<Labels, Counter>,
 }
 
@@ -145,7 +149,11 @@ pub struct RouteLimits {
 impl Limits {
     /// Registers their metrics.
     pub fn register(&self, registry: &mut Registry) {
-        registry.register("limited_requests", "Requests that were over a limit of their route", self.exceeded.clone());
+        registry.register(
+            "limited_requests",
+            "Requests that were over a limit of their route, or of the gate itself",
+            self.exceeded.clone(),
+        );
     }
 
     /// The limits of a route; `None`: it has none. Each limit of the same route that is the same as before goes on with what was spent of

@@ -22,6 +22,7 @@ mod form;
 pub mod gateway;
 mod hand_over;
 pub mod http1;
+pub(crate) mod http2_fault;
 pub mod listener;
 pub mod own;
 mod passage;
@@ -45,6 +46,7 @@ use self::{
     socket::{ListenAddress, SocketOptions},
     tls::TlsSettings,
 };
+use crate::limit::rate::Rate;
 
 /// The public listener.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -67,6 +69,8 @@ pub struct ListenerSettings {
     pub max_connections: usize,
     /// The most of one client address; more are closed. `None`: as many as there may be.
     pub max_connections_per_address: Option<usize>,
+    /// What each client address may ask of the gate's own endpoints. `None`: any number.
+    pub own_per_address: Option<Rate>,
     /// How long `/readyz` says no before the listener closes.
     pub drain_delay: Duration,
     /// How long requests in flight may go on after that.

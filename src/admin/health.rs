@@ -194,7 +194,7 @@ pub(super) async fn ready(State(Admin(admin)): State<Admin>) -> Response {
     });
     let Findings { mut warnings, error } = readiness.findings();
     if readiness.is_deaf() {
-        warnings.push("an address of the listener cannot be listened on; the log says why".to_owned());
+        warnings.push("an address of the listener cannot be listened on so far; the log says why".to_owned());
     }
     warnings.extend(readiness.tls.get().into_iter().flat_map(|tls| tls.troubles(Clock::System.now())));
     let body = json!({

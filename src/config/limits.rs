@@ -18,6 +18,11 @@ const MAX_BURST: usize = 1_000_000;
 /// The longest time that a spent budget takes to come back.
 const MAX_RETURN: Duration = Duration::from_secs(30 * 86_400);
 
+/// What each client address may ask of the gate's own endpoints unless something else is said: more than comes from an office, much less
+/// than the gate could answer.
+const OWN: PerTime = PerTime { count: 200, per: SECOND };
+const OWN_BURST: u32 = 2000;
+
 /// `[routes.limits]`
 pub(super) fn read(section: &Section<'_>, authentication: Authentication) -> LimitSettings {
     let max_requests = section.get::<usize>("max_requests").between(1, 1_000_000).option();
@@ -58,11 +63,30 @@ fn alone<T: Setting>(section: &Section<'_>, key: &str, other: &str) {
 }
 
 fn rate(section: &Section<'_>, key: &str, burst_key: &str) -> Option<Rate> {
-    let Some(PerTime { count, per }) = section.get(key).option() else {
+    let Some(rate) = section.get(key).option() else {
         alone::<usize>(section, burst_key, key);
         return None;
     };
-    let burst = section.get::<usize>(burst_key).between(1, MAX_BURST).check(|burst| {
+    Some(with_burst(section, burst_key, rate, rate.count))
+}
+
+/// What each client address may ask of the gate's own endpoints.
+pub(super) fn own(section: &Section<'_>) -> Option<Rate> {
+    const BURST: &str = "own_per_address_burst";
+    let slot = section.get::<Sparing>("own_per_address");
+    let is_given = slot.is_given();
+    if let Some(rate) = slot.or(Sparing(Some(OWN))).0 {
+        return Some(with_burst(section, BURST, rate, if is_given { rate.count } else { OWN_BURST }));
+    }
+    let burst = section.get::<usize>(BURST);
+    if burst.is_given() {
+        section.reader().report(burst.at(), Fault::new("means nothing with `own_per_address = \"off\"`"));
+    }
+    None
+}
+
+fn with_burst(section: &Section<'_>, key: &str, PerTime { count, per }: PerTime, default: u32) -> Rate {
+    let burst = section.get::<usize>(key).between(1, MAX_BURST).check(|burst| {
         let returns = per.as_nanos() * *burst as u128 / u128::from(count);
         if returns <= MAX_RETURN.as_nanos() {
             return Ok(());
@@ -70,10 +94,11 @@ fn rate(section: &Section<'_>, key: &str, burst_key: &str) -> Option<Rate> {
         Err(Fault::new("would take more than 30d to come back once it is spent"))
     });
     let burst = burst.option().and_then(|burst| u32::try_from(burst).ok());
-    Some(Rate { count, per, burst: burst.unwrap_or(count) })
+    Rate { count, per, burst: burst.unwrap_or(default) }
 }
 
 /// `"100/s"`
+#[derive(Clone, Copy)]
 struct PerTime {
     count: u32,
     per: Duration,
@@ -100,5 +125,17 @@ impl Setting for PerTime {
             return Err(Fault::new("must be from 1 to 1000000 requests"));
         }
         Ok(Self { count, per })
+    }
+}
+
+/// A rate, or `"off"`.
+struct Sparing(Option<PerTime>);
+
+impl Setting for Sparing {
+    fn read(raw: Raw<'_>) -> Result<Self, Fault> {
+        match raw.text("a rate")? {
+            "off" => Ok(Self(None)),
+            _ => PerTime::read(raw).map(|rate| Self(Some(rate))),
+        }
     }
 }

@@ -10,6 +10,7 @@ use ipnet::IpNet;
 use toml::de::DeValue;
 
 use super::{
+    limits,
     problem::Fault,
     reader::{At, Section},
     secret,
@@ -49,6 +50,7 @@ pub(super) fn read(section: &Section<'_>) -> ListenerSettings {
         max_headers: section.get("max_headers").between(16, 1000).or(100),
         max_connections: section.get("max_connections").between(1, 1_000_000).or(10_000),
         max_connections_per_address: section.get("max_connections_per_address").between(1, 1_000_000).option(),
+        own_per_address: limits::own(section),
         drain_delay: section.get("drain_delay").between(Duration::ZERO, HOUR).or(Duration::ZERO),
         drain_timeout: section.get("drain_timeout").between(Duration::ZERO, DAY).or(30 * SECOND),
         trusted_proxies,

@@ -87,6 +87,8 @@ idle_timeout = "2s"
 max_header_size = "64KiB"
 max_headers = 50
 max_connections = 5
+own_per_address = "30/m"
+own_per_address_burst = 31
 drain_delay = "3s"
 drain_timeout = "4s"
 trusted_proxies = ["10.0.0.0/8", "192.0.2.1"]
@@ -235,6 +237,7 @@ upstream = "http://[::1]:82/"
         [config.listener.max_header_size, config.listener.max_headers, config.listener.max_connections],
         [65_536, 50, 5]
     );
+    assert_eq!(config.listener.own_per_address, Some(Rate { count: 30, per: seconds(60), burst: 31 }));
     assert_eq!([config.listener.drain_delay, config.listener.drain_timeout], [seconds(3), seconds(4)]);
     let proxies: Vec<_> = config.listener.trusted_proxies.iter().map(ToString::to_string).collect();
     assert_eq!(proxies, ["10.0.0.0/8", "192.0.2.1/32"]);
@@ -415,6 +418,22 @@ upstream = "http://[::1]:82/"
     assert_eq!(texts(&config.forwarded_claims), ["sub", "email"]);
     assert!(config.identity_fields.iter().map(HeaderName::as_str).eq(["x-user", "x-email", "x-forwarded-user"]));
     assert_eq!(config.warnings, []);
+}
+
+#[test]
+fn the_gate_itself_is_asked_within_limits_unless_they_are_off() {
+    let rate = |count, per, burst| Some(Rate { count, per: Duration::from_secs(per), burst });
+    for (listener, expected) in [
+        ("", rate(200, 1, 2000)),
+        ("own_per_address_burst = 5", rate(200, 1, 5)),
+        ("own_per_address = \"6/h\"", rate(6, 3600, 6)),
+        ("own_per_address = \"off\"", None),
+    ] {
+        let text =
+            format!("[listener]\n{listener}\n[[routes]]\nauth = \"none\"\nupstream = \"http://127.0.0.1:3000\"\n");
+        let config = parse(&text, &[]).unwrap();
+        assert_eq!(config.listener.own_per_address, expected, "{listener}");
+    }
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Who has spent how much, in bounded memory.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use governor::{nanos::Nanos, state::StateStore};
 
@@ -12,9 +12,11 @@ const WAYS: usize = 8;
 /// `governor`'s own maps grow with every key that there ever was, and whoever floods brings keys. Here a key has one of eight places,
 /// chosen by its hash; if all are taken, the one goes that has spent least. Such a key begins anew, so that at
 /// the bound the gate errs in favour of those who ask for little, and whoever asks for much stays limited.
-#[derive(Debug)]
+///
+/// Clones share it.
+#[derive(Clone, Debug)]
 pub(super) struct Keys {
-    sets: Box<[Mutex<Set>]>,
+    sets: Arc<[Mutex<Set>]>,
 }
 
 /// Hashes of keys and their times; zero: nobody.
@@ -27,6 +29,18 @@ impl Keys {
         let sets = capacity.div_ceil(WAYS).next_power_of_two();
         Self { sets: (0..sets).map(|_| Mutex::default()).collect() }
     }
+
+    /// Takes so much time from what a key has spent in advance.
+    pub(super) fn give_back(&self, key: u64, nanos: u64) {
+        if let Some((_, until)) = self.set(key).0.iter_mut().find(|(hash, _)| *hash == key) {
+            *until = until.saturating_sub(nanos);
+        }
+    }
+
+    fn set(&self, key: u64) -> MutexGuard<'_, Set> {
+        let index = usize::try_from(key % self.sets.len() as u64).unwrap_or_default();
+        self.sets[index].lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl StateStore for Keys {
@@ -36,8 +50,7 @@ impl StateStore for Keys {
     where
         F: Fn(Option<Nanos>) -> Result<(T, Nanos), E>,
     {
-        let index = usize::try_from(*key % self.sets.len() as u64).unwrap_or_default();
-        let mut set = self.sets[index].lock().unwrap_or_else(PoisonError::into_inner);
+        let mut set = self.set(*key);
         let known = set.0.iter().position(|(hash, _)| hash == key);
         let (outcome, until) = measure(known.map(|place| Nanos::new(set.0[place].1)))?;
         let least = || (0..WAYS).min_by_key(|place| set.0[*place].1).unwrap_or_default();

@@ -31,10 +31,14 @@ pub struct Rate {
 }
 
 impl Rate {
+    /// How long one request takes to come back.
+    fn interval(self) -> Duration {
+        (self.per / self.count.max(1)).max(Duration::from_nanos(1))
+    }
+
     fn quota(self) -> Quota {
         let one = NonZeroU32::MIN;
-        let interval = (self.per / self.count.max(1)).max(Duration::from_nanos(1));
-        let quota = Quota::with_period(interval).unwrap_or_else(|| Quota::per_second(one));
+        let quota = Quota::with_period(self.interval()).unwrap_or_else(|| Quota::per_second(one));
         quota.allow_burst(NonZeroU32::new(self.burst).unwrap_or(one))
     }
 }
@@ -43,6 +47,8 @@ impl Rate {
 pub struct Budgets<C: Clock = MonotonicClock> {
     hasher: RandomState,
     limiter: RateLimiter<u64, Keys, C, NoOpMiddleware<C::Instant>>,
+    keys: Keys,
+    interval: Duration,
 }
 
 impl Budgets {
@@ -55,7 +61,9 @@ impl Budgets {
 
 impl<C: Clock> Budgets<C> {
     fn with_clock(rate: Rate, clock: C) -> Self {
-        Self { hasher: RandomState::new(), limiter: RateLimiter::new(rate.quota(), Keys::new(CAPACITY), clock) }
+        let keys = Keys::new(CAPACITY);
+        let limiter = RateLimiter::new(rate.quota(), keys.clone(), clock);
+        Self { hasher: RandomState::new(), limiter, keys, interval: rate.interval() }
     }
 
     /// Spends one request from the budget of a key.
@@ -63,9 +71,18 @@ impl<C: Clock> Budgets<C> {
     /// # Errors
     /// There is nothing left; there is after this time. Nothing is spent.
     pub fn spend(&self, key: &impl Hash) -> Result<(), Duration> {
-        // Nobody can predict the hash; two keys have one budget with a chance of one in 2⁶⁴.
-        let key = self.hasher.hash_one(key).max(1);
+        let key = self.hash(key);
         self.limiter.check_key(&key).map_err(|until| until.wait_time_from(self.limiter.clock().now()))
+    }
+
+    /// Gives back what one [`spend`](Self::spend) took.
+    pub fn give_back(&self, key: &impl Hash) {
+        self.keys.give_back(self.hash(key), u64::try_from(self.interval.as_nanos()).unwrap_or(u64::MAX));
+    }
+
+    /// Nobody can predict it; two keys have one budget with a chance of one in 2⁶⁴.
+    fn hash(&self, key: &impl Hash) -> u64 {
+        self.hasher.hash_one(key).max(1)
     }
 }
 
@@ -139,6 +156,25 @@ mod tests {
                 prop_assert_eq!(wait, expected, "{} at {}", key, now);
             }
         }
+    }
+
+    #[test]
+    fn what_is_given_back_was_never_spent() {
+        let clock = FakeRelativeClock::default();
+        let rate = Rate { count: 1, per: Duration::from_secs(1), burst: 3 };
+        let budgets = Budgets::with_clock(rate, clock.clone());
+        budgets.give_back(&"nobody");
+        for round in 0..100 {
+            clock.advance(Duration::from_millis(round));
+            assert_eq!(budgets.spend(&"alice"), Ok(()));
+            budgets.give_back(&"alice");
+        }
+        assert_eq!([(); 3].map(|()| budgets.spend(&"alice")), [Ok(()); 3]);
+        assert_eq!(budgets.spend(&"alice"), Err(Duration::from_secs(1)), "and no more than that comes of it");
+        clock.advance(Duration::from_millis(400));
+        budgets.give_back(&"alice");
+        assert_eq!(budgets.spend(&"alice"), Ok(()));
+        assert_eq!(budgets.spend(&"alice"), Err(Duration::from_millis(600)));
     }
 
     #[test]

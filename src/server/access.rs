@@ -223,6 +223,19 @@ pub(super) fn refused(peer: &HeaderValue, status: u16, code: &'static str) {
     );
 }
 
+/// A connection of HTTP/2 that the gate ended for what its client sent. `fault`: the name of the error.
+pub(super) fn ended(peer: &HeaderValue, fault: &'static str) {
+    tracing::info!(
+        target: log::ACCESS_TARGET,
+        {
+            malformed = fault,
+            network.protocol.version = "2",
+            network.peer.address = peer.to_str().unwrap_or_default(),
+        },
+        "connection"
+    );
+}
+
 fn subject_of(wanted: bool, subject: impl FnOnce() -> Option<String>) -> Option<String> {
     wanted.then(subject).flatten()
 }

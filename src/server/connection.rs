@@ -109,7 +109,7 @@ pub async fn serve(accepted: Accepted, held: Held, service: Service) {
                 connection.await
             }
         };
-        result.map_err(Into::into)
+        result.inspect_err(|error| refusals.note_end(error)).map_err(Into::into)
     };
     if let Err(error) = result {
         tracing::debug!(error = &*error as &dyn std::error::Error, "connection from client ended");

@@ -5,7 +5,7 @@ use std::{net::IpAddr, sync::Arc, time::Instant};
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use http_body::Body as _;
-use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::{counter::Counter, gauge::Gauge};
 use tower::{Layer, Service};
 
 use super::{
@@ -26,7 +26,7 @@ use crate::{
     cors::{self, CorsSettings},
     gate::{Gate, GateLayer, Judge, grpc, identity::ReservedNames, problem},
     incoming::Incoming,
-    limit::{Excess, Limits, RouteLimits, concurrency::Place},
+    limit::{Excess, Limits, RouteLimits, concurrency::Place, own::OwnLimits},
     route::{RouteSettings, table::RouteTable},
     telemetry::{
         log::AccessSettings,
@@ -45,6 +45,7 @@ use crate::{
 pub struct Gateway {
     routes: RouteTable<Route>,
     own: OwnEndpoints,
+    own_limits: Option<Arc<OwnLimits>>,
     metrics: Arc<ServerMetrics>,
     options: GatewayOptions,
     edition: Edition,
@@ -116,7 +117,9 @@ impl Gateway {
             (settings.hosts.clone(), settings.path.clone(), route)
         };
         let edition = Edition::new();
-        Self { routes: RouteTable::new(routes.iter().zip(layers).map(route)), own, metrics, options, edition }
+        let own_limits = limits.of_own(options.listener.own_per_address);
+        let routes = RouteTable::new(routes.iter().zip(layers).map(route));
+        Self { routes, own, own_limits, metrics, options, edition }
     }
 
     /// The gates of these routes, in the same order.
@@ -200,6 +203,12 @@ impl Gateway {
         self.metrics.connections.clone()
     }
 
+    /// Connections that were closed because their address had too many.
+    #[must_use]
+    pub fn connections_refused(&self) -> &Counter {
+        &self.metrics.connections_refused
+    }
+
     /// Lets go of what was unused for too long.
     pub fn maintain(&self) {
         self.routes.iter().for_each(|route| route.upstream.maintain());
@@ -225,7 +234,7 @@ impl Gateway {
                 return (form::Unserved::Method.answer(), None);
             }
             // Boxed: every connection has room for what serves its requests, and few of them come here.
-            return (Box::pin(self.own.serve(request, &arrival.downstream)).await, None);
+            return (Box::pin(self.serve_own(request, &arrival.downstream)).await, None);
         }
         let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
         let Some(route) = self.routes.find(host, request.uri().path()) else {
@@ -263,6 +272,24 @@ impl Gateway {
         };
         self.share(route, origin.as_ref(), &mut response);
         (response, Some(route))
+    }
+
+    /// What the gate itself is asked, within what the client's address may ask. A machine whose credential is good spends nothing: senders of
+    /// events must not be slowed down.
+    async fn serve_own(&self, request: Request<Incoming>, downstream: &Downstream) -> Response<Body> {
+        let Some(limits) = &self.own_limits else { return self.own.serve(request, downstream).await };
+        let client = self.client(&request, downstream);
+        if let Err(excess) = limits.spend(client) {
+            let mut response = excess.answer(problem::is_grpc_call(request.headers()));
+            self.own.origins.share(self.own.origins.of(request.headers()), response.headers_mut());
+            return response;
+        }
+        let is_for_machines = OwnEndpoints::is_for_machines(request.uri().path());
+        let response = self.own.serve(request, downstream).await;
+        if is_for_machines && !response.status().is_client_error() {
+            limits.give_back(client);
+        }
+        response
     }
 
     /// Where a request came from, as far as it is believed.

@@ -17,7 +17,6 @@ mod refusals;
 mod tests;
 
 use std::{
-    cell::Cell,
     fmt,
     future::poll_fn,
     io,
@@ -26,7 +25,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Response, StatusCode, Version, header};
+use http::{Method, Request, Response, StatusCode, Version, header};
 use http_body::{Body, Frame};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 
@@ -44,6 +43,7 @@ use crate::{
         content::Framing,
         outgoing::Outgoing,
         read::{BLOCK, poll_fill},
+        spare,
     },
     incoming::Incoming,
     upstream::{
@@ -56,11 +56,6 @@ use crate::{
 
 /// How much of content that nobody wants is passed over, so that the connection can go on, in bytes.
 const PASSED_OVER: usize = 64 * 1024;
-
-thread_local! {
-    /// A map without fields for the next request: those of requests are as many each time.
-    static SPARE: Cell<HeaderMap> = Cell::new(HeaderMap::new());
-}
 
 /// What a connection is served by.
 #[derive(Debug)]
@@ -155,7 +150,7 @@ fn sent_too_early<B: From<Bytes>>() -> Response<B> {
 #[must_use]
 pub fn is_read(bytes: &[u8]) -> bool {
     let limits = HeadLimits { size: 64 * 1024, fields: 100 };
-    let taken = Unread::default().take(&mut Bytes::copy_from_slice(bytes), limits, &mut HeaderMap::new());
+    let taken = Unread::default().take(&mut Bytes::copy_from_slice(bytes), limits);
     matches!(taken, Ok(Some(_)))
 }
 
@@ -182,10 +177,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
     ) -> Poll<io::Result<Option<Result<Head, Fault>>>> {
         loop {
             if !self.buffer.is_empty() {
-                let mut spare = SPARE.take();
-                let taken = self.unread.take(&mut self.buffer, limits, &mut spare);
-                SPARE.set(spare);
-                match taken {
+                match self.unread.take(&mut self.buffer, limits) {
                     Ok(Some(head)) => return Poll::Ready(Ok(Some(Ok(head)))),
                     Ok(None) => {}
                     Err(fault) => return Poll::Ready(Ok(Some(Err(fault)))),
@@ -300,9 +292,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
         let mut outgoing = outgoing;
         outgoing.framing = encode::framing(&response, exchange);
         encode::head(outgoing.out.head(), &response, outgoing.framing, exchange);
-        let (mut parts, mut body) = response.into_parts();
-        parts.headers.clear();
-        SPARE.set(parts.headers);
+        let (parts, mut body) = response.into_parts();
+        spare::give(parts.headers);
         let mut is_whole = outgoing.framing == Framing::Empty;
         let mut is_flushed = true;
         poll_fn(|context| {

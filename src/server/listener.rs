@@ -29,6 +29,10 @@ use super::{
 };
 use crate::drain::{Drain, EndOnDrop};
 
+/// How long it is until a socket that cannot be listened on is tried again: twice as long each time.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+const LAST_PAUSE: Duration = Duration::from_secs(30);
+
 /// What connections are served with.
 #[derive(Clone, Debug)]
 pub struct Service {
@@ -61,7 +65,7 @@ pub async fn run(sockets: Sockets, service: Service) -> bool {
     let slots = Arc::new(Semaphore::new(gateways.load().listener().max_connections.min(Semaphore::MAX_PERMITS)));
     let Sockets { open, waiting, ready, listening, deaf } = sockets;
     let (mut acceptors, crowd) = (JoinSet::new(), Crowd::default());
-    let mut accept = |socket| {
+    let accept = |acceptors: &mut JoinSet<_>, socket| {
         let acceptor = Acceptor {
             socket,
             service: service.clone(),
@@ -71,18 +75,29 @@ pub async fn run(sockets: Sockets, service: Service) -> bool {
         };
         acceptors.spawn(acceptor.run());
     };
-    open.into_iter().for_each(&mut accept);
+    for socket in open {
+        accept(&mut acceptors, socket);
+    }
+    let mut left = Vec::new();
     if !waiting.is_empty() && drain.begun().run_until_cancelled(ready).await.is_some() {
-        listen_all(waiting, &deaf).into_iter().for_each(&mut accept);
+        left = listen_all(waiting, &deaf, |socket| accept(&mut acceptors, socket));
     }
     // Nobody waits for it any more when the gate is dropped.
     let _ = listening.send(());
 
-    let mut connections = Vec::new();
-    while let Some(left) = acceptors.join_next().await {
-        match left {
-            Ok(left) => connections.push(left),
-            Err(error) => report(Err(error)),
+    let (mut connections, mut pause, drained) = (Vec::new(), FIRST_PAUSE, drain.begun());
+    loop {
+        tokio::select! {
+            Some(ended) = acceptors.join_next() => match ended {
+                Ok(left) => connections.push(left),
+                Err(error) => report(Err(error)),
+            },
+            () = drained.cancelled(), if !left.is_empty() => left.clear(),
+            () = sleep(pause), if !left.is_empty() => {
+                left = listen_all(left, &deaf, |socket| accept(&mut acceptors, socket));
+                pause = (2 * pause).min(LAST_PAUSE);
+            }
+            else => break,
         }
     }
     drain.begun().cancelled().await;
@@ -134,35 +149,35 @@ impl Sockets {
         Ok((Self { open, waiting, ready: Box::pin(ready), listening, deaf: Arc::default() }, told))
     }
 
-    /// Whether one of those that waited could not be listened on in the end.
+    /// Whether one of those that waited cannot be listened on so far.
     #[must_use]
     pub fn deaf(&self) -> Arc<AtomicBool> {
         Arc::clone(&self.deaf)
     }
 }
 
-/// Listens on all of them that can be; `deaf`: one cannot.
-fn listen_all(waiting: Vec<Bound>, deaf: &AtomicBool) -> Vec<Listening> {
-    let count = waiting.len();
-    let open: Vec<_> = waiting.into_iter().filter_map(listen).collect();
-    deaf.store(open.len() < count, Ordering::Relaxed);
-    open
-}
-
-fn listen(socket: Bound) -> Option<Listening> {
-    let address = socket.address().clone();
-    match socket.listen() {
-        Ok(socket) => {
-            if socket.shared().is_some() {
-                hand_over::spread(&socket);
+/// Listens on all of them that can be. Returns those that cannot; `deaf`: there are any.
+fn listen_all(waiting: Vec<Bound>, deaf: &AtomicBool, mut accept: impl FnMut(Listening)) -> Vec<Bound> {
+    let mut left = Vec::new();
+    for socket in waiting {
+        match socket.try_listen() {
+            Ok(socket) => {
+                if socket.shared().is_some() {
+                    hand_over::spread(&socket);
+                }
+                accept(socket);
             }
-            Some(socket)
-        }
-        Err(error) => {
-            tracing::error!(error = &error as &dyn std::error::Error, %address, "cannot listen");
-            None
+            Err((socket, error)) => {
+                let address = socket.address();
+                tracing::error!(error = &error as &dyn std::error::Error, %address, "cannot listen, and tries again");
+                left.push(socket);
+            }
         }
     }
+    if deaf.swap(!left.is_empty(), Ordering::Relaxed) && left.is_empty() {
+        tracing::info!("listens on all addresses after all");
+    }
+    left
 }
 
 /// Accepts the connections of one socket.
@@ -227,7 +242,10 @@ impl Acceptor {
             return;
         }
         let gateway = self.service.gateways.load();
-        let Ok(member) = self.admit(&accepted, gateway.listener()) else { return };
+        let Ok(member) = self.admit(&accepted, gateway.listener()) else {
+            gateway.connections_refused().inc();
+            return;
+        };
         let held = Held { _open: Open::new(gateway.connections()), _slot: slot, _member: member };
         connections.spawn(connection::serve(accepted, held, self.service.clone()));
     }
@@ -302,11 +320,41 @@ mod tests {
             std::fs::create_dir(&path).unwrap();
             let bound = bind(&ListenAddress::Unix(path.join("gate.sock")), options).unwrap();
             if is_gone {
-                std::fs::remove_dir_all(path).unwrap();
+                std::fs::remove_dir_all(&path).unwrap();
             }
-            let deaf = AtomicBool::new(false);
-            assert_eq!(listen_all(bound, &deaf).len(), usize::from(!is_gone));
+            let (deaf, mut open) = (AtomicBool::new(false), Vec::new());
+            let left = listen_all(bound, &deaf, |socket| open.push(socket));
+            assert_eq!((open.len(), left.len()), (usize::from(!is_gone), usize::from(is_gone)));
             assert_eq!(deaf.load(Ordering::Relaxed), is_gone);
+            if is_gone {
+                std::fs::create_dir(&path).unwrap();
+                assert_eq!(listen_all(left, &deaf, |socket| open.push(socket)).len(), 0);
+                assert!(!deaf.load(Ordering::Relaxed));
+                assert!(std::os::unix::net::UnixStream::connect(path.join("gate.sock")).is_ok());
+                drop(open);
+                assert!(!path.join("gate.sock").exists(), "nothing is left of it");
+            }
         }
+    }
+
+    /// Another process listens where this one is bound, and goes.
+    #[tokio::test]
+    async fn an_address_that_becomes_free_is_listened_on() {
+        let options = SocketOptions { shared: true, unix_mode: 0o660 };
+        let bound = bind(&ListenAddress::Tcp(([127, 0, 0, 1], 0).into()), options).unwrap();
+        let ListenAddress::Tcp(address) = bound[0].address().clone() else { panic!("by TCP") };
+        let deaf = AtomicBool::new(false);
+        // One that shares the address by `SO_REUSEADDR` alone keeps others from listening.
+        let other = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        other.set_reuse_address(true).unwrap();
+        other.bind(&address.into()).unwrap();
+        other.listen(1).unwrap();
+        let mut open = Vec::new();
+        let left = listen_all(bound, &deaf, |socket| open.push(socket));
+        assert_eq!((open.len(), left.len(), deaf.load(Ordering::Relaxed)), (0, 1, true));
+        drop(other);
+        let left = listen_all(left, &deaf, |socket| open.push(socket));
+        assert_eq!((open.len(), left.len(), deaf.load(Ordering::Relaxed)), (1, 0, false));
+        assert!(std::net::TcpStream::connect(address).is_ok());
     }
 }

@@ -59,6 +59,12 @@ impl OwnEndpoints {
         path.strip_prefix(PREFIX).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     }
 
+    /// Whether those who ask there are machines with a credential of their own.
+    #[must_use]
+    pub fn is_for_machines(path: &str) -> bool {
+        path.starts_with(EVENTS) || path.strip_prefix(PREFIX) == Some("/last-logout")
+    }
+
     /// Answers a request for one of them.
     pub async fn serve(&self, request: Request<Incoming>, downstream: &Downstream) -> Response<Body> {
         if let Some(name) = request.uri().path().strip_prefix(EVENTS) {

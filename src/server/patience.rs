@@ -251,6 +251,11 @@ impl<B: Body + Unpin> Body for Served<B> {
 pub trait Abort {
     /// From now on, dropping it tells the other side that something went wrong.
     fn abort(&self);
+
+    /// Whether its end is told by more than closing it.
+    fn says_goodbye(&self) -> bool {
+        false
+    }
 }
 
 impl Abort for TcpStream {
@@ -273,6 +278,8 @@ pub struct Patient<T: Abort> {
     header: Option<Header>,
     /// When a write began to wait, in milliseconds from the progress's origin.
     write_since: Option<u64>,
+    /// Whether the client has closed.
+    ended: bool,
     /// When closing began.
     closing: Option<Instant>,
     timer: Seldom<Pin<Box<Sleep>>>,
@@ -292,7 +299,7 @@ impl<T: Abort> Patient<T> {
     #[must_use]
     pub fn new(stream: T, progress: Arc<Progress>, limits: Limits) -> Self {
         let timer = Seldom::new(Box::pin(tokio::time::sleep(limits.header.min(limits.idle))));
-        Self { stream, progress, limits, header: None, write_since: None, closing: None, timer }
+        Self { stream, progress, limits, header: None, write_since: None, ended: false, closing: None, timer }
     }
 
     /// The first header is waited for since the connection was accepted: whatever has come before is part of that time.
@@ -392,6 +399,8 @@ impl<T: AsyncRead + Abort + Unpin> AsyncRead for Patient<T> {
             Poll::Ready(result) => {
                 if buffer.filled().len() > before {
                     self.read_some(&buffer.filled()[before..]);
+                } else if result.is_ok() && buffer.remaining() > 0 {
+                    self.ended = true;
                 }
                 Poll::Ready(result)
             }
@@ -429,6 +438,10 @@ impl<T: AsyncRead + AsyncWrite + Abort + Unpin> AsyncWrite for Patient<T> {
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let since = if let Some(since) = self.closing {
             since
+        } else if self.ended && !self.stream.says_goodbye() {
+            // Nobody sends anything any more.
+            self.closing = Some(Instant::now());
+            return Poll::Ready(Ok(()));
         } else {
             ready!(Pin::new(&mut self.stream).poll_shutdown(context))?;
             self.timer.inner_mut().as_mut().reset(Instant::now() + LINGER);

@@ -59,6 +59,7 @@ pub struct Bound {
     socket: Socket,
     address: ListenAddress,
     origin: Origin,
+    options: SocketOptions,
     /// Where a Unix socket is until it takes its place.
     file: Option<SocketFile>,
 }
@@ -80,13 +81,13 @@ pub fn bind(address: &ListenAddress, options: SocketOptions) -> io::Result<Vec<B
         ListenAddress::Tcp(address) => {
             let socket = bind_tcp(*address, options.shared)?;
             let address = socket.local_addr()?.as_socket().unwrap_or(*address);
-            vec![Bound { socket, address: ListenAddress::Tcp(address), origin, file: None }]
+            vec![Bound { socket, address: ListenAddress::Tcp(address), origin, options, file: None }]
         }
         ListenAddress::Unix(path) => {
             let (socket, file) = bind_unix(path, options)?;
-            vec![Bound { socket, address: address.clone(), origin, file: Some(file) }]
+            vec![Bound { socket, address: address.clone(), origin, options, file: Some(file) }]
         }
-        ListenAddress::Systemd(name) => take_passed(name.as_deref())?,
+        ListenAddress::Systemd(name) => take_passed(name.as_deref(), options)?,
     })
 }
 
@@ -159,7 +160,7 @@ fn passed() -> &'static Mutex<Vec<Passed>> {
     })
 }
 
-fn take_passed(name: Option<&str>) -> io::Result<Vec<Bound>> {
+fn take_passed(name: Option<&str>, options: SocketOptions) -> io::Result<Vec<Bound>> {
     let is_meant = |found: &Option<String>| name.is_none() || found.as_deref() == name;
     let mut all = passed().lock().unwrap_or_else(PoisonError::into_inner);
     let (taken, left): (Vec<Passed>, Vec<Passed>) = all.drain(..).partition(|(found, _)| is_meant(found));
@@ -171,10 +172,10 @@ fn take_passed(name: Option<&str>) -> io::Result<Vec<Bound>> {
         };
         return Err(io::Error::new(io::ErrorKind::NotFound, what));
     }
-    taken.into_iter().map(|(_, descriptor)| adopt(descriptor)).collect()
+    taken.into_iter().map(|(_, descriptor)| adopt(descriptor, options)).collect()
 }
 
-fn adopt(descriptor: OwnedFd) -> io::Result<Bound> {
+fn adopt(descriptor: OwnedFd, options: SocketOptions) -> io::Result<Bound> {
     let socket = Socket::from(descriptor);
     let unfit = |what| io::Error::new(io::ErrorKind::InvalidInput, what);
     if socket.r#type()? != Type::STREAM || !listens(&socket)? {
@@ -190,7 +191,7 @@ fn adopt(descriptor: OwnedFd) -> io::Result<Bound> {
         (None, Some(path)) => ListenAddress::Unix(path.to_owned()),
         (None, None) => return Err(unfit("systemd passed a socket on that has neither an address nor a path")),
     };
-    Ok(Bound { socket, address, origin: Origin::Passed, file: None })
+    Ok(Bound { socket, address, origin: Origin::Passed, options, file: None })
 }
 
 #[cfg(target_os = "linux")]
@@ -227,22 +228,49 @@ impl Bound {
     ///
     /// # Errors
     /// The system's.
-    pub fn listen(self) -> io::Result<Listening> {
-        let Self { socket, address, origin, mut file } = self;
-        if origin != Origin::Passed {
-            socket.listen(BACKLOG)?;
+    pub fn listen(mut self) -> io::Result<Listening> {
+        let listener = self.open()?;
+        Ok(self.listening(listener))
+    }
+
+    /// Listens, or may be tried again: a Unix socket whose file is gone is made anew.
+    pub(super) fn try_listen(mut self) -> Result<Listening, (Self, io::Error)> {
+        let listener = self.renew().and_then(|()| self.open());
+        match listener {
+            Ok(listener) => Ok(self.listening(listener)),
+            Err(error) => Err((self, error)),
         }
-        let listener = match &address {
-            ListenAddress::Unix(path) => {
-                if let Some(file) = &mut file {
-                    fs::rename(&file.path, path)?;
-                    path.clone_into(&mut file.path);
-                }
-                Listener::Unix(UnixListener::from_std(socket.into())?)
-            }
+    }
+
+    fn open(&mut self) -> io::Result<Listener> {
+        if self.origin != Origin::Passed {
+            self.socket.listen(BACKLOG)?;
+        }
+        if let (ListenAddress::Unix(path), Some(file)) = (&self.address, &mut self.file) {
+            fs::rename(&file.path, path)?;
+            path.clone_into(&mut file.path);
+        }
+        let socket = self.socket.try_clone()?;
+        Ok(match self.address {
+            ListenAddress::Unix(_) => Listener::Unix(UnixListener::from_std(socket.into())?),
             ListenAddress::Tcp(_) | ListenAddress::Systemd(_) => Listener::Tcp(TcpListener::from_std(socket.into())?),
-        };
-        Ok(Listening { listener, address, origin, _file: file })
+        })
+    }
+
+    fn renew(&mut self) -> io::Result<()> {
+        let ListenAddress::Unix(path) = &self.address else { return Ok(()) };
+        if self.origin == Origin::Passed || self.file.as_ref().is_some_and(SocketFile::is_there) {
+            return Ok(());
+        }
+        // First of all the old one: what takes its place may look like it.
+        self.file = None;
+        let (socket, file) = bind_unix(path, self.options)?;
+        (self.socket, self.file) = (socket, Some(file));
+        Ok(())
+    }
+
+    fn listening(self, listener: Listener) -> Listening {
+        Listening { listener, address: self.address, origin: self.origin, _file: self.file }
     }
 }
 
@@ -332,9 +360,16 @@ struct SocketFile {
     identity: (u64, u64),
 }
 
+impl SocketFile {
+    /// Whether it is still ours.
+    fn is_there(&self) -> bool {
+        identity(&self.path).is_ok_and(|identity| identity == self.identity)
+    }
+}
+
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        if identity(&self.path).is_ok_and(|identity| identity == self.identity) {
+        if self.is_there() {
             let _ = fs::remove_file(&self.path);
         }
     }

@@ -40,6 +40,10 @@ impl Abort for Transport {
             Self::Unix(_) => {}
         }
     }
+
+    fn says_goodbye(&self) -> bool {
+        matches!(self, Self::Tls(_))
+    }
 }
 
 macro_rules! each {
@@ -133,6 +137,10 @@ impl<H> Begun<H> {
 impl<H> Abort for Begun<H> {
     fn abort(&self) {
         self.transport.abort();
+    }
+
+    fn says_goodbye(&self) -> bool {
+        self.transport.says_goodbye()
     }
 }
 

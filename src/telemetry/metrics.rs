@@ -13,7 +13,7 @@ use prometheus_client::{
 };
 
 use super::histogram::TimeHistogram;
-use crate::{upstream::metrics::UpstreamMetrics, verdict::Reason};
+use crate::{server::http2_fault, upstream::metrics::UpstreamMetrics, verdict::Reason};
 
 /// Labels of a request.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
@@ -36,6 +36,12 @@ struct MalformedLabels {
     reason: &'static str,
 }
 
+/// Why a connection ended.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct FaultLabels {
+    fault: &'static str,
+}
+
 /// The label of a route.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
 struct RouteLabel {
@@ -51,7 +57,10 @@ pub struct ServerMetrics {
     in_flight: Gauge,
     /// Open connections of clients.
     pub connections: Gauge,
+    /// Connections that were closed because their address had too many.
+    pub connections_refused: Counter,
     malformed: Family<MalformedLabels, Counter>,
+    http2_faults: Family<FaultLabels, Counter>,
     routes: Mutex<Vec<Arc<RouteMetrics>>>,
     /// Those of upstreams.
     pub upstreams: UpstreamMetrics,
@@ -89,13 +98,19 @@ impl ServerMetrics {
             // From the start, so that a rise can be told.
             drop(malformed.get_or_create_owned(&MalformedLabels { reason }));
         }
+        let http2_faults: Family<FaultLabels, Counter> = Family::default();
+        for fault in http2_fault::names() {
+            drop(http2_faults.get_or_create_owned(&FaultLabels { fault }));
+        }
         Arc::new(Self {
             requests,
             responses,
             durations,
             in_flight: Gauge::default(),
             connections: Gauge::default(),
+            connections_refused: Counter::default(),
             malformed,
+            http2_faults,
             routes: Mutex::default(),
             upstreams: UpstreamMetrics::default(),
             unrouted,
@@ -132,11 +147,26 @@ impl ServerMetrics {
         registry.register("requests_in_flight", "Requests that are being served", self.in_flight.clone());
         registry.register("connections", "Open connections of clients", self.connections.clone());
         registry.register(
+            "connections_refused",
+            "Connections that were closed as they came, because their address had as many as it may",
+            self.connections_refused.clone(),
+        );
+        registry.register(
+            "http2_faults",
+            "Connections of HTTP/2 that the gate ended for what their client sent",
+            self.http2_faults.clone(),
+        );
+        registry.register(
             "malformed_requests",
             "What came over HTTP/1.1 and was refused before it was a request",
             self.malformed.clone(),
         );
         self.upstreams.register(registry);
+    }
+
+    /// Counts a connection of HTTP/2 that ended for this fault of its client.
+    pub fn count_http2_fault(&self, fault: &'static str) {
+        self.http2_faults.get_or_create_owned(&FaultLabels { fault }).inc();
     }
 
     /// Counts what was refused before it was a request. `reason`: the code of its problem.

@@ -306,8 +306,8 @@ impl HttpBody for RequestBody {
 pub enum Body {
     /// One of the gate's own.
     Own(Option<Bytes>),
-    /// One from an upstream.
-    Upstream(UpstreamBody),
+    /// One from an upstream. Most are there with their header, and become one of the others: those that are not have a box.
+    Upstream(Box<UpstreamBody>),
 }
 
 /// The body of an upstream's response. Its connection goes back to the pool when the body has ended, and not before.
@@ -341,9 +341,10 @@ const REST_OF_MESSAGE: Duration = Duration::from_millis(250);
 #[error("the session ended: {}", .0.code())]
 struct SessionOver(Reason);
 
+#[expect(clippy::large_enum_variant, reason = "it is in a box")]
 #[derive(Debug)]
 enum Inbound {
-    Http1(Box<(ResponseBody<Stream>, InFlight)>),
+    Http1 { body: ResponseBody<Stream>, in_flight: InFlight },
     Http2 { incoming: hyper::body::Incoming, _in_flight: InFlight },
 }
 
@@ -355,12 +356,12 @@ impl Body {
             in_flight.endpoint().keep(body.take_connection());
             return whole.into();
         }
-        Self::Upstream(UpstreamBody::new(Inbound::Http1(Box::new((body, in_flight))), limits))
+        Self::Upstream(Box::new(UpstreamBody::new(Inbound::Http1 { body, in_flight }, limits)))
     }
 
     /// The body of a response over HTTP/2.
-    pub(super) const fn http2(incoming: hyper::body::Incoming, in_flight: InFlight, limits: Limits) -> Self {
-        Self::Upstream(UpstreamBody::new(Inbound::Http2 { incoming, _in_flight: in_flight }, limits))
+    pub(super) fn http2(incoming: hyper::body::Incoming, in_flight: InFlight, limits: Limits) -> Self {
+        Self::Upstream(Box::new(UpstreamBody::new(Inbound::Http2 { incoming, _in_flight: in_flight }, limits)))
     }
 
     /// When it must have ended, however its client gets on; `None`: it may take any time, or is there already.
@@ -383,8 +384,7 @@ impl Body {
 impl Inbound {
     fn poll_frame(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match self {
-            Self::Http1(inbound) => {
-                let (body, in_flight) = &mut **inbound;
+            Self::Http1 { body, in_flight } => {
                 let frame = ready!(body.poll_frame(context));
                 if body.is_end_stream() {
                     in_flight.endpoint().keep(body.take_connection());
@@ -400,14 +400,14 @@ impl Inbound {
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Self::Http1(inbound) => inbound.0.is_end_stream(),
+            Self::Http1 { body, .. } => body.is_end_stream(),
             Self::Http2 { incoming, .. } => incoming.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Http1(inbound) => hint(inbound.0.size_hint()),
+            Self::Http1 { body, .. } => hint(body.size_hint()),
             Self::Http2 { incoming, .. } => incoming.size_hint(),
         }
     }

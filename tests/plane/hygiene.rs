@@ -3,6 +3,7 @@
 mod bodies;
 mod differential;
 mod document;
+mod faults;
 mod floods;
 #[allow(dead_code, reason = "a whole vocabulary")]
 mod frames;

@@ -1,6 +1,7 @@
 //! How much a route takes.
 
 mod bodies;
+mod own;
 mod rates;
 mod requests;
 

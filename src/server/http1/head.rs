@@ -6,11 +6,11 @@
 use std::mem::{self, MaybeUninit};
 
 use bytes::{Buf, Bytes, BytesMut};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version, header};
+use http::{HeaderName, HeaderValue, Method, Request, Uri, Version, header};
 use httparse::{ParserConfig, Status};
 use memchr::{memchr, memchr_iter};
 
-use crate::http1::content::Framing;
+use crate::http1::{content::Framing, spare};
 
 /// How many empty lines there may be before a request: some clients send one too many after content (RFC 9112 §2.2).
 const MAX_BLANKS: u8 = 8;
@@ -67,16 +67,11 @@ impl Unread {
         self.partial.is_empty()
     }
 
-    /// Takes a header off the beginning of `buffer`; `None`: it is not complete. `spare`: the map for its fields.
+    /// Takes a header off the beginning of `buffer`; `None`: it is not complete.
     ///
     /// # Errors
     /// [`Fault`]. Nothing after it may be read.
-    pub(super) fn take(
-        &mut self,
-        buffer: &mut Bytes,
-        limits: HeadLimits,
-        spare: &mut HeaderMap,
-    ) -> Result<Option<Head>, Fault> {
+    pub(super) fn take(&mut self, buffer: &mut Bytes, limits: HeadLimits) -> Result<Option<Head>, Fault> {
         if !self.partial.is_empty() {
             // One that comes a byte at a time is looked at once for each of its lines.
             let has_line = memchr(b'\n', buffer).is_some();
@@ -100,7 +95,7 @@ impl Unread {
         if buffer.is_empty() {
             return Ok(None);
         }
-        if let Some((size, head)) = parse(buffer, limits, spare)? {
+        if let Some((size, head)) = parse(buffer, limits)? {
             buffer.advance(size);
             self.blanks = 0;
             return Ok(Some(head));
@@ -115,18 +110,17 @@ impl Unread {
     }
 }
 
-fn parse(buffer: &Bytes, limits: HeadLimits, spare: &mut HeaderMap) -> Result<Option<(usize, Head)>, Fault> {
+fn parse(buffer: &Bytes, limits: HeadLimits) -> Result<Option<(usize, Head)>, Fault> {
     if limits.fields > USUAL_LIMIT {
-        return parse_into(buffer, limits, spare, &mut vec![MaybeUninit::uninit(); limits.fields]);
+        return parse_into(buffer, limits, &mut vec![MaybeUninit::uninit(); limits.fields]);
     }
     let mut fields = [const { MaybeUninit::uninit() }; USUAL_LIMIT];
-    parse_into(buffer, limits, spare, &mut fields[..limits.fields])
+    parse_into(buffer, limits, &mut fields[..limits.fields])
 }
 
 fn parse_into<'b>(
     buffer: &'b Bytes,
     limits: HeadLimits,
-    spare: &mut HeaderMap,
     fields: &mut [MaybeUninit<httparse::Header<'b>>],
 ) -> Result<Option<(usize, Head)>, Fault> {
     let mut parsed = httparse::Request::new(&mut []);
@@ -151,8 +145,7 @@ fn parse_into<'b>(
     *request.method_mut() = Method::from_bytes(method.as_bytes()).map_err(|_| Fault::Malformed)?;
     *request.uri_mut() = Uri::from_maybe_shared(buffer.slice_ref(target.as_bytes())).map_err(|_| Fault::Malformed)?;
     *request.version_mut() = version;
-    let (mut headers, mut said) = (mem::take(spare), Said::default());
-    headers.reserve(parsed.headers.len());
+    let (mut headers, mut said) = (spare::take(parsed.headers.len()), Said::default());
     for field in parsed.headers.iter() {
         let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| Fault::Malformed)?;
         said.field(&name, field.value)?;

@@ -1,5 +1,4 @@
 use bytes::Bytes;
-use http::HeaderMap;
 use proptest::prelude::*;
 
 use super::head::{Fault, HeadLimits, Unread};
@@ -27,7 +26,7 @@ fn read_pieces<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Result<Vec<(St
         append(&mut buffer, Bytes::copy_from_slice(piece));
         loop {
             let Some((_, content, decoder)) = &mut under_way else {
-                let head = unread.take(&mut buffer, LIMITS, &mut HeaderMap::new()).map_err(Refused::Head)?;
+                let head = unread.take(&mut buffer, LIMITS).map_err(Refused::Head)?;
                 let Some(head) = head else { break };
                 assert_ne!(head.framing, Framing::Close);
                 let decoder = Decoder::new(head.framing, Sender::Client);
@@ -192,11 +191,11 @@ fn a_header_has_its_limits() {
     assert_eq!(read(fields(LIMITS.fields + 1).as_bytes()), too_large);
     let long = format!("GET /{} HTTP/1.1\r\n\r\n", "x".repeat(70_000));
     let limits = HeadLimits { size: 100_000, ..LIMITS };
-    let taken = Unread::default().take(&mut Bytes::from(long), limits, &mut HeaderMap::new());
+    let taken = Unread::default().take(&mut Bytes::from(long), limits);
     assert_eq!(taken.map(|_| ()), Err(Fault::TargetTooLong));
     // More than there is usually room for.
     let limits = HeadLimits { fields: 300, ..LIMITS };
-    let taken = Unread::default().take(&mut Bytes::from(fields(300)), limits, &mut HeaderMap::new()).unwrap();
+    let taken = Unread::default().take(&mut Bytes::from(fields(300)), limits).unwrap();
     assert_eq!(taken.unwrap().request.headers().len(), 300);
 }
 
@@ -214,7 +213,7 @@ fn a_header_says_whether_the_connection_goes_on() {
         ("HTTP/1.0\r\nConnection: keep-alive, close\r\n", false),
     ] {
         let bytes = format!("GET / {head}\r\n");
-        let taken = Unread::default().take(&mut Bytes::from(bytes), LIMITS, &mut HeaderMap::new()).unwrap();
+        let taken = Unread::default().take(&mut Bytes::from(bytes), LIMITS).unwrap();
         assert_eq!(taken.unwrap().persistent, expected, "{head:?}");
     }
 }

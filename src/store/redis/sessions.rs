@@ -92,15 +92,23 @@ return {value, origin}";
 /// KEYS: a sorted set. ARGV: by how much clocks may differ; members and scores in turn. Records each (see
 /// [`recorded`](crate::store::sessions::recorded)), and answers what scores they had.
 const RECORD: &str = "\
-local skew, before = tonumber(ARGV[1]), {}
-for at = 2, #ARGV, 2 do
-  local member, active = ARGV[at], tonumber(ARGV[at + 1])
-  local held = redis.call('ZSCORE', KEYS[1], member)
-  local score = held and tonumber(held)
-  if not score or score < active then redis.call('ZADD', KEYS[1], ARGV[at + 1], member)
-  elseif score < active + skew then redis.call('ZADD', KEYS[1], string.format('%.0f', score + 1), member) end
-  before[#before + 1] = held
+local skew, members, changes, latest = tonumber(ARGV[1]), {}, {}, {}
+for at = 2, #ARGV, 2 do members[at / 2] = ARGV[at] end
+local before = redis.call('ZMSCORE', KEYS[1], unpack(members))
+for number, member in ipairs(members) do
+  local active, kept = ARGV[2 * number + 1], nil
+  local held = latest[member] or before[number]
+  before[number] = held
+  local score, time = held and tonumber(held), tonumber(active)
+  if not score or score < time then kept = active
+  elseif score < time + skew then kept = string.format('%.0f', score + 1) end
+  if kept then
+    latest[member] = kept
+    table.insert(changes, kept)
+    table.insert(changes, member)
+  end
 end
+if #changes > 0 then redis.call('ZADD', KEYS[1], unpack(changes)) end
 return before";
 
 /// A session without when it was last active, as it is kept: `<started> <opened, after that> <until, after that> <limits>` in

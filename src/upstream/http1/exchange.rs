@@ -22,6 +22,7 @@ use crate::{
     http1::{
         content::Framing,
         read::{BLOCK, poll_fill},
+        spare,
     },
     upstream::{body::BodyError, interim::Interim},
 };
@@ -137,9 +138,14 @@ where
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let Some(underway) = &mut self.0 else { return Poll::Pending };
         let result = ready!(underway.poll_head(context));
-        let Some(Underway { upload, connection, request, answered, .. }) = self.0.take() else { return Poll::Pending };
+        let Some(Underway { upload, connection, mut request, answered, .. }) = self.0.take() else {
+            return Poll::Pending;
+        };
         Poll::Ready(match result {
-            Ok(head) => Ok(answer(head, connection, upload)),
+            Ok(head) => {
+                spare::give(std::mem::take(request.headers_mut()));
+                Ok(answer(head, connection, upload))
+            }
             Err(failure) => {
                 let sent = upload.sent() > 0;
                 Err(Unanswered { failure, sent, answered, request, body: upload.into_body() })

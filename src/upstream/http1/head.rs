@@ -8,16 +8,13 @@ use httparse::{ParserConfig, Status};
 use hyper::ext::ReasonPhrase;
 
 use super::Malformed;
-use crate::http1::content::Framing;
+use crate::http1::{content::Framing, spare};
 
 /// The largest header, in bytes.
 const MAX_SIZE: usize = 64 * 1024;
 
 /// The most fields.
 const MAX_FIELDS: usize = 256;
-
-/// How many fields a map has room for at first: those of most requests, as their upstream gets them.
-const USUAL_FIELDS: usize = 12;
 
 /// A header.
 #[derive(Debug)]
@@ -92,8 +89,7 @@ fn parse(buffer: &Bytes, method: &Method) -> Result<Option<(usize, Head)>, Malfo
         }
         _ => None,
     };
-    // The server takes the map for the fields of the next request, and those that the gate adds: one that is large enough never grows.
-    let mut headers = HeaderMap::with_capacity(response.headers.len().max(USUAL_FIELDS));
+    let mut headers = spare::take(response.headers.len());
     for field in response.headers.iter() {
         let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| Malformed::Header)?;
         // Not copied: it is a part of what was read.

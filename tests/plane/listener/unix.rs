@@ -1,12 +1,21 @@
 //! Unix sockets, and several addresses at once.
 
-use std::{fs, os::unix::fs::PermissionsExt as _};
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+};
 
 use portcullis::{config::Config, instance::Instance};
-use tokio::net::UnixStream;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, UnixStream},
+    sync::oneshot,
+    time::timeout,
+};
 
-use super::{OPEN, curl, exchange};
-use crate::support::{client::get, gate::TestGate};
+use super::{OPEN, PATIENCE, curl, exchange};
+use crate::support::{client::get, eventually, gate::TestGate, keys::TestIssuer};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_gate_listens_at_a_unix_socket_and_an_address() {
@@ -41,6 +50,72 @@ async fn a_gate_listens_at_a_unix_socket_and_an_address() {
 
     assert!(gate.stop().await);
     assert!(!path.exists());
+}
+
+/// A gate that listens at a Unix socket once it has the keys of its issuer, and what to send them by.
+async fn deferred(directory: &Path) -> (Instance, PathBuf, oneshot::Sender<()>) {
+    let path = directory.join("run/gate.sock");
+    fs::create_dir(directory.join("run")).unwrap();
+    let issuer = TestIssuer::new("https://issuer.example/");
+    let keys = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let text = format!(
+        "[listener]\naddress = \"unix:{}\"\nreuse_port = true\n\
+         [issuers.main]\nissuer = \"https://issuer.example/\"\naudiences = [\"api\"]\nalgorithms = [\"ES256\"]\njwks_url = \"http://{}/keys\"\n\
+         [[routes]]\nupstream = \"http://127.0.0.1:1\"\n",
+        path.display(),
+        keys.local_addr().unwrap()
+    );
+    let store = format!("embedded:{}", directory.join("data").display());
+    let variables = [("PORTCULLIS_STORE_URL", &*store), ("PORTCULLIS_ADMIN_ADDRESS", "127.0.0.1:0")];
+    let variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let (send, told) = oneshot::channel::<()>();
+    tokio::spawn(async move {
+        let _ = told.await;
+        let body = issuer.jwks().to_string();
+        while let Ok((mut stream, _)) = keys.accept().await {
+            let answer = format!(
+                "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
+                body.len()
+            );
+            let mut head = [0; 4096];
+            if matches!(stream.read(&mut head).await, Ok(1..)) {
+                let _ = stream.write_all(answer.as_bytes()).await;
+            }
+        }
+    });
+    let instance = Instance::start(Config::parse(&text, "gate.toml", variables).unwrap()).await.unwrap();
+    (instance, path, send)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_listened_on_is_tried_until_it_can() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut gate, path, keys) = deferred(directory.path()).await;
+    let run = path.parent().unwrap();
+    fs::remove_dir_all(run).unwrap();
+    keys.send(()).unwrap();
+    gate.listening().await;
+    assert!(!gate.listens() && !gate.is_ready());
+    let readiness = get(gate.admin_address(), "/readyz", "").await;
+    assert_eq!(readiness.status.as_u16(), 503);
+    assert!(readiness.text().contains("cannot be listened on"), "{}", readiness.text());
+    fs::create_dir(run).unwrap();
+    eventually("the gate is ready", async || gate.is_ready()).await;
+    let reply = exchange(UnixStream::connect(&path).await.unwrap()).await.unwrap();
+    assert!(reply.starts_with("HTTP/1.1 401"), "{reply}");
+    assert!(gate.stop().await);
+    assert!(!path.exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gate_that_cannot_listen_can_be_stopped() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut gate, path, keys) = deferred(directory.path()).await;
+    fs::remove_dir_all(path.parent().unwrap()).unwrap();
+    keys.send(()).unwrap();
+    gate.listening().await;
+    assert!(!gate.listens());
+    assert!(timeout(PATIENCE, gate.stop()).await.expect("it stops"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -103,6 +103,9 @@ async fn one_address_has_as_many_connections_as_it_may() {
     let mut rest = Vec::new();
     let closed = tokio::time::timeout(Duration::from_secs(10), third.read_to_end(&mut rest)).await.unwrap();
     assert!(!matches!(closed, Ok(1..)), "it is not served");
+    let metrics = crate::support::client::get(gate.admin(), "/metrics", "").await;
+    let line = "portcullis_connections_refused_total 1";
+    assert!(metrics.text().lines().any(|found| found == line), "{}", metrics.text());
     let [first, mut second] = both;
     second.write("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
     second.read_until("ok").await;
