@@ -82,11 +82,11 @@ impl MarkerKey {
     /// `issuer:issuer`
     #[must_use]
     pub fn issuer(issuer: &IssuerName) -> Self {
-        Self { kind: Kind::Issuer, text: format!("{}:{issuer}", Kind::Issuer.as_str()).into() }
+        Self { kind: Kind::Issuer, text: [Kind::Issuer.as_str(), ":", issuer.as_str()].concat().into() }
     }
 
     fn new(kind: Kind, issuer: &IssuerName, id: &str) -> Self {
-        Self { kind, text: format!("{}:{issuer}:{id}", kind.as_str()).into() }
+        Self { kind, text: [kind.as_str(), ":", issuer.as_str(), ":", id].concat().into() }
     }
 
     /// What it is about.

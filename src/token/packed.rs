@@ -7,8 +7,14 @@ use std::fmt;
 pub(crate) struct Packed(Box<[u8]>);
 
 /// Some that are being packed.
-#[derive(Default)]
 pub(crate) struct Packing(Vec<u8>);
+
+/// Room for most.
+impl Default for Packing {
+    fn default() -> Self {
+        Self(Vec::with_capacity(128))
+    }
+}
 
 /// Seven bits of a length, the least significant first; the eighth says that more of them follow.
 const MORE: u8 = 0x80;
@@ -52,7 +58,8 @@ impl Packing {
     }
 
     pub(crate) fn pack(self) -> Packed {
-        Packed(self.0.into())
+        // Into memory of its own: cut to size, what it was packed in would leave pieces behind that are of no use.
+        Packed(self.0.as_slice().into())
     }
 }
 

@@ -41,10 +41,12 @@ mod tests {
     }
 
     const SLOTS: [usize; 2] = [0, 1];
+    /// Of keys that nobody asks for here.
+    const OTHER: usize = 2;
 
     impl Fleet {
         fn new() -> Arc<Self> {
-            Arc::new(Self { values: [AtomicU64::new(0), AtomicU64::new(0)], generations: Generations::new(2) })
+            Arc::new(Self { values: [AtomicU64::new(0), AtomicU64::new(0)], generations: Generations::new(4) })
         }
 
         fn write(&self, slot: usize) {
@@ -170,6 +172,7 @@ mod tests {
                 fleet.still(&note);
                 note
             });
+            fleet.generations.change(OTHER);
             fleet.write(1);
             fleet.generations.change(1);
             let note = reader.join().unwrap();
