@@ -2,6 +2,7 @@
 
 use std::{convert::Infallible, pin::pin, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use http::{Request, Response};
 use hyper::{server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -12,7 +13,7 @@ use super::{
     current::Peer,
     ending::Ending,
     gateway::Gateway,
-    http1::{self, HeadLimits},
+    http1::{self, HeadLimits, Refusals},
     listener::{Held, Service},
     patience::{Limits, Patient, Progress, Served, Serving, Streams},
     socket::Accepted,
@@ -20,6 +21,7 @@ use super::{
     transport::{Begun, Transport},
 };
 use crate::{
+    drain::Drain,
     incoming::Incoming,
     seldom::Seldom,
     upstream::{
@@ -61,27 +63,20 @@ pub async fn serve(accepted: Accepted, held: Held, service: Service) {
         begun.cancelled().await;
         tokio::time::sleep(LAST_REQUEST).await;
     };
-    let started = tokio::select! {
+    let start = async {
+        let started = start(accepted, held, tls.as_deref(), settings.header_timeout).await?;
+        Some(ready(started, &current.load(), &settings, &drain, at))
+    };
+    let ready = tokio::select! {
         biased;
         // Boxed: it is large, and over soon, where a connection may be idle for long.
-        started = Box::pin(start(accepted, held, tls.as_deref(), settings.header_timeout)) => started,
+        ready = Box::pin(start) => ready,
         () = too_late => None,
     };
-    let Some(Started { mut stream, speaks_http2, downstream }) = started else { return };
-    let gateway = current.load();
-    // HTTP/2 has interim responses too, but the library no way to send them.
-    let interim = (!speaks_http2).then(Interim::default);
-    let downstream = Downstream { interim: interim.clone(), drain: drain.clone(), ..downstream };
-    let refusals = gateway.refusals(downstream.peer.clone());
-    let peer = Peer::new(downstream, &gateway);
-    let progress = Progress::since(gateway.in_flight(), at);
-    drop(gateway);
-    let limits = Limits { header: settings.header_timeout, idle: settings.idle_timeout, shared: speaks_http2 };
+    let Some(Ready { stream, unread, peer, progress, interim, refusals }) = ready else { return };
     let ends = pin!(either(begun.cancelled(), progress.idle(settings.idle_timeout)));
     let ends = Seldom::new(ends);
     let result = if let Some(interim) = interim {
-        let unread = stream.take_unread();
-        let stream = Patient::new(stream, Arc::clone(&progress), limits).awaited();
         let limits = HeadLimits { size: settings.max_header_size, fields: settings.max_headers };
         let settings = http1::Settings { limits, interim, refusals, drain };
         let requests = Arc::clone(&progress);
@@ -92,12 +87,11 @@ pub async fn serve(accepted: Accepted, held: Held, service: Service) {
         };
         http1::serve(stream, unread, &settings, service, ends).await
     } else {
-        let stream = Patient::new(stream, Arc::clone(&progress), limits).awaited();
         let requests = Arc::clone(&progress);
         let service = service_fn(move |request: Request<hyper::body::Incoming>| {
             let gateway = current.load();
             let downstream = peer.seen_by(&gateway);
-            let response = answer(gateway, request.map(Incoming::Http2), downstream, requests.serve_stream());
+            let response = answer(gateway, Box::new(request.map(Incoming::Http2)), downstream, requests.serve_stream());
             async { Ok::<_, Infallible>(response.await) }
         });
         let mut connection = Box::pin(http2(&settings).serve_connection(TokioIo::new(stream), service));
@@ -116,10 +110,41 @@ pub async fn serve(accepted: Accepted, held: Held, service: Service) {
     }
 }
 
+/// A connection that is ready to be served.
+struct Ready {
+    /// In a box, as its peer: they are handed on, and a future has room for what it was given beside what it makes of it.
+    stream: Box<Patient<Begun<Held>>>,
+    /// What was read of it, over HTTP/1.1.
+    unread: Bytes,
+    peer: Box<Peer>,
+    progress: Arc<Progress>,
+    /// HTTP/2 has interim responses too, but the library no way to send them.
+    interim: Option<Interim>,
+    refusals: Refusals,
+}
+
+fn ready(
+    Started { mut stream, speaks_http2, downstream }: Started,
+    gateway: &Gateway,
+    settings: &ListenerSettings,
+    drain: &Drain,
+    accepted: Instant,
+) -> Ready {
+    let interim = (!speaks_http2).then(Interim::default);
+    let downstream = Downstream { interim: interim.clone(), drain: drain.clone(), ..downstream };
+    let refusals = gateway.refusals(downstream.peer.clone());
+    let peer = Box::new(Peer::new(downstream, gateway));
+    let progress = Progress::since(gateway.in_flight(), accepted);
+    let unread = if speaks_http2 { Bytes::new() } else { stream.take_unread() };
+    let limits = Limits { header: settings.header_timeout, idle: settings.idle_timeout, shared: speaks_http2 };
+    let stream = Box::new(Patient::new(stream, Arc::clone(&progress), limits).awaited());
+    Ready { stream, unread, peer, progress, interim, refusals }
+}
+
 /// Has a request served.
 async fn answer(
     gateway: Arc<Gateway>,
-    request: Request<Incoming>,
+    request: Box<Request<Incoming>>,
     downstream: Arc<Downstream>,
     serving: Serving,
 ) -> Response<Served<Ending>> {

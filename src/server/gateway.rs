@@ -130,8 +130,8 @@ impl Gateway {
         routes.iter().map(layer).collect()
     }
 
-    /// Serves one request: resolves with the response's header, and counts it.
-    pub async fn serve(&self, mut request: Request<Incoming>, downstream: Arc<Downstream>) -> Response<Ending> {
+    /// Serves one request: resolves with the response's header, and counts it. In a box, since it is handed on from one to another.
+    pub async fn serve(&self, mut request: Box<Request<Incoming>>, downstream: Arc<Downstream>) -> Response<Ending> {
         let begun = Instant::now();
         let listener = &*self.options.listener;
         if listener.begins_traces {
@@ -216,7 +216,7 @@ impl Gateway {
 
     async fn answer(
         &self,
-        mut request: Request<Incoming>,
+        mut request: Box<Request<Incoming>>,
         id: Option<&HeaderValue>,
         arrival: Arrival,
     ) -> (Response<Body>, Option<&Route>) {
@@ -234,7 +234,7 @@ impl Gateway {
                 return (form::Unserved::Method.answer(), None);
             }
             // Boxed: every connection has room for what serves its requests, and few of them come here.
-            return (Box::pin(self.serve_own(request, &arrival.downstream)).await, None);
+            return (Box::pin(self.serve_own(*request, &arrival.downstream)).await, None);
         }
         let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
         let Some(route) = self.routes.find(host, request.uri().path()) else {
@@ -265,7 +265,7 @@ impl Gateway {
             Ok(()) => {
                 request.extensions_mut().insert(arrival);
                 // An upstream is always ready, so a clone of its gate is.
-                let Ok(response) = route.gate.clone().call(request).await;
+                let Ok(response) = route.gate.clone().call(*request).await;
                 response
             }
             Err(excess) => excess.answer(problem::is_grpc_call(request.headers())),

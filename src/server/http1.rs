@@ -73,7 +73,7 @@ pub(super) struct Settings {
 /// # Errors
 /// The connection failed, its client went away, or a response broke off. It is to be closed as by accident then.
 pub(super) async fn serve<T, S, F, B>(
-    stream: T,
+    stream: Box<T>,
     first: Bytes,
     settings: &Settings,
     mut service: S,
@@ -81,7 +81,7 @@ pub(super) async fn serve<T, S, F, B>(
 ) -> Result<(), BodyError>
 where
     T: AsyncRead + AsyncWrite + fmt::Debug + Send + Unpin + 'static,
-    S: FnMut(Request<Incoming>) -> F,
+    S: FnMut(Box<Request<Incoming>>) -> F,
     F: Future<Output = Response<B>>,
     B: Body<Data = Bytes, Error = BodyError> + From<Bytes> + Unpin,
 {
@@ -89,7 +89,7 @@ where
     let mut connection =
         Connection { stream, buffer: first, unread: Unread::default(), feed: None, expects: false, leaves: false };
     loop {
-        let Head { request, framing, persistent, expects, takes_trailers } = match poll_fn(|context| {
+        let Head { mut request, framing, persistent, expects, takes_trailers } = match poll_fn(|context| {
             connection.poll_head(context, settings.limits, ends.as_mut())
         })
         .await?
@@ -109,7 +109,7 @@ where
             persistent,
             takes_trailers,
         };
-        let (request, mut switch) = connection.begin(request, framing, expects);
+        let mut switch = connection.begin(&mut request, framing, expects);
         let (mut response, outgoing) = {
             let response = pin!(service(request));
             connection.answered(response, &settings.interim).await?
@@ -127,7 +127,7 @@ where
             !connection.leaves && !settings.drain.is_leaving() && !encode::closes(response.headers());
         connection.respond(response, exchange, outgoing).await?;
         if let Some(switch) = switch.filter(|_| switches) {
-            switch.hand_over(Box::new(connection.stream));
+            switch.hand_over(connection.stream);
             return Ok(());
         }
         if !connection.is_at_end(exchange.persistent).await {
@@ -155,7 +155,7 @@ pub fn is_read(bytes: &[u8]) -> bool {
 }
 
 struct Connection<T> {
-    stream: T,
+    stream: Box<T>,
     /// What was read and not yet used.
     buffer: Bytes,
     unread: Unread,
@@ -195,9 +195,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
         }
     }
 
-    /// The request as it is served, and how its connection is handed over, should it be.
-    fn begin(&mut self, request: Request<()>, framing: Framing, expects: bool) -> (Request<Incoming>, Option<Switch>) {
-        let mut request = request.map(|()| Incoming::Empty);
+    /// Gives a request its content. Returns how the connection is handed over, should it be.
+    fn begin(&mut self, request: &mut Request<Incoming>, framing: Framing, expects: bool) -> Option<Switch> {
         self.expects = expects;
         if framing != Framing::Empty {
             let (mut feed, content) = Feed::new(framing);
@@ -211,12 +210,11 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
             *request.body_mut() = Incoming::Http1(content);
             self.feed = Some(feed);
         }
-        let switch = request.headers().contains_key(header::UPGRADE).then(|| {
+        request.headers().contains_key(header::UPGRADE).then(|| {
             let (switch, switching) = Switching::new();
             request.extensions_mut().insert(switching);
             switch
-        });
-        (request, switch)
+        })
     }
 
     /// Has the request answered, while its content is passed on and interim responses go out. Returns what of them is still to be sent, too.
@@ -280,23 +278,22 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
     }
 
     /// Sends a response, behind what is in `outgoing` already.
-    async fn respond<B>(
+    fn respond<B>(
         &mut self,
         response: Response<B>,
         exchange: Exchange,
-        outgoing: Outgoing,
-    ) -> Result<(), BodyError>
+        mut outgoing: Outgoing,
+    ) -> impl Future<Output = Result<(), BodyError>>
     where
         B: Body<Data = Bytes, Error = BodyError> + Unpin,
     {
-        let mut outgoing = outgoing;
         outgoing.framing = encode::framing(&response, exchange);
         encode::head(outgoing.out.head(), &response, outgoing.framing, exchange);
         let (parts, mut body) = response.into_parts();
         spare::give(parts.headers);
         let mut is_whole = outgoing.framing == Framing::Empty;
         let mut is_flushed = true;
-        poll_fn(|context| {
+        poll_fn(move |context| {
             loop {
                 let mut waits = false;
                 while !is_whole && !waits && outgoing.out.has_room() {
@@ -322,7 +319,6 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
                 }
             }
         })
-        .await
     }
 
     /// Whether another request can come behind the content of this one, as far as that can be told. What nobody wants of it is passed over,

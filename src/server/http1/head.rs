@@ -10,7 +10,10 @@ use http::{HeaderName, HeaderValue, Method, Request, Uri, Version, header};
 use httparse::{ParserConfig, Status};
 use memchr::{memchr, memchr_iter};
 
-use crate::http1::{content::Framing, spare};
+use crate::{
+    http1::{content::Framing, spare},
+    incoming::Incoming,
+};
 
 /// How many empty lines there may be before a request: some clients send one too many after content (RFC 9112 §2.2).
 const MAX_BLANKS: u8 = 8;
@@ -44,7 +47,8 @@ pub(super) enum Fault {
 /// A header.
 #[derive(Debug)]
 pub(super) struct Head {
-    pub(super) request: Request<()>,
+    /// In a box: it is handed on from one to another. Without its content.
+    pub(super) request: Box<Request<Incoming>>,
     pub(super) framing: Framing,
     /// Whether the client means to send another request.
     pub(super) persistent: bool,
@@ -141,7 +145,7 @@ fn parse_into<'b>(
         return Err(Fault::Malformed);
     }
     let version = if minor == 1 { Version::HTTP_11 } else { Version::HTTP_10 };
-    let mut request = Request::new(());
+    let mut request = Box::new(Request::new(Incoming::Empty));
     *request.method_mut() = Method::from_bytes(method.as_bytes()).map_err(|_| Fault::Malformed)?;
     *request.uri_mut() = Uri::from_maybe_shared(buffer.slice_ref(target.as_bytes())).map_err(|_| Fault::Malformed)?;
     *request.version_mut() = version;
