@@ -35,8 +35,6 @@ mod trace_context;
 pub mod transport;
 mod upgrade;
 
-#[doc(hidden)]
-pub use self::http1::is_read;
 use std::{net::IpAddr, time::Duration};
 
 use ipnet::IpNet;

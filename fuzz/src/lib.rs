@@ -54,4 +54,5 @@ targets!(
     export,
     websocket,
     response,
+    request,
 );

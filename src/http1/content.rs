@@ -18,7 +18,7 @@ pub(crate) enum Framing {
     Close,
 }
 
-/// Whose content it is: that of clients is read more strictly.
+/// Who sends: content of clients is read more strictly.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Sender {
     /// Its content could be made to be read otherwise by the upstream.

@@ -1,4 +1,4 @@
-//! Reading, into a block that all connections of a thread share.
+//! Reading, into blocks that all connections of a thread share.
 
 use std::{
     cell::Cell,
@@ -11,6 +11,8 @@ use bytes::{BufMut as _, Bytes, BytesMut};
 use tokio::io::AsyncRead;
 use tokio_util::io::poll_read_buf;
 
+use super::content::Sender;
+
 /// What connections of a thread read into, in bytes. It is cut into what each read brought, and begun anew when all of that is
 /// gone; what is still held then keeps the block, and another takes its place.
 pub(crate) const BLOCK: usize = 64 * 1024;
@@ -19,17 +21,25 @@ pub(crate) const BLOCK: usize = 64 * 1024;
 const LEAST: usize = 17 * 1024;
 
 thread_local! {
-    static READ: Cell<BytesMut> = Cell::new(BytesMut::new());
+    /// One for each side: a request is still there when its response is read, and nearly always gone when the next one is. With one block
+    /// for both, there would never be nothing of it.
+    static CLIENTS: Cell<BytesMut> = Cell::new(BytesMut::new());
+    static UPSTREAMS: Cell<BytesMut> = Cell::new(BytesMut::new());
 }
 
-/// Reads some more behind `buffer`, `most` bytes of it; 0: the other side has closed its half.
+/// Reads some more of what `sender` sends behind `buffer`, `most` bytes of it; 0: the other side has closed its half.
 pub(crate) fn poll_fill<S: AsyncRead + Unpin>(
+    sender: Sender,
     stream: &mut S,
     buffer: &mut Bytes,
     context: &mut Context<'_>,
     most: usize,
 ) -> Poll<io::Result<usize>> {
-    let mut block = READ.take();
+    let shared = match sender {
+        Sender::Client => &CLIENTS,
+        Sender::Upstream => &UPSTREAMS,
+    };
+    let mut block = shared.take();
     if block.capacity() < LEAST {
         block.reserve(BLOCK);
     }
@@ -37,7 +47,7 @@ pub(crate) fn poll_fill<S: AsyncRead + Unpin>(
     if let Poll::Ready(Ok(1..)) = &result {
         append(buffer, block.split().freeze());
     }
-    READ.set(block);
+    shared.set(block);
     result
 }
 

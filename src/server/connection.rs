@@ -195,8 +195,6 @@ async fn start(accepted: Accepted, held: Held, tls: Option<&Tls>, limit: Duratio
     let (transport, downstream, agreed) = match accepted {
         Accepted::Unix(stream) => (Transport::Unix(stream), Downstream::unix(), None),
         Accepted::Tcp(stream, peer) => {
-            // Answers go out at once; a client that does not care has lost nothing when this fails.
-            let _ = stream.set_nodelay(true);
             let mut downstream = Downstream::new(peer.ip(), false);
             match tls {
                 None => (Transport::Tcp(stream), downstream, None),

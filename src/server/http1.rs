@@ -40,9 +40,9 @@ use crate::{
     drain::Drain,
     gate::problem,
     http1::{
-        content::Framing,
+        content::{Decoder, Framing, Sender, Step},
         outgoing::Outgoing,
-        read::{BLOCK, poll_fill},
+        read::{BLOCK, append, poll_fill},
         spare,
     },
     incoming::Incoming,
@@ -145,13 +145,47 @@ fn sent_too_early<B: From<Bytes>>() -> Response<B> {
     problem::response(StatusCode::BAD_REQUEST, "malformed_request", detail)
 }
 
-/// Whether these bytes begin with the header of a request, whole and in order. For benches.
+/// Why requests are not read any further.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Refused {
+    Head(Fault),
+    Content,
+}
+
+/// The requests in these bytes that are there in full, as they come in pieces: their targets and their contents.
+fn read_pieces<'a>(
+    pieces: impl IntoIterator<Item = &'a [u8]>,
+    limits: HeadLimits,
+) -> Result<Vec<(String, Vec<u8>)>, Refused> {
+    let (mut buffer, mut unread, mut requests) = (Bytes::new(), Unread::default(), Vec::new());
+    let mut under_way: Option<(String, Vec<u8>, Decoder)> = None;
+    for piece in pieces {
+        append(&mut buffer, Bytes::copy_from_slice(piece));
+        loop {
+            let Some((_, content, decoder)) = &mut under_way else {
+                let Some(head) = unread.take(&mut buffer, limits).map_err(Refused::Head)? else { break };
+                let decoder = Decoder::new(head.framing, Sender::Client);
+                under_way = Some((head.request.uri().to_string(), Vec::new(), decoder));
+                continue;
+            };
+            match decoder.step(&mut buffer).map_err(|_| Refused::Content)? {
+                Step::Data(data) => content.extend_from_slice(&data),
+                Step::More => break,
+                Step::End | Step::Trailers(_) => {
+                    requests.extend(under_way.take().map(|(target, content, _)| (target, content)));
+                }
+            }
+        }
+    }
+    Ok(requests)
+}
+
+/// The requests in these bytes that are there in full, as they come in pieces: their targets and their contents; `None`: they are refused.
+/// For benches and fuzzing.
 #[doc(hidden)]
 #[must_use]
-pub fn is_read(bytes: &[u8]) -> bool {
-    let limits = HeadLimits { size: 64 * 1024, fields: 100 };
-    let taken = Unread::default().take(&mut Bytes::copy_from_slice(bytes), limits);
-    matches!(taken, Ok(Some(_)))
+pub fn read_in_pieces<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Option<Vec<(String, Vec<u8>)>> {
+    read_pieces(pieces, HeadLimits { size: 64 * 1024, fields: 100 }).ok()
 }
 
 struct Connection<T> {
@@ -189,7 +223,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
             if self.leaves && self.unread.is_empty() {
                 return Poll::Ready(Ok(None));
             }
-            if ready!(poll_fill(&mut self.stream, &mut self.buffer, context, BLOCK))? == 0 {
+            if ready!(poll_fill(Sender::Client, &mut self.stream, &mut self.buffer, context, BLOCK))? == 0 {
                 return Poll::Ready(Ok(None));
             }
         }
@@ -266,7 +300,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
         }
         // Once something has come behind the request, no more is read until it was answered.
         if self.buffer.is_empty()
-            && let Poll::Ready(read) = poll_fill(&mut self.stream, &mut self.buffer, context, BLOCK)?
+            && let Poll::Ready(read) = poll_fill(Sender::Client, &mut self.stream, &mut self.buffer, context, BLOCK)?
         {
             if read == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());

@@ -253,7 +253,11 @@ impl Bound {
         let socket = self.socket.try_clone()?;
         Ok(match self.address {
             ListenAddress::Unix(_) => Listener::Unix(UnixListener::from_std(socket.into())?),
-            ListenAddress::Tcp(_) | ListenAddress::Systemd(_) => Listener::Tcp(TcpListener::from_std(socket.into())?),
+            ListenAddress::Tcp(_) | ListenAddress::Systemd(_) => {
+                // Each connection has it from here. Answers go out at once; a client that does not care has lost nothing when this fails.
+                let _ = socket.set_tcp_nodelay(true);
+                Listener::Tcp(TcpListener::from_std(socket.into())?)
+            }
         })
     }
 

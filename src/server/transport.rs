@@ -15,7 +15,10 @@ use tokio::{
 use tokio_rustls::server::TlsStream;
 
 use super::patience::Abort;
-use crate::http1::read::{BLOCK, poll_fill};
+use crate::http1::{
+    content::Sender,
+    read::{BLOCK, poll_fill},
+};
 
 /// How an HTTP/2 connection with prior knowledge begins (RFC 9113 §3.4).
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -115,7 +118,7 @@ impl<H> Begun<H> {
     pub async fn speaks_http2(&mut self) -> io::Result<bool> {
         loop {
             let Self { transport, unread, .. } = self;
-            if poll_fn(|context| poll_fill(transport, unread, context, BLOCK)).await? == 0 {
+            if poll_fn(|context| poll_fill(Sender::Client, transport, unread, context, BLOCK)).await? == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
             let seen = unread.len().min(PREFACE.len());

@@ -174,4 +174,5 @@ fuzzed!(
     export,
     websocket,
     response,
+    request,
 );

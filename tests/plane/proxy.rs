@@ -2,6 +2,7 @@
 
 mod attacks;
 mod codings;
+mod connection;
 mod drain;
 mod expect;
 mod fields;

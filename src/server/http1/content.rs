@@ -198,7 +198,7 @@ impl Feed {
                 Ok(Step::More) => {}
                 step => break step,
             }
-            match poll_fill(stream, buffer, context, BLOCK) {
+            match poll_fill(Sender::Client, stream, buffer, context, BLOCK) {
                 Poll::Pending => return Passed::Nothing,
                 Poll::Ready(Ok(1..)) => {}
                 Poll::Ready(Ok(0)) => {
@@ -271,7 +271,7 @@ impl Feed {
             match self.decoder.step(buffer) {
                 Ok(Step::Data(data)) => passed += data.len(),
                 Ok(Step::End | Step::Trailers(_)) => self.reading = Reading::Done,
-                Ok(Step::More) => match poll_fill(stream, buffer, context, BLOCK) {
+                Ok(Step::More) => match poll_fill(Sender::Client, stream, buffer, context, BLOCK) {
                     Poll::Ready(Ok(1..)) => {}
                     _ => return false,
                 },

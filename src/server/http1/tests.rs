@@ -1,48 +1,17 @@
 use bytes::Bytes;
 use proptest::prelude::*;
 
-use super::head::{Fault, HeadLimits, Unread};
-use crate::http1::{
-    content::{Decoder, Framing, Sender, Step},
-    read::append,
+use super::{
+    Refused,
+    head::{Fault, HeadLimits, Unread},
 };
 
 const LIMITS: HeadLimits = HeadLimits { size: 4096, fields: 20 };
 
-/// Why the rest is not read.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Refused {
-    Head(Fault),
-    Content,
-}
-
 const MALFORMED: Refused = Refused::Head(Fault::Malformed);
 
-/// The requests in these bytes that are there in full, as they come in pieces: their targets and their contents.
 fn read_pieces<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Result<Vec<(String, Vec<u8>)>, Refused> {
-    let (mut buffer, mut unread, mut requests) = (Bytes::new(), Unread::default(), Vec::new());
-    let mut under_way: Option<(String, Vec<u8>, Decoder)> = None;
-    for piece in pieces {
-        append(&mut buffer, Bytes::copy_from_slice(piece));
-        loop {
-            let Some((_, content, decoder)) = &mut under_way else {
-                let head = unread.take(&mut buffer, LIMITS).map_err(Refused::Head)?;
-                let Some(head) = head else { break };
-                assert_ne!(head.framing, Framing::Close);
-                let decoder = Decoder::new(head.framing, Sender::Client);
-                under_way = Some((head.request.uri().to_string(), Vec::new(), decoder));
-                continue;
-            };
-            match decoder.step(&mut buffer).map_err(|_| Refused::Content)? {
-                Step::Data(data) => content.extend_from_slice(&data),
-                Step::More => break,
-                Step::End | Step::Trailers(_) => {
-                    requests.extend(under_way.take().map(|(target, content, _)| (target, content)));
-                }
-            }
-        }
-    }
-    Ok(requests)
+    super::read_pieces(pieces, LIMITS)
 }
 
 fn read(bytes: &[u8]) -> Result<usize, Refused> {

@@ -142,7 +142,7 @@ impl<S: Link> ResponseBody<S> {
             if let Source::Half(_, sending) = &mut self.source {
                 sending.check(context)?;
             }
-            let filled = poll_fill(&mut self.source, &mut self.buffer, context, self.most);
+            let filled = poll_fill(Sender::Upstream, &mut self.source, &mut self.buffer, context, self.most);
             match ready!(filled).map_err(Failure::BrokeOff)? {
                 0 if self.decoder.ends_with_connection() => return Poll::Ready(Ok(Step::End)),
                 0 => return Poll::Ready(Err(Failure::BrokeOff(io::ErrorKind::UnexpectedEof.into()))),

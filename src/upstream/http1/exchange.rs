@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     http1::{
-        content::Framing,
+        content::{Framing, Sender},
         read::{BLOCK, poll_fill},
         spare,
     },
@@ -276,7 +276,7 @@ where
     /// else's request. The runtime may hear of it a little later than the system, so the system is asked (`recv` with `MSG_PEEK`).
     fn check(&mut self, context: &mut Context<'_>) -> Result<(), Failure> {
         let Connection { stream, buffer, .. } = &mut self.connection;
-        match poll_fill(stream, buffer, context, BLOCK) {
+        match poll_fill(Sender::Upstream, stream, buffer, context, BLOCK) {
             Poll::Pending if !stream.is_disturbed() => Ok(()),
             Poll::Ready(Err(error)) => Err(Failure::BrokeOff(error)),
             Poll::Pending | Poll::Ready(Ok(_)) => Err(Failure::BrokeOff(io::ErrorKind::UnexpectedEof.into())),
@@ -286,7 +286,7 @@ where
     fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<Result<Head, Failure>> {
         let Connection { stream, buffer, .. } = &mut self.connection;
         loop {
-            match ready!(poll_fill(stream, buffer, context, BLOCK)).map_err(Failure::BrokeOff)? {
+            match ready!(poll_fill(Sender::Upstream, stream, buffer, context, BLOCK)).map_err(Failure::BrokeOff)? {
                 0 => return Poll::Ready(Err(Failure::BrokeOff(io::ErrorKind::UnexpectedEof.into()))),
                 _ => self.answered = true,
             }

@@ -28,6 +28,7 @@ use portcullis::{
     management::{export::lines::Lines, user::UserReader},
     marker::{Kind, MarkerRecord, record::MAX_VALUE_LENGTH},
     route::path,
+    server::http1::read_in_pieces,
     stream::websocket::Frames,
     token::{
         claims::{ClientId, MAX_ID_LENGTH, SessionId, Subject, TokenId},
@@ -65,6 +66,7 @@ pub(crate) const TARGETS: &[Target] = &[
     Target { name: "export", run: export, seeds: EXPORTS },
     Target { name: "websocket", run: websocket, seeds: FRAMES },
     Target { name: "response", run: response, seeds: RESPONSES },
+    Target { name: "request", run: request, seeds: REQUESTS },
 ];
 
 const ISSUER: &str = "https://issuer.example/";
@@ -619,4 +621,25 @@ pub(crate) fn response(data: &[u8]) {
             assert_eq!(length.to_str().ok().and_then(|length| length.parse().ok()), Some(decoded.body.len()));
         }
     }
+}
+
+const REQUESTS: &[&[u8]] = &[
+    b"\x07\x30GET /a?b HTTP/1.1\r\nHost: a\r\nAccept: */*\r\n\r\nGET /c HTTP/1.0\r\n\r\n",
+    b"\x11\x20\r\nPOST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nbodyHEAD / HTTP/1.1\r\n\r\n",
+    b"\x30\x21PUT / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n4;a=b\r\nbody\r\n0a\r\n0123456789\r\n0\r\nX-Sum: 1\r\n\r\n",
+    b"\x01\x01GET / HTTP/1.1\r\nContent-Length: 3\r\nContent-Length: 3\r\n\r\nall",
+];
+
+/// Requests of a client, cut in three at places that the first two bytes tell: they come to the same as in one piece.
+pub(crate) fn request(data: &[u8]) {
+    let [first, second, requests @ ..] = data else { return };
+    // What is wrong with a line is noticed at its end at the latest.
+    let requests = [requests, b"\r\n\r\n"].concat();
+    let first = usize::from(*first).min(requests.len());
+    let second = (first + usize::from(*second)).min(requests.len());
+    let whole = read_in_pieces([&requests[..]]);
+    assert_eq!(read_in_pieces([&requests[..first], &requests[first..second], &requests[second..]]), whole);
+    assert_eq!(read_in_pieces(requests.chunks(1)), whole);
+    let content: usize = whole.iter().flatten().map(|(target, content)| target.len() + content.len()).sum();
+    assert!(content <= requests.len());
 }
