@@ -401,18 +401,16 @@ fn put(
         return Ok(true);
     };
     match frame.into_data().map_err(Frame::into_trailers) {
-        Ok(data) => {
-            outgoing.data(data)?;
-            if is_last {
-                outgoing.end(None)?;
-            }
-            Ok(is_last)
-        }
+        Ok(data) => outgoing.data(data)?,
         Err(Ok(mut trailers)) => {
             fields::strip_response_trailers(&mut trailers);
             outgoing.end(Some(&trailers).filter(|_| takes_trailers))?;
-            Ok(true)
+            return Ok(true);
         }
-        Err(Err(_)) => Ok(is_last),
+        Err(Err(_)) => {}
     }
+    if is_last {
+        outgoing.end(None)?;
+    }
+    Ok(is_last)
 }

@@ -14,15 +14,15 @@ use portcullis::{
 use super::{logout, now, raw_key, subject, time};
 use crate::support::{eventually, redis::RedisServer, watcher::Recorder};
 
+/// For those who are told that they waited in vain.
 const REPLICA_TIMEOUT: Duration = Duration::from_millis(300);
 
-/// A store that wants its markers on one replica.
-async fn open(server: &RedisServer) -> std::sync::Arc<RedisStore> {
-    let settings = RedisSettings {
-        replicas: 1,
-        replica_timeout: REPLICA_TIMEOUT,
-        ..RedisSettings::from_url(&server.url()).unwrap()
-    };
+/// For those who are not: a replica may have to wait for its disk.
+const LONG: Duration = Duration::from_secs(20);
+
+/// A store that wants its markers on one replica, and waits for it for so long.
+async fn open(server: &RedisServer, replica_timeout: Duration) -> std::sync::Arc<RedisStore> {
+    let settings = RedisSettings { replicas: 1, replica_timeout, ..RedisSettings::from_url(&server.url()).unwrap() };
     let store = RedisStore::open(&settings, Recorder::new(), Clock::System).unwrap();
     eventually("the store is connected", async || store.report().await.is_ok()).await;
     store
@@ -47,7 +47,7 @@ fn options() -> [&'static str; 4] {
 #[tokio::test]
 async fn a_marker_that_no_replica_has_is_not_acknowledged_but_holds() {
     let Some(primary) = RedisServer::start_with(&options()) else { return };
-    let store = open(&primary).await;
+    let store = open(&primary, REPLICA_TIMEOUT).await;
     let warnings = store.report().await.unwrap().warnings;
     assert!(warnings.iter().any(|warning| warning.starts_with("0 of 1 replicas are connected")), "{warnings:?}");
     let key = MarkerKey::logout(&subject("a"));
@@ -60,7 +60,8 @@ async fn a_marker_that_no_replica_has_is_not_acknowledged_but_holds() {
 
     // What changes nothing is waited for all the same, and keeps its expiry.
     let replica = replica_of(&primary).await;
-    let merged = store.merge(&key, &logout(time(1)), Some(Timestamp::MAX)).await.unwrap();
+    let patient = open(&primary, LONG).await;
+    let merged = patient.merge(&key, &logout(time(1)), Some(Timestamp::MAX)).await.unwrap();
     assert!(!merged.changed);
     assert_eq!(replica.ask::<String>(&["GET", &raw_key(&key)]).unwrap(), logout(time(1)).encode());
     assert_eq!(primary.ask::<i64>(&["PEXPIRETIME", &raw_key(&key)]).unwrap(), expires.as_millis());
@@ -71,7 +72,7 @@ async fn a_marker_that_no_replica_has_is_not_acknowledged_but_holds() {
 async fn an_acknowledged_marker_is_on_the_replica() {
     let Some(primary) = RedisServer::start_with(&options()) else { return };
     let replica = replica_of(&primary).await;
-    let store = open(&primary).await;
+    let store = open(&primary, LONG).await;
     for round in 0..200 {
         let key = MarkerKey::logout(&subject(&round.to_string()));
         store.merge(&key, &logout(time(round)), None).await.unwrap();
@@ -84,7 +85,7 @@ async fn an_acknowledged_marker_is_on_the_replica() {
 #[tokio::test]
 async fn jobs_are_waited_for_as_markers_are() {
     let Some(primary) = RedisServer::start_with(&options()) else { return };
-    let store = open(&primary).await;
+    let store = open(&primary, REPLICA_TIMEOUT).await;
     let jobs = [("a".to_owned(), "1".to_owned())];
     let refused = store.put_jobs("revoke", &jobs).await.unwrap_err();
     assert!(matches!(refused, StoreError::NotReplicated { wanted: 1, reached: 0, .. }), "{refused}");
@@ -99,7 +100,7 @@ async fn jobs_are_waited_for_as_markers_are() {
 async fn many_writers_wait_for_a_silent_replica_together() {
     let Some(primary) = RedisServer::start_with(&options()) else { return };
     let replica = replica_of(&primary).await;
-    let store = open(&primary).await;
+    let store = open(&primary, REPLICA_TIMEOUT).await;
     replica.stop();
     let begun = Instant::now();
     let writes = (0..100).map(|id| {
