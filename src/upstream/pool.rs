@@ -7,7 +7,7 @@ use std::{
     collections::VecDeque,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -53,6 +53,8 @@ pub struct PoolSettings {
 pub struct Http1Pool {
     settings: PoolSettings,
     unused: Mutex<VecDeque<Unused>>,
+    /// Whether none is kept any more. Changed while `unused` is locked.
+    closed: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -65,7 +67,7 @@ impl Http1Pool {
     /// No connections yet.
     #[must_use]
     pub const fn new(settings: PoolSettings) -> Self {
-        Self { settings, unused: Mutex::new(VecDeque::new()) }
+        Self { settings, unused: Mutex::new(VecDeque::new()), closed: AtomicBool::new(false) }
     }
 
     /// The connection that was used last. The upstream may have closed it.
@@ -88,14 +90,16 @@ impl Http1Pool {
     /// Keeps a connection for another request.
     pub(super) fn keep(&self, connection: Connection<Stream>) {
         let mut unused = self.unused();
-        if unused.len() < self.settings.max_idle {
+        if unused.len() < self.settings.max_idle && !self.closed.load(Ordering::Relaxed) {
             unused.push_back(Unused { connection, since: Instant::now() });
         }
     }
 
-    /// Lets go of all unused connections.
+    /// Lets go of all unused connections, and of those in use when they are not any more.
     pub(super) fn close(&self) {
-        self.unused().clear();
+        let mut unused = self.unused();
+        self.closed.store(true, Ordering::Relaxed);
+        unused.clear();
     }
 
     /// Lets go of connections that were unused for too long, or that the upstream has closed.
@@ -229,5 +233,30 @@ impl Http2Pool {
 
     fn fault(&self) -> MutexGuard<'_, Option<(Instant, ConnectError)>> {
         self.fault.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::upstream::transport::Target;
+
+    #[tokio::test]
+    async fn a_pool_that_is_closed_keeps_nothing() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let target = Target::Tcp(listener.local_addr().unwrap());
+        let pool = Http1Pool::new(PoolSettings {
+            transport: Transport { target, tls: None },
+            connect_timeout: Duration::from_secs(10),
+            keep_alive: Duration::from_secs(60),
+            max_idle: 10,
+        });
+        let (kept, in_use) = (pool.connect().await.unwrap(), pool.connect().await.unwrap());
+        pool.keep(kept);
+        pool.close();
+        assert!(pool.take().is_none());
+        // One that was in use then, such as that of a response which ends a moment later.
+        pool.keep(in_use);
+        assert!(pool.take().is_none());
     }
 }
