@@ -17,3 +17,8 @@ pub(crate) mod encode;
 pub(crate) mod outgoing;
 pub(crate) mod read;
 pub(crate) mod spare;
+
+/// Whether a value that is a list (RFC 9110 §5.6.1) has this item, in any case.
+pub(crate) fn lists(value: &[u8], item: &[u8]) -> bool {
+    value.split(|&byte| byte == b',').any(|found| found.trim_ascii().eq_ignore_ascii_case(item))
+}

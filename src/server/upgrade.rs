@@ -7,6 +7,7 @@ use hyper::ext::Protocol;
 
 use crate::{
     credential::{Credential, CredentialSources},
+    http1,
     server::own::cross_origin::TrustedOrigins,
     upstream::{
         fields::{Downstream, FORWARDED_PROTO, Scheme},
@@ -60,8 +61,7 @@ fn upgrades<B>(request: &Request<B>) -> bool {
 }
 
 fn lists(fields: &HeaderMap, name: &HeaderName, item: &[u8]) -> bool {
-    let mut items = fields.get_all(name).iter().flat_map(|value| value.as_bytes().split(|&byte| byte == b','));
-    items.any(|found| found.trim_ascii().eq_ignore_ascii_case(item))
+    fields.get_all(name).iter().any(|value| http1::lists(value.as_bytes(), item))
 }
 
 /// Whether a page of another site has a browser open a WebSocket with its user's cookie. Browsers send cookies with a handshake whoever

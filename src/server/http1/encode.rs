@@ -11,6 +11,7 @@ use crate::{
     http1::{
         content::Framing,
         encode::{field, length},
+        lists,
     },
 };
 
@@ -91,9 +92,7 @@ pub(super) fn is_bodiless(status: StatusCode) -> bool {
 
 /// Whether the response ends the connection by itself.
 pub(super) fn closes(fields: &HeaderMap) -> bool {
-    let mut options =
-        fields.get_all(header::CONNECTION).iter().flat_map(|value| value.as_bytes().split(|&byte| byte == b','));
-    options.any(|option| option.trim_ascii().eq_ignore_ascii_case(b"close"))
+    fields.get_all(header::CONNECTION).iter().any(|value| lists(value.as_bytes(), b"close"))
 }
 
 fn status_line(out: &mut Vec<u8>, version: Version, status: StatusCode, reason: Option<&ReasonPhrase>) {

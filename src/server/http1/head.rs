@@ -11,7 +11,7 @@ use httparse::{ParserConfig, Status};
 use memchr::{memchr, memchr_iter};
 
 use crate::{
-    http1::{content::Framing, spare},
+    http1::{content::Framing, lists, spare},
     incoming::Incoming,
 };
 
@@ -220,10 +220,6 @@ impl Said {
             (false, Some(length)) => Ok(Framing::Length(length)),
         }
     }
-}
-
-fn lists(value: &[u8], item: &[u8]) -> bool {
-    value.split(|&byte| byte == b',').any(|found| found.trim_ascii().eq_ignore_ascii_case(item))
 }
 
 /// Digits only, and none too many (RFC 9110 §8.6): `010` is eight to some.

@@ -8,7 +8,7 @@ use httparse::{ParserConfig, Status};
 use hyper::ext::ReasonPhrase;
 
 use super::Malformed;
-use crate::http1::{content::Framing, spare};
+use crate::http1::{content::Framing, lists, spare};
 
 /// The largest header, in bytes.
 const MAX_SIZE: usize = 64 * 1024;
@@ -185,10 +185,6 @@ fn number(digits: &[u8]) -> Option<u64> {
 }
 
 fn is_persistent(version: Version, headers: &HeaderMap) -> bool {
-    let mut options =
-        headers.get_all(header::CONNECTION).iter().flat_map(|value| value.as_bytes().split(|&b| b == b','));
-    if version == Version::HTTP_10 {
-        return options.any(|option| option.trim_ascii().eq_ignore_ascii_case(b"keep-alive"));
-    }
-    !options.any(|option| option.trim_ascii().eq_ignore_ascii_case(b"close"))
+    let says = |option| headers.get_all(header::CONNECTION).iter().any(|value| lists(value.as_bytes(), option));
+    if version == Version::HTTP_10 { says(b"keep-alive") } else { !says(b"close") }
 }
