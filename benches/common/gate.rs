@@ -1,9 +1,6 @@
 //! A gate's configuration, and questions to its listeners.
 
-use std::{
-    net::{Ipv4Addr, SocketAddr, TcpListener},
-    path::Path,
-};
+use std::{net::SocketAddr, path::Path};
 
 use bytes::Bytes;
 use http::{Method, Request, StatusCode, header};
@@ -68,11 +65,6 @@ upstream = "http://{upstream}"
 identity = {{ "X-Forwarded-User" = "sub" }}
 {more}"#
     )
-}
-
-/// An address that was free a moment ago.
-pub(crate) fn free_address() -> anyhow::Result<SocketAddr> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
 }
 
 /// The status that a request without a body is answered with.

@@ -12,7 +12,10 @@ use anyhow::{Context, bail};
 use http::{Method, StatusCode};
 use tokio::time::{Instant, sleep};
 
-use crate::gate::{self, ask, free_address};
+use crate::{
+    gate::{self, ask},
+    ports::free_address,
+};
 
 /// A running gateway. Dropping it kills it.
 #[derive(Debug)]
@@ -31,7 +34,7 @@ impl Gateway {
         workers: usize,
         more: &str,
     ) -> anyhow::Result<Self> {
-        let (address, admin) = (free_address()?, free_address()?);
+        let (address, admin) = (free_address(), free_address());
         let own = directory.join(address.port().to_string());
         fs::create_dir(&own)?;
         let (configuration, log) = (own.join("configuration"), own.join("log"));

@@ -3,7 +3,7 @@
 use std::{
     fs,
     io::{ErrorKind, Read, Write},
-    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    net::{SocketAddr, TcpStream},
     process::{Child, Command, Stdio},
     thread,
     time::{Duration, Instant},
@@ -11,6 +11,8 @@ use std::{
 
 use anyhow::{Context, bail};
 use tempfile::TempDir;
+
+use crate::ports::free_address;
 
 /// A server that writes nothing to disk. Dropping it kills it.
 #[derive(Debug)]
@@ -29,7 +31,7 @@ impl RedisServer {
     /// The same without any setting but where it listens.
     pub(crate) fn launch(configuration: &str, flags: &[&str]) -> anyhow::Result<Self> {
         let directory = tempfile::tempdir()?;
-        let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
+        let address = free_address();
         let (file, path) = (directory.path().join("redis.conf"), directory.path().display());
         fs::write(&file, format!("bind 127.0.0.1\nport {}\ndir \"{path}\"\n{configuration}", address.port()))?;
         let launched = Command::new("redis-server")

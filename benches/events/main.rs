@@ -16,6 +16,8 @@ mod gate;
 mod gateway;
 mod plan;
 #[allow(dead_code, reason = "the fleet bench uses the rest")]
+#[path = "../../tests/support/ports.rs"]
+mod ports;
 #[path = "../common/probe.rs"]
 mod probe;
 #[path = "../common/process.rs"]

@@ -17,6 +17,8 @@ mod gate;
 mod gateway;
 mod machine;
 mod plan;
+#[path = "../../tests/support/ports.rs"]
+mod ports;
 #[path = "../common/probe.rs"]
 mod probe;
 #[path = "../common/process.rs"]

@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::ensure;
 
-use crate::{gate::free_address, process, redis_server::RedisServer};
+use crate::{ports::free_address, process, redis_server::RedisServer};
 
 /// The name that sentinels know the primary by.
 pub(crate) const SERVICE: &str = "portcullis";
@@ -41,7 +41,7 @@ pub(crate) fn standalone() -> anyhow::Result<Store> {
 pub(crate) fn cluster() -> anyhow::Result<Store> {
     let (mut servers, mut buses) = (Vec::new(), Vec::new());
     for _ in 0..PRIMARIES {
-        let bus = free_address()?.port();
+        let bus = free_address().port();
         servers.push(RedisServer::start(&format!("cluster-enabled yes\ncluster-port {bus}\n"))?);
         buses.push(bus.to_string());
     }

@@ -16,6 +16,8 @@ mod index;
 mod others;
 mod place;
 mod plan;
+#[path = "../../tests/support/ports.rs"]
+mod ports;
 #[path = "../common/process.rs"]
 mod process;
 mod recorder;

@@ -12,6 +12,8 @@
 mod client;
 #[path = "../common/gate.rs"]
 mod gate;
+#[path = "../../tests/support/ports.rs"]
+mod ports;
 #[path = "../common/single_thread.rs"]
 mod single_thread;
 #[path = "../common/tokens.rs"]
@@ -36,7 +38,8 @@ use tokio::time::{Instant, sleep};
 
 use self::{
     client::{Client, Requests},
-    gate::{ask, free_address},
+    gate::ask,
+    ports::free_address,
     tokens::Issuer,
 };
 
@@ -194,7 +197,7 @@ impl Bench<'_> {
         let directory = tempfile::tempdir()?;
         let path = |name: &str| directory.path().join(name);
         fs::write(path("jwks.json"), self.issuer.jwks().to_string())?;
-        let (address, admin) = (free_address()?, free_address()?);
+        let (address, admin) = (free_address(), free_address());
         let settings = gate::Settings {
             address,
             admin,

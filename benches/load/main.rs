@@ -14,6 +14,8 @@ mod client;
 mod gate;
 mod generator;
 mod plan;
+#[path = "../../tests/support/ports.rs"]
+mod ports;
 #[path = "../common/process.rs"]
 mod process;
 mod proxy;

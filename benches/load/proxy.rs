@@ -14,7 +14,8 @@ use tokio::time::{Instant, sleep};
 
 use crate::{
     client::Manner,
-    gate::{self, ask, free_address},
+    gate::{self, ask},
+    ports::free_address,
     process,
     tokens::ISSUER,
 };
@@ -86,7 +87,7 @@ impl Kind {
 impl Proxy {
     /// Starts it and waits until it is ready.
     pub(crate) async fn start(kind: Kind, setup: &Setup) -> anyhow::Result<Self> {
-        let (address, admin) = (free_address()?, free_address()?);
+        let (address, admin) = (free_address(), free_address());
         if kind == Kind::Direct {
             let address = setup.upstream;
             return Ok(Self { kind, address, admin: address, child: None, log: PathBuf::new() });

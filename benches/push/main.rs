@@ -10,6 +10,8 @@ mod measure;
 mod mechanism;
 mod observe;
 mod plan;
+#[path = "../../tests/support/ports.rs"]
+mod ports;
 #[path = "../common/process.rs"]
 mod process;
 mod reader;

@@ -7,6 +7,8 @@
 
 mod ids;
 mod plan;
+#[path = "../../tests/support/ports.rs"]
+mod ports;
 #[path = "../common/process.rs"]
 mod process;
 #[allow(dead_code, reason = "the push bench uses the rest")]

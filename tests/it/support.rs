@@ -10,6 +10,8 @@ pub(crate) mod jwks_server;
 pub(crate) mod keys;
 pub(crate) mod log;
 pub(crate) mod openapi;
+#[path = "../support/ports.rs"]
+pub(crate) mod ports;
 pub(crate) mod program;
 pub(crate) mod redis;
 pub(crate) mod sentinel;

@@ -48,8 +48,3 @@ async fn metric(gate: &TestGate, sample: &str) -> u64 {
     let line = line.unwrap_or_else(|| panic!("no {sample} in\n{}", reply.text()));
     line.rsplit(' ').next().unwrap().parse().unwrap()
 }
-
-/// An address where nobody listens.
-fn nowhere() -> SocketAddr {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
-}

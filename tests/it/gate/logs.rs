@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    net::{SocketAddr, TcpListener},
+    net::SocketAddr,
     process::Stdio,
 };
 
@@ -17,6 +17,7 @@ use crate::support::{
     client::{Client, Raw},
     eventually,
     full::{World, now, request, subject_path},
+    ports::free_address,
 };
 
 /// `portcullis serve` as a process of its own that writes its log into a file.
@@ -70,10 +71,6 @@ impl Process {
 }
 
 const ADMIN_SECRET: &str = "correct-horse-battery-staple-0123456789";
-
-fn free_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
-}
 
 async fn logs_hold_no_token(world: World, format: &str, protocol: &str) {
     let route = format!("cookie = \"token\"\nheader = \"X-Token\"\n{protocol}");

@@ -3,7 +3,7 @@
 use std::{
     env,
     io::{ErrorKind, Read, Write},
-    net::{Ipv4Addr, TcpListener, TcpStream},
+    net::{Ipv4Addr, TcpStream},
     os::unix::net::UnixStream,
     path::PathBuf,
     process::{Child, Command, Stdio},
@@ -11,6 +11,8 @@ use std::{
 };
 
 use tempfile::TempDir;
+
+use super::ports::free_address;
 
 /// Set it to skip, visibly, what needs a redis-server.
 const SKIP: &str = "PORTCULLIS_SKIP_REDIS";
@@ -155,7 +157,7 @@ fn answers(mut stream: impl Read + Write) -> bool {
 }
 
 pub(crate) fn free_port() -> u16 {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
+    free_address().port()
 }
 
 fn launch(port: u16, options: &[String], directory: &TempDir) -> Child {

@@ -22,6 +22,7 @@ use tokio::{
 use super::exchange;
 use crate::support::{
     eventually_within,
+    ports::free_address,
     program::{PORTCULLIS, Running, program},
     upstream::TestUpstream,
 };
@@ -129,14 +130,9 @@ async fn take_over(listener: &str, place: Place) -> String {
     logs
 }
 
-/// A port that nobody has.
-fn free_port() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn an_address_is_handed_over() {
-    let address = free_port();
+    let address = free_address();
     let logs = take_over(&format!("address = \"{address}\"\nreuse_port = true"), Place::Tcp(address)).await;
     let led = logs.matches("another process takes new connections from now on").count();
     assert_eq!(led, if cfg!(target_os = "linux") { 2 } else { 0 }, "{logs}");

@@ -18,6 +18,7 @@ use crate::support::{
     client::{Raw, Reply, request},
     eventually,
     gate::TestGate,
+    ports::free_address,
     upstream::{RawUpstream, StreamBody, text},
 };
 
@@ -328,7 +329,7 @@ async fn assert_problem(gate: &TestGate, status: u16, code: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upstream_that_is_not_there_is_a_bad_gateway() {
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let free = free_address();
     for protocol in ["http1", "http2"] {
         let toml = format!("[[routes]]\nupstream = \"http://{free}\"\nprotocol = \"{protocol}\"\nauth = \"none\"");
         assert_problem(&TestGate::start(&toml).await, 502, "upstream_unavailable").await;

@@ -7,8 +7,8 @@ use std::sync::{
 
 use http::{Response, StatusCode};
 
-use super::{Api, ask, gate, metric, nowhere, route};
-use crate::support::{eventually, gate::TestGate, log, upstream::StreamBody};
+use super::{Api, ask, gate, metric, route};
+use crate::support::{eventually, gate::TestGate, log, ports::free_address, upstream::StreamBody};
 
 /// An API that answers with this status while it is told to.
 fn failing(name: &'static str, status: StatusCode) -> (Api, Arc<AtomicBool>) {
@@ -98,7 +98,7 @@ async fn while_all_are_left_alone_all_are_asked() {
 #[tokio::test(flavor = "multi_thread")]
 async fn who_is_not_there_is_left_alone() {
     let api = Api::start("api");
-    let gone = nowhere();
+    let gone = free_address();
     let settings = "balance = \"round_robin\"\nejection.time = \"1h\"\nejection.max_time = \"1h\"";
     let gate = TestGate::start(&route(&[api.address(), gone], settings)).await;
     assert_eq!(ask(&gate, 40).await["api"], 40);

@@ -22,11 +22,12 @@ use portcullis::{
 use tokio::{net::TcpListener, task::JoinSet};
 use tower::Service as _;
 
-use super::{Api, nowhere};
+use super::Api;
 use crate::support::{
     client::{self, Client, Reply},
     eventually,
     gate::TestGate,
+    ports::free_address,
     upstream::StreamBody,
 };
 
@@ -206,7 +207,7 @@ async fn a_name_that_nobody_knows_is_asked_for_until_somebody_does() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failed_connection_asks_again_at_once() {
     let api = Api::start("api");
-    let told = Told::to(&[nowhere()]);
+    let told = Told::to(&[free_address()]);
     let settings = NAME.replace("\"1s\"", "\"1h\"");
     let proxy = Proxy::start(&settings, &told).await;
     assert_eq!(proxy.get().await.status, 502);
@@ -218,7 +219,7 @@ async fn a_failed_connection_asks_again_at_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn another_address_is_tried() {
     let api = Api::start("api");
-    let told = Told::to(&[nowhere(), api.address()]);
+    let told = Told::to(&[free_address(), api.address()]);
     let proxy = Proxy::start(NAME, &told).await;
     assert_eq!(proxy.answers(10).await, ["api"; 10]);
     proxy.upstream.maintain();

@@ -15,10 +15,11 @@ use tokio::{
     task::JoinSet,
 };
 
-use super::{Api, metric, nowhere, route};
+use super::{Api, metric, route};
 use crate::support::{
     client::{Client, Reply, request},
     gate::TestGate,
+    ports::free_address,
     upstream::{RawUpstream, StreamBody},
 };
 
@@ -105,7 +106,7 @@ async fn what_was_never_sent_is_sent_elsewhere() {
     for protocol in ["http1", "http2"] {
         let api = Api::start("api");
         let settings = format!("protocol = \"{protocol}\"");
-        let gate = TestGate::start(&in_turn(&[nowhere(), nowhere(), api.address()], &settings)).await;
+        let gate = TestGate::start(&in_turn(&[free_address(), free_address(), api.address()], &settings)).await;
         for (method, body) in [(Method::POST, "body"), (Method::GET, ""), (Method::PATCH, "body")] {
             for _ in 0..3 {
                 assert_eq!(send(&gate, method.clone(), body).await.text(), "api", "{protocol} {method}");
