@@ -29,5 +29,5 @@ pub use self::{
     judge::{Decision, Judge, Judgement},
     layer::GateLayer,
     policy::Policy,
-    service::{Admission, Gate},
+    service::{Admission, Gate, Passed},
 };

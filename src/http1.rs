@@ -4,6 +4,7 @@
 //! from another. So a connection that waits costs its socket and little else.
 //!
 //! - `read`: reading into a shared block.
+//! - `lines`: how the lines of a header end.
 //! - `content`: taking the framing off content; `chunked`: the chunked coding.
 //! - `encode`: fields, chunks and trailers as bytes.
 //! - `outgoing`: a message on its way out.
@@ -14,6 +15,7 @@
 mod chunked;
 pub(crate) mod content;
 pub(crate) mod encode;
+pub(crate) mod lines;
 pub(crate) mod outgoing;
 pub(crate) mod read;
 pub(crate) mod spare;

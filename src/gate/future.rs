@@ -7,6 +7,7 @@ use std::{
 use bytes::Bytes;
 use http::{Request, Response};
 use pin_project_lite::pin_project;
+use tokio::time::Instant;
 use tower::Service;
 
 use super::{Decision, service::Shared, time_left::TimeLeft};
@@ -69,9 +70,12 @@ where
                 StageProjection::Judging { decision, rest } => {
                     let decision = ready!(decision.as_mut().poll(context));
                     let Some(rest) = rest.take() else { unreachable!("polled after it was ready") };
-                    let Rest { shared, request, mut inner } = *rest;
-                    match shared.apply(decision, request) {
-                        Ok((request, time_left)) => Stage::Forwarding { response: inner.call(request), time_left },
+                    let Rest { shared, mut request, mut inner } = *rest;
+                    match shared.apply(decision, &mut request, Instant::now) {
+                        Ok(passed) => {
+                            let time_left = passed.tell(&mut request);
+                            Stage::Forwarding { response: inner.call(request), time_left }
+                        }
                         Err(refusal) => Stage::Refusing { response: Some(refusal) },
                     }
                 }

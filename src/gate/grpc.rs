@@ -7,7 +7,11 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 
 /// Whether the request is a gRPC call (`application/grpc`, `application/grpc+proto`, …).
 pub(crate) fn is_call(fields: &HeaderMap) -> bool {
-    let Some(content_type) = fields.get(header::CONTENT_TYPE) else { return false };
+    fields.get(header::CONTENT_TYPE).is_some_and(is_type_of_call)
+}
+
+/// Whether that is the type of the content of a gRPC call, or of its answer.
+pub(crate) fn is_type_of_call(content_type: &HeaderValue) -> bool {
     content_type
         .as_bytes()
         .strip_prefix(b"application/grpc")

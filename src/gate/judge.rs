@@ -249,16 +249,20 @@ impl Judge {
         only: Option<&IssuerName>,
         counts: bool,
     ) -> Judgement {
-        let known = match (known, str::from_utf8(token)) {
-            (Some(known), _) => known,
-            (None, Err(_)) => return Judgement::Decided(self.without_token(policy, Presented::Malformed)),
-            (None, Ok(token)) => match self.verify(token) {
-                Ok(known) => known,
-                Err(Unverified::Fault(fault)) => {
-                    return Judgement::Decided(self.unverified(policy, &Unverified::Fault(fault)));
+        let known = match known {
+            Some(known) => known,
+            None => {
+                let Ok(token) = str::from_utf8(token) else {
+                    return Judgement::Decided(self.without_token(policy, Presented::Malformed));
+                };
+                match self.verify(token) {
+                    Ok(known) => known,
+                    Err(Unverified::Fault(fault)) => {
+                        return Judgement::Decided(self.unverified(policy, &Unverified::Fault(fault)));
+                    }
+                    Err(_) => return self.judge_later(policy, Err(token), only, counts),
                 }
-                Err(_) => return self.judge_later(policy, Err(token), only, counts),
-            },
+            }
         };
         if let Err(unverified) = check_place(policy, only, &known) {
             return Judgement::Decided(self.unverified(policy, &unverified));

@@ -106,6 +106,15 @@ impl Admission {
     }
 }
 
+/// A request that goes on.
+#[derive(Debug)]
+pub struct Passed {
+    /// Who was admitted, with a token.
+    pub admission: Option<Admission>,
+    /// What its response is to tell of the session.
+    pub time_left: Option<TimeLeft>,
+}
+
 /// What all clones of a gate share.
 #[derive(Debug)]
 pub(super) struct Shared {
@@ -125,7 +134,11 @@ impl Shared {
         Self { judge, policy: Arc::new(policy), reserved, refusals, verdicts }
     }
 
-    fn judge<B>(&self, request: &Request<B>) -> Judgement {
+    pub(super) const fn policy(&self) -> &Arc<Policy> {
+        &self.policy
+    }
+
+    pub(super) fn judge<B>(&self, request: &Request<B>) -> Judgement {
         let policy = &self.policy;
         if policy.preflights
             && is_preflight(request)
@@ -136,12 +149,14 @@ impl Shared {
         self.judge.judge(&self.policy, request.headers())
     }
 
-    /// What a decision comes to: the request as it goes on, and what its response tells of the session; or the response that refuses it.
+    /// What a decision comes to: the request becomes one that goes on, or the response refuses it. `now`: when it was judged, or before
+    /// that.
     pub(super) fn apply<B, R: From<Bytes>>(
         self: &Arc<Self>,
         decision: Decision,
-        mut request: Request<B>,
-    ) -> Result<(Request<B>, Option<TimeLeft>), Response<R>> {
+        request: &mut Request<B>,
+        now: impl FnOnce() -> Instant,
+    ) -> Result<Passed, Response<R>> {
         self.verdicts.count(&decision);
         if let Some(reason) = decision.reason() {
             self.log(reason, &decision);
@@ -158,12 +173,11 @@ impl Shared {
         if decision.stale {
             identity::flag_stale(fields);
         }
-        if let Some(known) = decision.token {
+        let admission = decision.token.map(|known| {
             identity::add(&self.policy.identity, &known.forwarded, fields);
-            let (shared, since) = (Arc::clone(self), decision.since.unwrap_or_else(Instant::now));
-            request.extensions_mut().insert(Admission { known, shared, since });
-        }
-        Ok((request, time_left))
+            Admission { known, shared: Arc::clone(self), since: decision.since.unwrap_or_else(now) }
+        });
+        Ok(Passed { admission, time_left })
     }
 
     fn withhold_token(&self, fields: &mut HeaderMap) {
@@ -187,6 +201,16 @@ impl Shared {
             enforced = !decision.passes,
             "refused"
         );
+    }
+}
+
+impl Passed {
+    /// Tells the service who was admitted.
+    pub(super) fn tell<B>(self, request: &mut Request<B>) -> Option<TimeLeft> {
+        if let Some(admission) = self.admission {
+            request.extensions_mut().insert(admission);
+        }
+        self.time_left
     }
 }
 
@@ -224,14 +248,17 @@ where
         self.inner.poll_ready(context)
     }
 
-    fn call(&mut self, request: Request<B>) -> Self::Future {
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let judgement = self.shared.judge(&request);
         // Only the instance that was polled is ready; the clone takes its place for the next call.
         let clone = self.inner.clone();
         let mut inner = mem::replace(&mut self.inner, clone);
         match judgement {
-            Judgement::Decided(decision) => match self.shared.apply(decision, request) {
-                Ok((request, time_left)) => ResponseFuture::forwarding(inner.call(request), time_left),
+            Judgement::Decided(decision) => match self.shared.apply(decision, &mut request, Instant::now) {
+                Ok(passed) => {
+                    let time_left = passed.tell(&mut request);
+                    ResponseFuture::forwarding(inner.call(request), time_left)
+                }
                 Err(refusal) => ResponseFuture::refusing(refusal),
             },
             Judgement::Pending(decision) => ResponseFuture::judging(decision, Arc::clone(&self.shared), request, inner),

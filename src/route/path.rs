@@ -90,8 +90,8 @@ pub fn canonicalise(raw: &(impl AsRef<[u8]> + ?Sized)) -> Result<Cow<'_, str>, P
     if raw.first() != Some(&b'/') {
         return Err(PathFault::NotAbsolute);
     }
-    if is_plain(raw)
-        && let Ok(path) = str::from_utf8(raw)
+    if let Ok(path) = str::from_utf8(raw)
+        && is_plain(path)
     {
         return Ok(Cow::Borrowed(path));
     }
@@ -110,20 +110,37 @@ pub fn canonicalise(raw: &(impl AsRef<[u8]> + ?Sized)) -> Result<Cow<'_, str>, P
 
 /// Decodes everything that is percent-encoded in a canonical path.
 pub(super) fn decode(path: &str) -> Cow<'_, [u8]> {
-    percent_encoding::percent_decode_str(path).into()
+    if path.as_bytes().contains(&b'%') {
+        percent_encoding::percent_decode_str(path).into()
+    } else {
+        path.as_bytes().into()
+    }
 }
 
-/// Whether nothing has to be done: characters that need no encoding, and no segment that is empty or begins with a dot.
-fn is_plain(raw: &[u8]) -> bool {
+/// Whether a path is plainly canonical: of characters that need no encoding, and without a segment that is empty or begins with a dot.
+#[must_use]
+pub fn is_plain(path: &str) -> bool {
     let mut after_slash = false;
-    raw.iter().all(|&byte| {
+    let is_plain = path.bytes().all(|byte| {
         let suspicious = after_slash && matches!(byte, b'/' | b'.');
         after_slash = byte == b'/';
-        (after_slash || stands_bare(byte)) && !suspicious
-    })
+        BARE[usize::from(byte)] && !suspicious
+    });
+    is_plain && path.starts_with('/')
 }
 
-/// `pchar` without percent-encoding (RFC 3986 §3.3).
+/// What stands bare in a path: slashes, and `pchar` without percent-encoding (RFC 3986 §3.3).
+static BARE: [bool; 256] = {
+    let mut bare = [false; 256];
+    let mut byte = 0_u8;
+    while byte < 128 {
+        bare[byte as usize] = byte == b'/' || stands_bare(byte);
+        byte += 1;
+    }
+    bare
+};
+
+/// `pchar` without percent-encoding.
 const fn stands_bare(byte: u8) -> bool {
     is_unreserved(byte)
         || matches!(byte, b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b';' | b'=' | b':' | b'@')

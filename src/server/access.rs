@@ -10,10 +10,11 @@ use std::{
         Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use http::{HeaderValue, Method, Request, Response, Uri, Version, header};
+use tokio::time::Instant;
 
 use super::{
     random,

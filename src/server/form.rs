@@ -7,6 +7,7 @@ use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header,
     uri::{PathAndQuery, Scheme},
 };
+use memchr::memchr;
 
 use crate::{
     gate::problem,
@@ -88,9 +89,9 @@ pub(super) fn normalise<B>(request: &mut Request<B>, max_headers: usize) -> Resu
 
 /// Methods are told apart by case (RFC 9110 §9.1), but not by every server: `trace` is served as nothing, and never as `TRACE`.
 fn check_method(method: &Method) -> Result<(), Unserved> {
-    const KNOWN: [Method; 7] =
+    static KNOWN: [Method; 7] =
         [Method::GET, Method::POST, Method::HEAD, Method::OPTIONS, Method::PUT, Method::DELETE, Method::PATCH];
-    const REFUSED: [Method; 2] = [Method::CONNECT, Method::TRACE];
+    static REFUSED: [Method; 2] = [Method::CONNECT, Method::TRACE];
     let alike = |known: &Method| method.as_str().eq_ignore_ascii_case(known.as_str());
     if KNOWN.contains(method) || !KNOWN.iter().chain(&REFUSED).any(alike) { Ok(()) } else { Err(Unserved::Method) }
 }
@@ -108,7 +109,7 @@ fn check_size<B>(request: &Request<B>, max_headers: usize) -> Result<(), Unserve
 /// Servers that hand fields on as variables see `Content-Length` and `content_length` as one; where the body ends must not depend on it.
 /// White space around a value is none of it, but in HTTP/2 nobody takes it off on the way (RFC 9113 §8.2.1).
 fn check_fields<B>(request: &Request<B>) -> Result<(), Unserved> {
-    const FRAMING: [HeaderName; 2] = [header::CONTENT_LENGTH, header::TRANSFER_ENCODING];
+    static FRAMING: [HeaderName; 2] = [header::CONTENT_LENGTH, header::TRANSFER_ENCODING];
     let fields = request.headers();
     let is_twin = |name: &HeaderName| {
         let folded = |byte: u8| if byte.is_ascii_alphanumeric() { byte } else { b'-' };
@@ -139,7 +140,7 @@ fn has_one_length(fields: &HeaderMap) -> bool {
 
 /// Whether `Connection` lists a field that says where the request goes or ends (RFC 9110 §7.6.1).
 fn is_end_to_end(connection: &HeaderValue) -> bool {
-    const NEEDED: [HeaderName; 2] = [header::HOST, header::CONTENT_LENGTH];
+    static NEEDED: [HeaderName; 2] = [header::HOST, header::CONTENT_LENGTH];
     // Nearly every request says just this.
     if connection == "keep-alive" || connection == "close" {
         return false;
@@ -199,27 +200,36 @@ fn one_authority<B>(request: &mut Request<B>) -> Result<(), Unserved> {
 /// Whether it is a host with an optional port (RFC 3986 §3.2): no user information, no list, and nothing but a name of letters, digits,
 /// `-`, `.`, `_` and `~`, or an address.
 fn is_authority(text: &[u8]) -> bool {
-    let Ok(text) = str::from_utf8(text) else { return false };
-    let (is_host, rest) = if let Some(rest) = text.strip_prefix('[') {
-        let Some((address, rest)) = rest.split_once(']') else { return false };
-        (address.parse::<Ipv6Addr>().is_ok(), rest)
-    } else {
-        let (name, rest) = text.split_at(text.find(':').unwrap_or(text.len()));
-        (is_name(name), rest)
-    };
-    is_host && (rest.is_empty() || rest.strip_prefix(':').is_some_and(is_port))
+    if let Some(literal) = text.strip_prefix(b"[") {
+        let Some(end) = memchr(b']', literal) else { return false };
+        let is_address = str::from_utf8(&literal[..end]).is_ok_and(|address| address.parse::<Ipv6Addr>().is_ok());
+        return is_address && may_be_port(&literal[end + 1..]);
+    }
+    let (name, port) = text.split_at(memchr(b':', text).unwrap_or(text.len()));
+    is_name(name) && may_be_port(port)
 }
 
 /// Labels that are not empty, and perhaps a dot at the end.
-fn is_name(name: &str) -> bool {
-    let name = name.as_bytes();
-    name.first().is_some_and(|&first| first != b'.')
-        && name.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-._~".contains(byte))
-        && !name.windows(2).any(|pair| pair == b"..")
+fn is_name(name: &[u8]) -> bool {
+    let mut after_dot = true;
+    let is_plain = name.iter().all(|&byte| {
+        let is_empty = after_dot && byte == b'.';
+        after_dot = byte == b'.';
+        !is_empty && (byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~'))
+    });
+    is_plain && !name.is_empty()
 }
 
-fn is_port(port: &str) -> bool {
-    port.bytes().all(|byte| byte.is_ascii_digit()) && !port.starts_with('0') && port.parse::<u16>().is_ok()
+/// Whether it is nothing, or a port behind its colon.
+fn may_be_port(text: &[u8]) -> bool {
+    text.is_empty() || text.strip_prefix(b":").is_some_and(is_port)
+}
+
+fn is_port(port: &[u8]) -> bool {
+    let digit = |number: u32, byte: &u8| byte.is_ascii_digit().then(|| 10 * number + u32::from(byte - b'0'));
+    (1..=5).contains(&port.len())
+        && port[0] != b'0'
+        && port.iter().try_fold(0, digit).is_some_and(|port| u16::try_from(port).is_ok())
 }
 
 /// The path in canonical form; the query as it is.
@@ -228,7 +238,7 @@ fn one_path<B>(request: &mut Request<B>) -> Result<(), Unserved> {
     if uri.scheme().is_some_and(|scheme| *scheme != Scheme::HTTP && *scheme != Scheme::HTTPS) {
         return Err(Unserved::Target);
     }
-    if uri.path() == "*" && request.method() == Method::OPTIONS {
+    if path::is_plain(uri.path()) || uri.path() == "*" && request.method() == Method::OPTIONS {
         return Ok(());
     }
     let canonical = match path::canonicalise(uri.path()).map_err(Unserved::Path)? {

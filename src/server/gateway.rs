@@ -1,12 +1,12 @@
 //! What happens to a request, from its arrival to its response.
 
-use std::{net::IpAddr, sync::Arc, time::Instant};
+use std::{net::IpAddr, sync::Arc};
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use http_body::Body as _;
 use prometheus_client::metrics::{counter::Counter, gauge::Gauge};
-use tower::{Layer, Service};
+use tokio::time::Instant;
 
 use super::{
     ListenerSettings,
@@ -24,9 +24,9 @@ use super::{
 use crate::{
     clock::Clock,
     cors::{self, CorsSettings},
-    gate::{Gate, GateLayer, Judge, grpc, identity::ReservedNames, problem},
+    gate::{GateLayer, Judge, Passed, grpc, identity::ReservedNames, problem},
     incoming::Incoming,
-    limit::{Excess, Limits, RouteLimits, concurrency::Place, own::OwnLimits},
+    limit::{Excess, Limits, concurrency::Place, own::OwnLimits},
     route::{RouteSettings, table::RouteTable},
     telemetry::{
         log::AccessSettings,
@@ -75,9 +75,8 @@ pub struct Lasting<'a> {
 /// One route: its gate, and the upstream behind it.
 #[derive(Debug)]
 struct Route {
-    gate: Gate<Passage>,
-    upstream: Upstream,
-    limits: Option<Arc<RouteLimits>>,
+    gate: GateLayer,
+    passage: Passage,
     cors: Option<CorsSettings>,
     metrics: Arc<RouteMetrics>,
 }
@@ -96,9 +95,10 @@ impl Gateway {
     ) -> Self {
         let keep = |settings: &RouteSettings| {
             let stays = |route: &&Route| {
-                route.gate.policy().name == settings.policy.name && route.upstream.is_of(&settings.upstream, reserved)
+                route.gate.policy().name == settings.policy.name
+                    && route.passage.upstream().is_of(&settings.upstream, reserved)
             };
-            Some(former?.routes.iter().find(stays)?.upstream.clone())
+            Some(former?.routes.iter().find(stays)?.passage.upstream().clone())
         };
         let route = |(settings, layer): (&RouteSettings, &GateLayer)| {
             let name = &settings.policy.name;
@@ -106,11 +106,9 @@ impl Gateway {
                 Upstream::new(settings.upstream.clone(), reserved.clone(), metrics.upstreams.route(name))
             });
             let limits = limits.of_route(name, settings.limits);
-            let passage = Passage::new(upstream.clone(), limits.clone(), options.access.is_some());
             let route = Route {
-                gate: layer.layer(passage),
-                upstream,
-                limits,
+                gate: layer.clone(),
+                passage: Passage::new(upstream, limits, options.access.is_some()),
                 cors: settings.cors.clone(),
                 metrics: metrics.route(name),
             };
@@ -169,7 +167,7 @@ impl Gateway {
             entry.follow(traffic);
             hold.keep(entry);
         }
-        let limits = route.and_then(|route| route.limits.as_ref());
+        let limits = route.and_then(|route| route.passage.limits());
         let place = limits.and_then(|_| response.extensions_mut().remove::<Place>());
         response.map(|body| Ending::new(body, entry, place))
     }
@@ -211,7 +209,7 @@ impl Gateway {
 
     /// Lets go of what was unused for too long.
     pub fn maintain(&self) {
-        self.routes.iter().for_each(|route| route.upstream.maintain());
+        self.routes.iter().for_each(|route| route.passage.upstream().maintain());
     }
 
     async fn answer(
@@ -254,20 +252,25 @@ impl Gateway {
                 let detail = "A page of this origin must not open WebSockets here.";
                 return (problem::response(StatusCode::FORBIDDEN, "origin", detail), Some(route));
             }
-            if route.upstream.takes_websockets() {
+            if route.passage.upstream().takes_websockets() {
                 request.extensions_mut().insert(handshake);
             } else if handshake.is_extended_connect {
                 return (form::Unserved::Method.answer(), Some(route));
             }
         }
-        let origin = cors::one_origin(request.headers()).cloned();
+        let is_shared = route.cors.is_some() || !self.own.origins.is_empty();
+        let origin = is_shared.then(|| cors::one_origin(request.headers()).cloned()).flatten();
         let mut response = match self.admit_address(route, &request, &arrival.downstream) {
-            Ok(()) => {
-                request.extensions_mut().insert(arrival);
-                // An upstream is always ready, so a clone of its gate is.
-                let Ok(response) = route.gate.clone().call(*request).await;
-                response
-            }
+            Ok(()) => match route.gate.admit(&mut request, arrival.at).await {
+                Ok(Passed { admission, time_left }) => {
+                    let mut response = route.passage.pass(request, admission, arrival).await;
+                    if let Some(time_left) = time_left {
+                        time_left.add(response.headers_mut());
+                    }
+                    response
+                }
+                Err(refusal) => refusal,
+            },
             Err(excess) => excess.answer(problem::is_grpc_call(request.headers())),
         };
         self.share(route, origin.as_ref(), &mut response);
@@ -299,7 +302,7 @@ impl Gateway {
 
     /// Before the verdict, so that it also costs those whose tokens are not good.
     fn admit_address<B>(&self, route: &Route, request: &Request<B>, downstream: &Downstream) -> Result<(), Excess> {
-        let Some(limits) = route.limits.as_ref().filter(|limits| limits.counts_addresses()) else { return Ok(()) };
+        let Some(limits) = route.passage.limits().filter(|limits| limits.counts_addresses()) else { return Ok(()) };
         limits.spend_address(self.client(request, downstream)).inspect_err(|excess| limits.count(*excess))
     }
 

@@ -25,7 +25,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode, Version, header};
+use http::{Method, Request, Response, StatusCode, Version};
 use http_body::{Body, Frame};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 
@@ -89,7 +89,7 @@ where
     let mut connection =
         Connection { stream, buffer: first, unread: Unread::default(), feed: None, expects: false, leaves: false };
     loop {
-        let Head { mut request, framing, persistent, expects, takes_trailers } = match poll_fn(|context| {
+        let Head { mut request, framing, persistent, expects, takes_trailers, upgrades } = match poll_fn(|context| {
             connection.poll_head(context, settings.limits, ends.as_mut())
         })
         .await?
@@ -109,7 +109,7 @@ where
             persistent,
             takes_trailers,
         };
-        let mut switch = connection.begin(&mut request, framing, expects);
+        let mut switch = connection.begin(&mut request, framing, expects, upgrades);
         let (mut response, outgoing) = {
             let response = pin!(service(request));
             connection.answered(response, &settings.interim).await?
@@ -230,7 +230,13 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
     }
 
     /// Gives a request its content. Returns how the connection is handed over, should it be.
-    fn begin(&mut self, request: &mut Request<Incoming>, framing: Framing, expects: bool) -> Option<Switch> {
+    fn begin(
+        &mut self,
+        request: &mut Request<Incoming>,
+        framing: Framing,
+        expects: bool,
+        upgrades: bool,
+    ) -> Option<Switch> {
         self.expects = expects;
         if framing != Framing::Empty {
             let (mut feed, content) = Feed::new(framing);
@@ -244,7 +250,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
             *request.body_mut() = Incoming::Http1(content);
             self.feed = Some(feed);
         }
-        request.headers().contains_key(header::UPGRADE).then(|| {
+        upgrades.then(|| {
             let (switch, switching) = Switching::new();
             request.extensions_mut().insert(switching);
             switch

@@ -1,17 +1,9 @@
 //! From the verdict to the upstream: limits of those who were admitted, and what the access log wants to know of the way on.
 
-use std::{
-    convert::Infallible,
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll, ready},
-    time::Instant,
-};
+use std::{sync::Arc, time::Instant};
 
 use http::{Request, Response};
 use http_body::Body as _;
-use pin_project_lite::pin_project;
-use tower::Service;
 
 use super::access::Notes;
 use crate::{
@@ -19,12 +11,12 @@ use crate::{
     incoming::Incoming,
     limit::{Excess, RouteLimits, concurrency::Place, intake::Intake},
     stream::{Kind, Tether},
-    upstream::{Body, Upstream},
+    upstream::{Body, Upstream, fields::Arrival},
     verdict::Reason,
 };
 
-/// The way to an upstream. Clones share it.
-#[derive(Clone, Debug)]
+/// The way to an upstream.
+#[derive(Debug)]
 pub(super) struct Passage {
     upstream: Upstream,
     limits: Option<Arc<RouteLimits>>,
@@ -32,29 +24,46 @@ pub(super) struct Passage {
     noted: bool,
 }
 
-type Exchange = <Upstream as Service<Request<Incoming>>>::Future;
-
-pin_project! {
-    /// The response of a [`Passage`]. One that takes a place among those in flight has it as an extension.
-    #[project = PassageProjection]
-    pub(super) enum PassageFuture {
-        /// Nothing is limited, and nothing noted.
-        Plain { #[pin] exchange: Exchange },
-        /// Something is.
-        Watched { exchange: Pin<Box<dyn Future<Output = Response<Body>> + Send>> },
-    }
-}
-
 impl Passage {
     pub(super) const fn new(upstream: Upstream, limits: Option<Arc<RouteLimits>>, noted: bool) -> Self {
         Self { upstream, limits, noted }
     }
 
-    async fn pass(mut self, mut request: Request<Incoming>) -> Response<Body> {
+    /// The upstream that it leads to.
+    pub(super) const fn upstream(&self) -> &Upstream {
+        &self.upstream
+    }
+
+    /// The limits on the way.
+    pub(super) const fn limits(&self) -> Option<&Arc<RouteLimits>> {
+        self.limits.as_ref()
+    }
+
+    /// Resolves with the response to a request that was admitted so, if it was asked for a token. A response that takes a place among those
+    /// in flight has it as an extension.
+    pub(super) async fn pass(
+        &self,
+        request: Box<Request<Incoming>>,
+        admission: Option<Admission>,
+        arrival: Arrival,
+    ) -> Response<Body> {
+        if self.limits.is_none() && !self.noted {
+            return self.upstream.send(request, admission, &arrival).await;
+        }
+        // Boxed: a connection has room for what serves its requests, and this is large.
+        Box::pin(self.watch(request, admission, arrival)).await
+    }
+
+    async fn watch(
+        &self,
+        mut request: Box<Request<Incoming>>,
+        admission: Option<Admission>,
+        arrival: Arrival,
+    ) -> Response<Body> {
         let notes = request.extensions().get::<Arc<Notes>>().cloned();
         let is_grpc_call = problem::is_grpc_call(request.headers());
         let kind = if is_grpc_call { Kind::Grpc } else { Kind::Response };
-        let tether = Tether::of(request.extensions().get::<Admission>().cloned(), kind);
+        let tether = Tether::of(admission, kind);
         let limits = self.limits.as_deref();
         let max_body_size = limits.and_then(RouteLimits::max_body_size);
         let refuse = |excess: Excess| {
@@ -75,11 +84,12 @@ impl Passage {
             // For those who go on after the response, such as tunnels.
             request.extensions_mut().insert(place.clone());
         }
+        let admission = tether.into_admission();
         if let Some(notes) = &notes {
-            notes.pass(tether.into_admission(), intake.clone());
+            notes.pass(admission.clone(), intake.clone());
         }
         let begun = Instant::now();
-        let Ok(mut response) = self.upstream.call(request).await;
+        let mut response = self.upstream.send(request, admission, &arrival).await;
         if let Some(notes) = notes {
             notes.answered(begun.elapsed());
         }
@@ -113,33 +123,5 @@ async fn check(
     match limits.concurrency() {
         Some(concurrency) => tether.wait(concurrency.take()).await.map(|taken| taken.map(Some)),
         None => Ok(Ok(None)),
-    }
-}
-
-impl Service<Request<Incoming>> for Passage {
-    type Response = Response<Body>;
-    type Error = Infallible;
-    type Future = PassageFuture;
-
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        self.upstream.poll_ready(context)
-    }
-
-    fn call(&mut self, request: Request<Incoming>) -> PassageFuture {
-        if self.limits.is_none() && !self.noted {
-            return PassageFuture::Plain { exchange: self.upstream.call(request) };
-        }
-        PassageFuture::Watched { exchange: Box::pin(self.clone().pass(request)) }
-    }
-}
-
-impl Future for PassageFuture {
-    type Output = Result<Response<Body>, Infallible>;
-
-    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        match self.project() {
-            PassageProjection::Plain { exchange } => exchange.poll(context),
-            PassageProjection::Watched { exchange } => Poll::Ready(Ok(ready!(exchange.as_mut().poll(context)))),
-        }
     }
 }

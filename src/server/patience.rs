@@ -290,8 +290,9 @@ pub struct Patient<T: Abort> {
 struct Header {
     /// How many requests there had been. Once there are more, the header is complete.
     after: u64,
-    /// When its first byte came, in milliseconds from the progress's origin.
-    since: u64,
+    /// When its first byte came, in milliseconds from the progress's origin; `None`: just now. Most headers come as a whole, and nobody has
+    /// to know.
+    since: Option<u64>,
 }
 
 impl<T: Abort> Patient<T> {
@@ -305,7 +306,7 @@ impl<T: Abort> Patient<T> {
     /// The first header is waited for since the connection was accepted: whatever has come before is part of that time.
     #[must_use]
     pub fn awaited(mut self) -> Self {
-        self.header = Some(Header { after: 0, since: 0 });
+        self.header = Some(Header { after: 0, since: Some(0) });
         let left = self.time_left();
         self.timer.inner_mut().as_mut().reset(Instant::now() + left);
         self
@@ -338,7 +339,8 @@ impl<T: Abort> Patient<T> {
             // An idle connection is closed in order by whoever waits for `Progress::idle`; this is for when that does not help.
             least = least.min(self.progress.left(self.progress.idle_since(), idle.saturating_add(header)));
             if let Some(reading) = self.header.filter(|reading| reading.after == count.begun()) {
-                least = least.min(self.progress.left(reading.since, header));
+                let since = reading.since.unwrap_or_else(|| self.progress.elapsed());
+                least = least.min(self.progress.left(since, header));
             }
         }
         least
@@ -350,7 +352,16 @@ impl<T: Abort> Patient<T> {
         // Some clients send an empty line after content, which begins no request (RFC 9112 §2.2).
         let is_empty = |bytes: &[u8]| bytes.iter().all(|byte| matches!(byte, b'\r' | b'\n'));
         if begins && !(self.limits.shared && count.begun() > 0) && !is_empty(bytes) {
-            self.header = Some(Header { after: count.begun(), since: self.progress.elapsed() });
+            self.header = Some(Header { after: count.begun(), since: None });
+        }
+    }
+
+    /// Nothing more is there to be read: a header of which a part has come is waited for from now on.
+    fn read_all(&mut self) {
+        if let Some(Header { after, since: since @ None }) = &mut self.header
+            && *after == self.progress.count().begun()
+        {
+            *since = Some(self.progress.elapsed());
         }
     }
 
@@ -404,10 +415,13 @@ impl<T: AsyncRead + Abort + Unpin> AsyncRead for Patient<T> {
                 }
                 Poll::Ready(result)
             }
-            Poll::Pending => match self.check(context) {
-                Ok(()) => Poll::Pending,
-                Err(error) => Poll::Ready(Err(error)),
-            },
+            Poll::Pending => {
+                self.read_all();
+                match self.check(context) {
+                    Ok(()) => Poll::Pending,
+                    Err(error) => Poll::Ready(Err(error)),
+                }
+            }
         }
     }
 }

@@ -7,7 +7,8 @@ use super::random;
 use crate::clock::Timestamp;
 
 /// The field.
-pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static(NAME);
+const NAME: &str = "x-request-id";
 
 /// The longest that is kept, in bytes.
 const MAX_LENGTH: usize = 128;
@@ -42,8 +43,9 @@ impl RequestIds {
 /// Names a request. Whatever servers may take for the same field goes.
 pub(super) fn put(fields: &mut HeaderMap, id: HeaderValue) {
     let is_twin = |name: &HeaderName| {
-        let folded = |byte: u8| if byte == b'_' { b'-' } else { byte };
-        *name != REQUEST_ID && name.as_str().bytes().map(folded).eq(REQUEST_ID.as_str().bytes())
+        let name = name.as_str();
+        let alike = |(byte, own)| byte == own || byte == b'_' && own == b'-';
+        name.len() == NAME.len() && name != NAME && name.bytes().zip(NAME.bytes()).all(alike)
     };
     let twins: Vec<HeaderName> = fields.keys().filter(|name| is_twin(name)).cloned().collect();
     for twin in twins {

@@ -165,7 +165,8 @@ impl Upload {
 pub struct RequestBody {
     /// What was taken off it, and put back.
     first: Option<Bytes>,
-    streamed: Option<Streamed>,
+    /// In a box: most requests have no body.
+    streamed: Option<Box<Streamed>>,
 }
 
 #[derive(Debug)]
@@ -182,13 +183,15 @@ impl RequestBody {
     /// Passes `incoming` on, without trailers that only the gate may set.
     #[must_use]
     pub fn new(incoming: Incoming, reserved: &ReservedNames, idle_timeout: Duration) -> Self {
-        let streamed = (!incoming.is_end_stream()).then(|| Streamed {
-            incoming,
-            reserved: reserved.clone(),
-            patience: Patience::new(idle_timeout),
-            upload: Upload::new(),
-            intake: None,
-            leash: None,
+        let streamed = (!incoming.is_end_stream()).then(|| {
+            Box::new(Streamed {
+                incoming,
+                reserved: reserved.clone(),
+                patience: Patience::new(idle_timeout),
+                upload: Upload::new(),
+                intake: None,
+                leash: None,
+            })
         });
         Self { first: None, streamed }
     }
@@ -349,11 +352,11 @@ enum Inbound {
 }
 
 impl Body {
-    /// The body of a response over HTTP/1.1. Its connection is kept when it can serve another request.
-    pub(super) fn http1(mut body: ResponseBody<Stream>, in_flight: InFlight, limits: Limits) -> Self {
+    /// The body of a response over HTTP/1.1, whose header came `now`. Its connection is kept when it can serve another request.
+    pub(super) fn http1(mut body: ResponseBody<Stream>, in_flight: InFlight, limits: Limits, now: Instant) -> Self {
         // Most bodies came with their header.
         if let Some(whole) = body.take_whole() {
-            in_flight.endpoint().keep(body.take_connection());
+            in_flight.endpoint().keep(body.take_connection(), now);
             return whole.into();
         }
         Self::Upstream(Box::new(UpstreamBody::new(Inbound::Http1 { body, in_flight }, limits)))
@@ -387,7 +390,7 @@ impl Inbound {
             Self::Http1 { body, in_flight } => {
                 let frame = ready!(body.poll_frame(context));
                 if body.is_end_stream() {
-                    in_flight.endpoint().keep(body.take_connection());
+                    in_flight.endpoint().keep(body.take_connection(), Instant::now());
                 }
                 Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
             }

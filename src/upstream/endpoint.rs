@@ -118,10 +118,10 @@ impl Endpoint {
         *self.checks.lock().unwrap_or_else(PoisonError::into_inner) = Some(task);
     }
 
-    /// Keeps a connection for another request.
-    pub(super) fn keep(&self, connection: Option<Connection<Stream>>) {
+    /// Keeps a connection for another request, from `now` on.
+    pub(super) fn keep(&self, connection: Option<Connection<Stream>>, now: tokio::time::Instant) {
         if let (Connections::Http1(pool), Some(connection)) = (&self.connections, connection) {
-            pool.keep(connection);
+            pool.keep(connection, now);
         }
     }
 

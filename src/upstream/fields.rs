@@ -1,20 +1,23 @@
 //! Which header fields stop at the gate, and which it adds (RFC 9110 §7.6).
 
-use std::{net::IpAddr, sync::Arc, time::Instant};
+use std::{net::IpAddr, sync::Arc};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Version, header};
+use tokio::time::Instant;
 
 use super::interim::Interim;
 use crate::{drain::Drain, gate::identity::ReservedNames};
 
-/// Meant for one connection only, whether `Connection` lists them or not.
-const HOP_BY_HOP: [HeaderName; 8] = [
+/// Meant for one connection only, whether `Connection` lists them or not. Like other lists here no constant, which would be made anew, and
+/// dropped, wherever it is used.
+static HOP_BY_HOP: [HeaderName; 9] = [
     header::CONNECTION,
     HeaderName::from_static("http2-settings"),
     HeaderName::from_static("keep-alive"),
     HeaderName::from_static("proxy-connection"),
     header::PROXY_AUTHENTICATE,
     header::PROXY_AUTHORIZATION,
+    header::TE,
     header::TRANSFER_ENCODING,
     header::UPGRADE,
 ];
@@ -48,18 +51,23 @@ fn is_forwarded(name: &HeaderName) -> bool {
 ///
 /// It comes before anything is added, so `Connection` can name whatever it likes.
 pub fn strip_request(fields: &mut HeaderMap) {
-    let te = fields.remove(header::TE);
-    strip_hop_by_hop(fields);
+    if !has_hop_by_hop(fields) {
+        return;
+    }
     let is_trailers = |coding: &[u8]| coding.trim_ascii().eq_ignore_ascii_case(b"trailers");
-    if te.is_some_and(|te| te.as_bytes().split(|&byte| byte == b',').any(is_trailers)) {
+    let te = fields.get(header::TE);
+    let takes_trailers = te.is_some_and(|te| te.as_bytes().split(|&byte| byte == b',').any(is_trailers));
+    strip_hop_by_hop(fields);
+    if takes_trailers {
         fields.insert(header::TE, HeaderValue::from_static("trailers"));
     }
 }
 
 /// Likewise from a response, where `TE` means nothing.
 pub fn strip_response(fields: &mut HeaderMap) {
-    strip_hop_by_hop(fields);
-    fields.remove(header::TE);
+    if has_hop_by_hop(fields) {
+        strip_hop_by_hop(fields);
+    }
 }
 
 /// Likewise from an interim response. What the gate alone says of a response, or whom it lets read one, is said once, in the final one.
@@ -71,11 +79,13 @@ pub(super) fn strip_interim(fields: &mut HeaderMap) {
     });
 }
 
+/// Whether there is anything for one connection only. Most messages have nothing, and one look at each name takes less than one search for
+/// each of theirs.
+fn has_hop_by_hop(fields: &HeaderMap) -> bool {
+    fields.keys().any(|name| HOP_BY_HOP.contains(name))
+}
+
 fn strip_hop_by_hop(fields: &mut HeaderMap) {
-    // Most messages have none of them. One look at each name takes less than one search for each of theirs.
-    if !fields.keys().any(|name| HOP_BY_HOP.contains(name)) {
-        return;
-    }
     if let Some(connection) = fields.get(header::CONNECTION) {
         // Nearly every request says just this.
         if connection != "keep-alive" || fields.get_all(header::CONNECTION).iter().nth(1).is_some() {
@@ -121,7 +131,7 @@ impl Scheme {
     }
 }
 
-/// When and how a request came: an extension of those that go to an upstream.
+/// When and how a request came.
 #[derive(Clone, Debug)]
 pub struct Arrival {
     /// When its header was there.
@@ -226,7 +236,7 @@ pub fn add_forwarded(fields: &mut HeaderMap, downstream: &Downstream, version: V
 
 /// What no trailer may be: it frames, routes, authenticates or describes a message, and some receivers merge trailers into the header
 /// (RFC 9110 §6.5.1).
-const HEADER_ONLY: [HeaderName; 18] = [
+static HEADER_ONLY: [HeaderName; 18] = [
     header::AUTHORIZATION,
     header::CACHE_CONTROL,
     header::CONTENT_ENCODING,

@@ -9,12 +9,15 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::{sync::Semaphore, time::timeout};
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, timeout},
+};
 
 use super::{
     body::RequestBody,
@@ -71,10 +74,10 @@ impl Http1Pool {
     }
 
     /// The connection that was used last. The upstream may have closed it.
-    pub(super) fn take(&self) -> Option<Connection<Stream>> {
+    pub(super) fn take(&self, now: Instant) -> Option<Connection<Stream>> {
         let mut unused = self.unused();
         let last = unused.pop_back()?;
-        if self.is_too_old(&last) {
+        if self.is_too_old(&last, now) {
             // So are all others.
             unused.clear();
             return None;
@@ -87,11 +90,11 @@ impl Http1Pool {
         self.settings.transport.connect(self.settings.connect_timeout).await.map(Connection::new)
     }
 
-    /// Keeps a connection for another request.
-    pub(super) fn keep(&self, connection: Connection<Stream>) {
+    /// Keeps a connection for another request, from `now` on.
+    pub(super) fn keep(&self, connection: Connection<Stream>, now: Instant) {
         let mut unused = self.unused();
         if unused.len() < self.settings.max_idle && !self.closed.load(Ordering::Relaxed) {
-            unused.push_back(Unused { connection, since: Instant::now() });
+            unused.push_back(Unused { connection, since: now });
         }
     }
 
@@ -104,14 +107,15 @@ impl Http1Pool {
 
     /// Lets go of connections that were unused for too long, or that the upstream has closed.
     pub fn reap(&self) {
-        let mut unused = self.unused();
-        while unused.front().is_some_and(|oldest| self.is_too_old(oldest) || oldest.connection.link().is_disturbed()) {
+        let (mut unused, now) = (self.unused(), Instant::now());
+        let is_too_old = |oldest: &Unused| self.is_too_old(oldest, now) || oldest.connection.link().is_disturbed();
+        while unused.front().is_some_and(is_too_old) {
             unused.pop_front();
         }
     }
 
-    fn is_too_old(&self, unused: &Unused) -> bool {
-        unused.since.elapsed() > self.settings.keep_alive
+    fn is_too_old(&self, unused: &Unused, now: Instant) -> bool {
+        now.saturating_duration_since(unused.since) > self.settings.keep_alive
     }
 
     fn unused(&self) -> MutexGuard<'_, VecDeque<Unused>> {
@@ -252,11 +256,11 @@ mod tests {
             max_idle: 10,
         });
         let (kept, in_use) = (pool.connect().await.unwrap(), pool.connect().await.unwrap());
-        pool.keep(kept);
+        pool.keep(kept, Instant::now());
         pool.close();
-        assert!(pool.take().is_none());
+        assert!(pool.take(Instant::now()).is_none());
         // One that was in use then, such as that of a response which ends a moment later.
-        pool.keep(in_use);
-        assert!(pool.take().is_none());
+        pool.keep(in_use, Instant::now());
+        assert!(pool.take(Instant::now()).is_none());
     }
 }

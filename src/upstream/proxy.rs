@@ -1,18 +1,15 @@
 //! Sends a request to its upstream and brings the response back.
 
 use std::{
-    convert::Infallible,
     error::Error,
     pin::{Pin, pin},
     sync::Arc,
-    task::{Context, Poll},
 };
 
-use http::{HeaderValue, Request, Response, Version, header};
+use http::{Request, Response, Version, header};
 use http_body::Body as _;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
-use tower::Service;
 
 use super::{
     Body, UpstreamSettings,
@@ -31,12 +28,13 @@ use super::{
     tunnel::Handshake,
 };
 use crate::{
-    gate::{grpc, identity::ReservedNames},
+    gate::{Admission, grpc, identity::ReservedNames},
     incoming::Incoming,
     stream::{Kind, Leash, Tether},
+    verdict::Reason,
 };
 
-/// One upstream, as a service. Clones share its connections.
+/// One upstream. Clones share its connections.
 #[derive(Clone, Debug)]
 pub struct Upstream(Arc<Shared>);
 
@@ -87,69 +85,75 @@ impl Upstream {
     }
 }
 
-impl Service<Request<Incoming>> for Upstream {
-    type Response = Response<Body>;
-    type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+/// A response on its way.
+pub type Sent = Pin<Box<dyn Future<Output = Response<Body>> + Send>>;
 
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, mut request: Request<Incoming>) -> Self::Future {
+impl Upstream {
+    /// Sends a request, which was admitted so if it was asked for a token. Resolves with its response, whatever comes of it.
+    #[must_use]
+    pub fn send(&self, mut request: Box<Request<Incoming>>, admission: Option<Admission>, arrival: &Arrival) -> Sent {
         let shared = Arc::clone(&self.0);
         let kind = if grpc::is_call(request.headers()) { Kind::Grpc } else { Kind::Response };
-        let tether = Tether::take(request.extensions_mut(), kind);
+        let tether = Tether::of(admission, kind);
         if let Some(handshake) = request.extensions_mut().remove::<Handshake>() {
-            return Box::pin(async move { Ok(shared.open_websocket(request, handshake, tether).await) });
+            let arrival = arrival.clone();
+            return Box::pin(async move { shared.open_websocket(request, handshake, tether, arrival).await });
         }
         let leash = (tether.is_tied() && !request.body().is_end_stream()).then(Leash::default);
-        let waiting = Waiting { look: tether.grows_up(), interim: interim_of(&request) };
-        let begun = std::time::Instant::now();
-        if let Some(arrival) = request.extensions().get::<Arrival>() {
-            shared.endpoints.metrics.before.observe(begun.duration_since(arrival.at));
-        }
-        let request = shared.outbound(request, leash.clone());
-        Box::pin(async move { Ok(shared.exchange(request, tether, leash, waiting, begun).await) })
+        let waiting = Waiting { look: tether.grows_up(), interim: interim_of(&request, arrival) };
+        let way = shared.way(tether, waiting);
+        shared.endpoints.metrics.before.observe(way.begun.duration_since(arrival.at));
+        let request = shared.outbound(request, arrival, leash.clone());
+        Box::pin(async move {
+            let answer = shared.exchange(request, &way).await;
+            shared.respond(answer, way, leash)
+        })
     }
 }
 
+/// What goes with a request on its way to its response.
+pub(super) struct Way {
+    pub(super) tether: Tether,
+    pub(super) waiting: Waiting,
+    pub(super) limits: Limits,
+    /// When its endpoint was chosen.
+    begun: Instant,
+}
+
 impl Shared {
-    async fn exchange(
-        &self,
-        request: Outbound,
-        tether: Tether,
-        leash: Option<Leash>,
-        waiting: Waiting,
-        begun: std::time::Instant,
-    ) -> Response<Body> {
-        let deadline = self.settings().total_timeout.map(|limit| Instant::now() + limit);
-        // Pinned where it is, here and below: a future that is handed on has its place twice.
-        let answered = pin!(self.answered(request, tether, leash, &waiting, (begun, deadline)));
-        let Some(deadline) = deadline else { return answered.await };
-        timeout_at(deadline, answered).await.unwrap_or_else(|_| {
-            UpstreamError::TotalTimeout.log(self.endpoints.route(), None);
-            UpstreamError::TotalTimeout.answer()
-        })
+    /// A way that begins now.
+    pub(super) fn way(&self, tether: Tether, waiting: Waiting) -> Way {
+        let begun = Instant::now();
+        let deadline = self.settings().total_timeout.map(|limit| begun + limit);
+        let limits = Limits { idle: self.settings().body_idle_timeout, deadline };
+        Way { tether, waiting, limits, begun }
     }
 
-    async fn answered(
+    /// Has the request answered, while the session lasts and in time.
+    async fn exchange(&self, request: Outbound, way: &Way) -> Result<Result<Response<Body>, Unserved>, Reason> {
+        if let Some(deadline) = way.limits.deadline {
+            // Boxed: most have none.
+            let trying = Box::pin(async {
+                let trying = pin!(self.try_and_try_again(request, way));
+                timeout_at(deadline, way.tether.watch(trying)).await
+            });
+            return trying.await.unwrap_or(Ok(Err((UpstreamError::TotalTimeout, None))));
+        }
+        // Pinned where it is: a future that is handed on has its place twice.
+        let trying = pin!(self.try_and_try_again(request, way));
+        way.tether.watch(trying).await
+    }
+
+    fn respond(
         &self,
-        request: Outbound,
-        mut tether: Tether,
+        answer: Result<Result<Response<Body>, Unserved>, Reason>,
+        way: Way,
         leash: Option<Leash>,
-        waiting: &Waiting,
-        (begun, deadline): (std::time::Instant, Option<Instant>),
     ) -> Response<Body> {
-        let limits = Limits { idle: self.settings().body_idle_timeout, deadline };
-        let response = {
-            let trying = pin!(self.try_and_try_again(request, limits, waiting, &tether));
-            tether.watch(trying).await
-        };
-        match response {
+        let mut tether = way.tether;
+        match answer {
             Err(reason) | Ok(Err((UpstreamError::SessionOver(reason), _))) => tether.refusal(reason),
             Ok(Ok(mut response)) => {
-                self.endpoints.metrics.duration.observe(begun.elapsed());
                 tether.set_kind(kind_of(&response));
                 if let Some(leash) = leash.filter(Leash::is_in_use) {
                     tether.hold(&leash);
@@ -166,31 +170,29 @@ impl Shared {
 
     /// Sends the request; elsewhere once more if it failed, and if that does no harm (RFC 9110 §9.2.2). Errors come with the endpoint
     /// that was asked last.
-    async fn try_and_try_again(
-        &self,
-        mut request: Outbound,
-        limits: Limits,
-        waiting: &Waiting,
-        tether: &Tether,
-    ) -> Result<Response<Body>, Unserved> {
-        let mut in_flight = self.pick(tether).await?;
-        let mut tries = Tries::default();
+    async fn try_and_try_again(&self, mut request: Outbound, way: &Way) -> Result<Response<Body>, Unserved> {
+        let mut tries = Tries::since(way.begun);
+        let mut in_flight = self.pick(way, &mut tries).await?;
         loop {
             self.address(&mut request, in_flight.endpoint());
-            (request, in_flight) = match self.send(request, in_flight, limits, waiting, tether, &mut tries).await {
-                Ok(response) => return Ok(response),
+            (request, in_flight) = match self.send(request, in_flight, way, &mut tries).await {
+                Ok(response) => {
+                    self.endpoints.metrics.duration.observe(tries.at.duration_since(way.begun));
+                    return Ok(response);
+                }
                 Err((failed, asked)) => self.elsewhere(failed, asked, &mut tries)?,
             };
         }
     }
 
     /// Who is asked first, once any endpoint is known.
-    pub(super) async fn pick(&self, tether: &Tether) -> Result<InFlight, Unserved> {
+    pub(super) async fn pick(&self, way: &Way, tries: &mut Tries) -> Result<InFlight, Unserved> {
         if let Some(in_flight) = self.endpoints.pick() {
             return Ok(in_flight);
         }
         // Rare, and large.
-        let waited = Box::pin(tether.wait(self.endpoints.wait())).await.map_err(|over| (over.into(), None))?;
+        let waited = Box::pin(way.tether.wait(self.endpoints.wait())).await.map_err(|over| (over.into(), None))?;
+        tries.at = Instant::now();
         waited.map_err(|error| (error.into(), None))
     }
 
@@ -198,6 +200,7 @@ impl Shared {
     pub(super) fn elsewhere(&self, failed: Failed, asked: InFlight, tries: &mut Tries) -> Result<Next, Unserved> {
         let endpoint = Arc::clone(asked.endpoint());
         drop(asked);
+        tries.at = Instant::now();
         let Failed { error, again } = failed;
         match &error {
             error if error.is_no_failure() => {}
@@ -267,26 +270,34 @@ type Next = (Outbound, InFlight);
 pub(super) type Unserved = (UpstreamError, Option<Arc<Endpoint>>);
 
 /// What a request has been through.
-#[derive(Default)]
 pub(super) struct Tries {
     failed: Vec<Arc<Endpoint>>,
     free: u32,
     retries: u32,
+    /// When that which is under way began, or was over: the time of now, for those who do not wait in between.
+    pub(super) at: Instant,
+}
+
+impl Tries {
+    /// None so far.
+    pub(super) const fn since(at: Instant) -> Self {
+        Self { failed: Vec::new(), free: 0, retries: 0, at }
+    }
 }
 
 /// Where interim responses to a request go. Clients of HTTP/1.0 know of none (RFC 9110 §15.2).
-pub(super) fn interim_of<B>(request: &Request<B>) -> Option<Interim> {
-    let Arrival { downstream, .. } = request.extensions().get()?;
+pub(super) fn interim_of<B>(request: &Request<B>, arrival: &Arrival) -> Option<Interim> {
+    let downstream = &arrival.downstream;
     downstream.interim.clone().filter(|_| request.version() == Version::HTTP_11)
 }
 
 /// What the response is: its end has to look accordingly.
 pub(super) fn kind_of<B>(response: &Response<B>) -> Kind {
-    let fields = response.headers();
-    if grpc::is_call(fields) {
+    let Some(content_type) = response.headers().get(header::CONTENT_TYPE) else { return Kind::Response };
+    if grpc::is_type_of_call(content_type) {
         return Kind::Grpc;
     }
-    let media_type = fields.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
+    let media_type = content_type.as_bytes();
     let media_type = media_type.split(|&byte| byte == b';').next().unwrap_or_default();
     let is_event_stream = media_type.trim_ascii().eq_ignore_ascii_case(b"text/event-stream");
     if is_event_stream { Kind::EventStream } else { Kind::Response }

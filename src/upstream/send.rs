@@ -11,17 +11,17 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{
     Body,
-    body::{BodyError, Fault, Limits, RequestBody, Upload},
+    body::{BodyError, Fault, RequestBody, Upload},
     endpoint::{Connections, Endpoint, InFlight},
     error::UpstreamError,
     fields,
     http1::{self, Answer, Failure, Unanswered, Waiting},
     outbound::Outbound,
     pool::{Http1Pool, Http2Connection, Http2Pool},
-    proxy::{Shared, Tries},
+    proxy::{Shared, Tries, Way},
     transport::Stream,
 };
-use crate::{stream::Tether, verdict::Reason};
+use crate::{incoming as client, verdict::Reason};
 
 /// An endpoint that did not answer, and the request if it may be sent once more.
 #[derive(Debug)]
@@ -51,27 +51,27 @@ impl Shared {
         &self,
         request: Outbound,
         in_flight: InFlight,
-        limits: Limits,
-        waiting: &Waiting,
-        tether: &Tether,
+        way: &Way,
         tries: &mut Tries,
     ) -> Result<Response<Body>, (Failed, InFlight)> {
         let mut response = match &in_flight.endpoint().connections {
-            Connections::Http1(pool) => match self.send_http1(pool, request, waiting, tether, tries).await {
+            Connections::Http1(pool) => match self.send_http1(pool, request, way, tries).await {
                 Ok(Answer::Response(response)) => {
                     self.judge(in_flight.endpoint(), response.status());
-                    response.map(|body| Body::http1(body, in_flight, limits))
+                    tries.at = Instant::now();
+                    response.map(|body| Body::http1(body, in_flight, way.limits, tries.at))
                 }
                 Ok(Answer::Switched(..)) => return Err((UpstreamError::Switched.into(), in_flight)),
                 Err(failed) => return Err((failed, in_flight)),
             },
-            Connections::Http2(pool) => match Box::pin(self.send_http2(pool, request, waiting, tether, tries)).await {
+            Connections::Http2(pool) => match Box::pin(self.send_http2(pool, request, way, tries)).await {
                 Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
                     return Err((UpstreamError::Switched.into(), in_flight));
                 }
                 Ok(response) => {
                     self.judge(in_flight.endpoint(), response.status());
-                    response.map(|body| Body::http2(body, in_flight, limits))
+                    tries.at = Instant::now();
+                    response.map(|body| Body::http2(body, in_flight, way.limits))
                 }
                 Err(failed) => return Err((failed, in_flight)),
             },
@@ -96,27 +96,30 @@ impl Shared {
         &self,
         pool: &Http1Pool,
         mut request: Outbound,
-        waiting: &Waiting,
-        tether: &Tether,
+        way: &Way,
         tries: &mut Tries,
     ) -> Result<Answer<Stream>, Failed> {
-        let upload = request.body().upload();
+        let upload = request.body.upload();
+        let limit = self.settings().response_timeout;
         let mut may_be_kept = true;
         loop {
-            let kept = may_be_kept.then(|| pool.take()).flatten();
-            let is_new = kept.is_none();
-            let connection = match kept {
-                Some(connection) => connection,
-                None => match Box::pin(tether.wait(pool.connect())).await? {
-                    Ok(connection) => connection,
+            let (connection, is_new) = match may_be_kept.then(|| pool.take(tries.at)).flatten() {
+                Some(connection) => (connection, false),
+                None => match Box::pin(way.tether.wait(pool.connect())).await? {
+                    Ok(connection) => {
+                        tries.at = Instant::now();
+                        (connection, true)
+                    }
                     Err(error) => return Err(Failed { error: error.into(), again: Some(request) }),
                 },
             };
-            let exchange = http1::exchange(connection, request, self.settings().response_timeout, waiting);
+            let Outbound { head, body } = request;
+            let exchange = http1::exchange(connection, head, body, (tries.at, limit), &way.waiting);
             let unanswered = match exchange.await {
                 Ok(answer) => return Ok(answer),
                 Err(unanswered) => unanswered,
             };
+            tries.at = Instant::now();
             let was_sent = unanswered.sent;
             let (failure, again) = again_http1(unanswered);
             if is_new {
@@ -137,16 +140,15 @@ impl Shared {
         &self,
         pool: &Http2Pool,
         mut request: Outbound,
-        waiting: &Waiting,
-        tether: &Tether,
+        way: &Way,
         tries: &mut Tries,
     ) -> Result<Response<Incoming>, Failed> {
-        let upload = request.body().upload();
+        let upload = request.body.upload();
         let upload = upload.as_deref();
         for _ in 0..MAX_STALE {
             let Some(connection) = pool.open() else { break };
             let number = connection.number;
-            match self.try_http2(connection, request, upload, waiting).await {
+            match self.try_http2(connection, request, upload, &way.waiting).await {
                 // It takes no more requests, and is about to close.
                 Err((Failed { again: Some(again), .. }, false)) => {
                     pool.forget(number);
@@ -165,8 +167,10 @@ impl Shared {
                 answered => return answered.map_err(|(failed, _)| failed),
             }
         }
-        match tether.wait(pool.connect()).await? {
-            Ok(connection) => self.try_http2(connection, request, upload, waiting).await.map_err(|(failed, _)| failed),
+        match way.tether.wait(pool.connect()).await? {
+            Ok(connection) => {
+                self.try_http2(connection, request, upload, &way.waiting).await.map_err(|(failed, _)| failed)
+            }
             Err(error) => Err(Failed { error: error.into(), again: Some(request) }),
         }
     }
@@ -179,12 +183,12 @@ impl Shared {
         upload: Option<&Upload>,
         waiting: &Waiting,
     ) -> Result<Response<Incoming>, (Failed, bool)> {
-        if *request.method() == Method::CONNECT {
+        if *request.head.method() == Method::CONNECT {
             self.may_connect(&connection).await.map_err(|error| (error.into(), false))?;
         }
         let Http2Connection { mut sender, .. } = connection;
         let spare = again(&request);
-        let response = sender.try_send_request(*request);
+        let response = sender.try_send_request(request.into());
         // A request that came too late for the connection is given back when the last sender goes.
         drop(sender);
         let answered = self
@@ -192,7 +196,7 @@ impl Shared {
             .await
             .ok_or((UpstreamError::ResponseTimeout.into(), true))?;
         answered.map_err(|mut failed| {
-            let unsent = failed.take_message().map(Box::new);
+            let unsent = failed.take_message().map(Outbound::from);
             let was_sent = unsent.is_none();
             (Failed { error: whose_fault(failed.into_error(), upload), again: unsent.or(spare) }, was_sent)
         })
@@ -235,28 +239,28 @@ fn is_of_stream(error: &UpstreamError) -> bool {
 }
 
 /// A request that was not answered, if sending it again does no harm.
-fn again_http1(unanswered: Unanswered<RequestBody>) -> (Failure, Option<Outbound>) {
-    let Unanswered { failure, sent, answered, mut request, body } = unanswered;
+fn again_http1(unanswered: Unanswered<client::Incoming, RequestBody>) -> (Failure, Option<Outbound>) {
+    let Unanswered { failure, sent, answered, request: head, body } = unanswered;
     let broke_off = matches!(failure, Failure::BrokeOff(_)) && !answered;
     // What was sent and still has its body had none, or was not asked for it.
-    let again = body.filter(|_| broke_off && (!sent || request.method().is_idempotent()));
+    let again = body.filter(|_| broke_off && (!sent || head.method().is_idempotent()));
     let again = again.map(|(body, first)| {
         let mut body = body.unwrap_or_default();
         body.put_back(first);
-        *request.body_mut() = body;
-        request
+        Outbound { head, body }
     });
     (failure, again)
 }
 
 /// The request once more, if its repetition does no harm.
-fn again(request: &Request<RequestBody>) -> Option<Outbound> {
-    let body = request.body().again().filter(|_| request.method().is_idempotent())?;
-    let mut again = Request::new(body);
-    again.method_mut().clone_from(request.method());
-    again.uri_mut().clone_from(request.uri());
-    again.headers_mut().clone_from(request.headers());
-    Some(Box::new(again))
+fn again(request: &Outbound) -> Option<Outbound> {
+    let Outbound { head, body } = request;
+    let body = body.again().filter(|_| head.method().is_idempotent())?;
+    let mut again = Box::new(Request::new(client::Incoming::Empty));
+    again.method_mut().clone_from(head.method());
+    again.uri_mut().clone_from(head.uri());
+    again.headers_mut().clone_from(head.headers());
+    Some(Outbound { head: again, body })
 }
 
 /// A request's body that fails makes the exchange with the upstream fail.

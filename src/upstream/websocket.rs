@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use hyper::{ext::Protocol as Spoken, upgrade};
 use hyper_util::rt::TokioIo;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_util::either::Either;
 
 use super::{
@@ -19,12 +19,12 @@ use super::{
     fields::{self, Arrival},
     http1::{Answer, Waiting},
     pool::Http2Connection,
-    proxy::{Shared, Tries, Unserved, interim_of, kind_of},
+    proxy::{Shared, Tries, Unserved, Way, interim_of, kind_of},
     transport::Stream,
     tunnel::{Handshake, Tunnel},
 };
 use crate::{
-    gate::problem,
+    incoming::Incoming,
     limit::concurrency::Place,
     stream::{Kind, Tether, websocket},
 };
@@ -56,22 +56,22 @@ impl Shared {
     /// Opens a WebSocket. Whatever the upstream answers but yes is passed on as it is.
     pub(super) async fn open_websocket(
         &self,
-        mut request: Request<crate::incoming::Incoming>,
+        mut request: Box<Request<Incoming>>,
         handshake: Handshake,
         mut tether: Tether,
+        arrival: Arrival,
     ) -> Response<Body> {
         tether.set_kind(Kind::WebSocket);
         tether.open();
-        let Some(drain) = request.extensions().get::<Arrival>().map(|arrival| arrival.downstream.drain.clone()) else {
-            return no_websocket();
-        };
-        let waiting = Waiting { look: None, interim: interim_of(&request) };
+        let drain = arrival.downstream.drain.clone();
+        let way = self.way(tether, Waiting { look: None, interim: interim_of(&request, &arrival) });
         let place = request.extensions_mut().remove::<Place>();
         let keys = self.keys(&handshake, request.headers_mut());
         let answered = {
-            let shaking = pin!(self.shake_hands(request, &keys, &waiting, &tether));
-            tether.watch(shaking).await
+            let shaking = pin!(self.shake_hands(request, &keys, &way, &arrival));
+            way.tether.watch(shaking).await
         };
+        let Way { mut tether, .. } = way;
         let (answered, in_flight) = match answered {
             Err(reason) | Ok(Err((UpstreamError::SessionOver(reason), _))) => return tether.refusal(reason),
             Ok(Ok(answered)) => answered,
@@ -129,17 +129,19 @@ impl Shared {
     /// Asks the upstream for a WebSocket.
     async fn shake_hands(
         &self,
-        request: Request<crate::incoming::Incoming>,
+        request: Box<Request<Incoming>>,
         keys: &Keys,
-        waiting: &Waiting,
-        tether: &Tether,
+        way: &Way,
+        arrival: &Arrival,
     ) -> Result<(Answered, InFlight), Unserved> {
-        let mut in_flight = self.pick(tether).await?;
-        let mut request = self.outbound(request, None);
-        *request.body_mut() = RequestBody::default();
+        let mut tries = Tries::since(Instant::now());
+        let mut in_flight = self.pick(way, &mut tries).await?;
+        let mut request = self.outbound(request, arrival, None);
+        request.body = RequestBody::default();
+        let head = &mut request.head;
         match self.settings().protocol {
             Protocol::Http1 => {
-                let fields = request.headers_mut();
+                let fields = head.headers_mut();
                 fields.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
                 fields.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
                 if let Some(key) = keys.asked.as_ref().and_then(|key| HeaderValue::try_from(key).ok()) {
@@ -147,21 +149,18 @@ impl Shared {
                 }
             }
             Protocol::Http2 => {
-                *request.method_mut() = Method::CONNECT;
-                request.extensions_mut().insert(Spoken::from_static("websocket"));
+                *head.method_mut() = Method::CONNECT;
+                head.extensions_mut().insert(Spoken::from_static("websocket"));
             }
         }
-        let mut tries = Tries::default();
         loop {
             self.address(&mut request, in_flight.endpoint());
             let answered = match &in_flight.endpoint().connections {
                 Connections::Http1(pool) => self
-                    .send_http1(pool, request, waiting, tether, &mut tries)
+                    .send_http1(pool, request, way, &mut tries)
                     .await
                     .map(|answer| Answered::Http1(Box::new(answer))),
-                Connections::Http2(pool) => {
-                    self.send_http2(pool, request, waiting, tether, &mut tries).await.map(Answered::Http2)
-                }
+                Connections::Http2(pool) => self.send_http2(pool, request, way, &mut tries).await.map(Answered::Http2),
             };
             let failed = match answered {
                 Ok(answered) => return Ok((answered, in_flight)),
@@ -194,9 +193,10 @@ impl Shared {
                 Answer::Response(response) if handshake.is_extended_connect && response.status().is_success() => {
                     Err(UpstreamError::NotSwitched)
                 }
-                Answer::Response(response) => {
-                    Ok((Outcome::Refused(response.map(|body| Body::http1(body, in_flight, limits))), None))
-                }
+                Answer::Response(response) => Ok((
+                    Outcome::Refused(response.map(|body| Body::http1(body, in_flight, limits, Instant::now()))),
+                    None,
+                )),
                 Answer::Switched(response, _) if !is_accepted(response.headers(), keys) => Err(UpstreamError::Switched),
                 Answer::Switched(response, upgraded) => {
                     Ok((Outcome::Open(response, Either::Left(upgraded.stream), upgraded.leftover), Some(in_flight)))
@@ -262,9 +262,4 @@ fn accept(response: &mut Response<()>, handshake: &Handshake, keys: &Keys) {
     *response.status_mut() =
         if handshake.is_extended_connect { StatusCode::OK } else { StatusCode::SWITCHING_PROTOCOLS };
     *response.version_mut() = Version::HTTP_11;
-}
-
-/// Nothing is known of the connection that would have to be kept.
-fn no_websocket() -> Response<Body> {
-    problem::response(StatusCode::NOT_IMPLEMENTED, "websocket", "This upstream takes no WebSockets.")
 }

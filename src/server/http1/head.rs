@@ -11,7 +11,11 @@ use httparse::{ParserConfig, Status};
 use memchr::{memchr, memchr_iter};
 
 use crate::{
-    http1::{content::Framing, lists, spare},
+    http1::{
+        content::Framing,
+        lines::{LineEnd, line_end},
+        lists, spare,
+    },
     incoming::Incoming,
 };
 
@@ -56,6 +60,8 @@ pub(super) struct Head {
     pub(super) expects: bool,
     /// Whether the client takes trailers (RFC 9110 §6.5.1).
     pub(super) takes_trailers: bool,
+    /// Whether the client would speak another protocol (RFC 9110 §7.8).
+    pub(super) upgrades: bool,
 }
 
 /// A header of which only a part may have come.
@@ -141,7 +147,7 @@ fn parse_into<'b>(
     if target.len() > MAX_TARGET {
         return Err(Fault::TargetTooLong);
     }
-    if !ends_lines(&buffer[..size]) || memchr(b'#', target.as_bytes()).is_some() {
+    if line_end(&buffer[..size], parsed.headers) != Some(LineEnd::CrLf) || memchr(b'#', target.as_bytes()).is_some() {
         return Err(Fault::Malformed);
     }
     let version = if minor == 1 { Version::HTTP_11 } else { Version::HTTP_10 };
@@ -162,8 +168,8 @@ fn parse_into<'b>(
     let framing = said.framing(version)?;
     let persistent = said.persistent.unwrap_or(version == Version::HTTP_11);
     let expects = said.expects && version == Version::HTTP_11 && framing != Framing::Empty;
-    let takes_trailers = said.takes_trailers;
-    Ok(Some((size, Head { request, framing, persistent, expects, takes_trailers })))
+    let Said { takes_trailers, upgrades, .. } = said;
+    Ok(Some((size, Head { request, framing, persistent, expects, takes_trailers, upgrades })))
 }
 
 /// Whether all lines end in CRLF (RFC 9112 §2.2), those that are there.
@@ -180,6 +186,7 @@ struct Said {
     persistent: Option<bool>,
     expects: bool,
     takes_trailers: bool,
+    upgrades: bool,
 }
 
 impl Said {
@@ -206,6 +213,7 @@ impl Said {
                 }
             }
             header::TE => self.takes_trailers |= lists(value, b"trailers"),
+            header::UPGRADE => self.upgrades = true,
             header::EXPECT => self.expects = value.eq_ignore_ascii_case(b"100-continue"),
             _ => {}
         }

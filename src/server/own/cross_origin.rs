@@ -28,6 +28,12 @@ impl TrustedOrigins {
         fields.get(header::ORIGIN).filter(|origin| self.has(origin))
     }
 
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Whether an origin is one of these.
     #[must_use]
     pub fn has(&self, origin: &HeaderValue) -> bool {

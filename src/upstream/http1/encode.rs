@@ -17,23 +17,23 @@ pub(super) fn head<B>(out: &mut Vec<u8>, request: &Request<B>, framing: Framing)
         out.extend_from_slice(query.as_bytes());
     }
     out.extend_from_slice(b" HTTP/1.1\r\n");
+    let mut says_length = false;
     for (name, value) in request.headers() {
-        if *name != header::CONTENT_LENGTH && *name != header::TRANSFER_ENCODING {
-            field(out, name.as_str().as_bytes(), value.as_bytes());
+        match *name {
+            header::CONTENT_LENGTH => says_length = true,
+            header::TRANSFER_ENCODING => {}
+            _ => field(out, name.as_str().as_bytes(), value.as_bytes()),
         }
     }
     match framing {
-        Framing::Empty if says_it_is_empty(request) => field(out, b"content-length", b"0"),
+        // An empty body whose length has to be said (RFC 9110 §8.6).
+        Framing::Empty if says_length || matches!(*request.method(), Method::POST | Method::PUT | Method::PATCH) => {
+            field(out, b"content-length", b"0");
+        }
         Framing::Length(left) => length(out, left),
         Framing::Chunked => field(out, b"transfer-encoding", b"chunked"),
         // A request's content never ends with the connection.
         Framing::Empty | Framing::Close => {}
     }
     out.extend_from_slice(b"\r\n");
-}
-
-/// Whether an empty body is one whose length has to be said (RFC 9110 §8.6).
-fn says_it_is_empty<B>(request: &Request<B>) -> bool {
-    matches!(*request.method(), Method::POST | Method::PUT | Method::PATCH)
-        || request.headers().contains_key(header::CONTENT_LENGTH)
 }

@@ -74,7 +74,7 @@ pub enum Failure {
 
 /// A request that was not answered.
 #[derive(Debug)]
-pub struct Unanswered<B> {
+pub struct Unanswered<H, B> {
     /// Why.
     pub failure: Failure,
     /// Whether any of it was sent.
@@ -82,13 +82,13 @@ pub struct Unanswered<B> {
     /// Whether anything came back.
     pub answered: bool,
     /// It, without its body.
-    pub request: Box<Request<B>>,
+    pub request: Box<Request<H>>,
     /// Its body, as long as nothing of it is lost: what was taken off it already comes first. `None` in its place: it is empty.
     pub body: Option<(Option<B>, Option<Bytes>)>,
 }
 
-/// Sends a request over a connection, and resolves with the header of its response. `limit`: how long that may take while the
-/// client is not waited for. The request's fields that tell of its framing are replaced; all others are sent as they are, in any
+/// Sends a request over a connection, with this body, and resolves with the header of its response. `within`: what time it is, and how long that may
+/// take while the client is not waited for. The request's fields that tell of its framing are replaced; all others are sent as they are, in any
 /// case, so those of one connection only must be gone. With `Expect: 100-continue` the body waits until it is wanted.
 ///
 /// # Errors
@@ -96,26 +96,26 @@ pub struct Unanswered<B> {
 ///
 /// # Cancel safety
 /// Dropping the future closes the connection; the upstream may have acted on the request.
-pub fn exchange<S, B>(
+pub fn exchange<S, H, B>(
     connection: Connection<S>,
-    mut request: Box<Request<B>>,
-    limit: Duration,
+    request: Box<Request<H>>,
+    body: B,
+    within: (Instant, Duration),
     waiting: &Waiting,
-) -> Exchange<'_, S, B>
+) -> Exchange<'_, S, H, B>
 where
     S: Link,
-    B: Body<Data = Bytes, Error = BodyError> + Default + Unpin + Send + 'static,
+    B: Body<Data = Bytes, Error = BodyError> + Unpin + Send + 'static,
 {
-    let body = std::mem::take(request.body_mut());
-    let expects = request.headers().contains_key(header::EXPECT);
+    let expects = !body.is_end_stream() && request.headers().contains_key(header::EXPECT);
     Exchange(Some(Underway {
         upload: Upload::new(&request, body, expects),
         request,
         connection,
         unread: Unread::default(),
         interim: 0,
-        since: None,
-        limit,
+        since: Some(within.0),
+        limit: within.1,
         waiting,
         look: waiting.look,
         held_since: None,
@@ -126,14 +126,15 @@ where
 
 /// The response of [`exchange`]. It is as small as it can be: a request has one on its way at any time.
 #[derive(Debug)]
-pub struct Exchange<'a, S, B>(Option<Underway<'a, S, B>>);
+pub struct Exchange<'a, S, H, B>(Option<Underway<'a, S, H, B>>);
 
-impl<S, B> Future for Exchange<'_, S, B>
+impl<S, H, B> Future for Exchange<'_, S, H, B>
 where
     S: Link,
+    H: Unpin,
     B: Body<Data = Bytes, Error = BodyError> + Unpin + Send + 'static,
 {
-    type Output = Result<Answer<S>, Unanswered<B>>;
+    type Output = Result<Answer<S>, Unanswered<H, B>>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let Some(underway) = &mut self.0 else { return Poll::Pending };
@@ -199,8 +200,8 @@ where
 }
 
 #[derive(Debug)]
-struct Underway<'a, S, B> {
-    request: Box<Request<B>>,
+struct Underway<'a, S, H, B> {
+    request: Box<Request<H>>,
     upload: Upload<B>,
     connection: Connection<S>,
     unread: Unread,
@@ -218,18 +219,16 @@ struct Underway<'a, S, B> {
     answered: bool,
 }
 
-impl<S, B> Underway<'_, S, B>
+impl<S, H, B> Underway<'_, S, H, B>
 where
     S: Link,
     B: Body<Data = Bytes, Error = BodyError> + Unpin,
 {
     fn poll_head(&mut self, context: &mut Context<'_>) -> Poll<Result<Head, Failure>> {
         let limit = self.limit;
-        if !self.is_begun {
-            self.is_begun = true;
-            if self.connection.reused {
-                self.check(context)?;
-            }
+        let begins = !std::mem::replace(&mut self.is_begun, true);
+        if begins && self.connection.reused {
+            self.check(context)?;
         }
         loop {
             let had_sent = self.upload.sent();
@@ -237,7 +236,8 @@ where
                 Ok(sending) => sending,
                 Err(fault) => return Poll::Ready(Err(fault.into())),
             };
-            if self.upload.sent() != had_sent {
+            // What goes out at once does so when it begins.
+            if self.upload.sent() != had_sent && !begins {
                 self.since = None;
             }
             if let Poll::Ready(head) = self.poll_read(context) {

@@ -8,7 +8,7 @@ use httparse::{ParserConfig, Status};
 use hyper::ext::ReasonPhrase;
 
 use super::Malformed;
-use crate::http1::{content::Framing, lists, spare};
+use crate::http1::{content::Framing, lines::line_end, lists, spare};
 
 /// The largest header, in bytes.
 const MAX_SIZE: usize = 64 * 1024;
@@ -78,7 +78,8 @@ fn parse(buffer: &Bytes, method: &Method) -> Result<Option<(usize, Head)>, Malfo
         Err(httparse::Error::TooManyHeaders) => return Err(Malformed::TooLarge),
         Err(_) => return Err(Malformed::Header),
     };
-    if !ends_lines_alike(&buffer[..size], response.headers) {
+    // In CRLF, or, with some old servers, all of them in LF.
+    if line_end(&buffer[..size], response.headers).is_none() {
         return Err(Malformed::Header);
     }
     let version = if response.version == Some(1) { Version::HTTP_11 } else { Version::HTTP_10 };
@@ -89,88 +90,104 @@ fn parse(buffer: &Bytes, method: &Method) -> Result<Option<(usize, Head)>, Malfo
         }
         _ => None,
     };
-    let mut headers = spare::take(response.headers.len());
+    let (mut headers, mut said) = (spare::take(response.headers.len()), Said::default());
     for field in response.headers.iter() {
         let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| Malformed::Header)?;
+        said.field(&name, field.value, version)?;
         // Not copied: it is a part of what was read.
         let value = if field.value.is_empty() { Bytes::new() } else { buffer.slice_ref(field.value) };
         let value = HeaderValue::from_maybe_shared(value).map_err(|_| Malformed::Header)?;
         headers.try_append(name, value).map_err(|_| Malformed::TooLarge)?;
     }
-    let persistent = is_persistent(version, &headers);
-    let framing = framing(version, status, method, &mut headers)?;
+    let persistent = said.persistent.unwrap_or(version == Version::HTTP_11);
+    let framing = said.framing(version, status, method, &mut headers)?;
     Ok(Some((size, Head { version, status, reason, headers, framing, persistent })))
 }
 
-/// Lines end in CRLF, or, with some old servers, all of them in LF. Where one ends otherwise than the others, somebody may have been made
-/// to put it there: what was one field to its sender would go on as two.
-fn ends_lines_alike(head: &[u8], fields: &[httparse::Header<'_>]) -> bool {
-    let has_cr = |line: &[u8]| line.ends_with(b"\r\n");
-    let is_crlf = has_cr(head);
-    let before_last = &head[..head.len() - if is_crlf { 2 } else { 1 }];
-    let begins = |name: &str| name.as_ptr().addr() - head.as_ptr().addr();
-    has_cr(before_last) == is_crlf && fields.iter().all(|field| has_cr(&head[..begins(field.name)]) == is_crlf)
+/// What a header says of the message and the connection.
+#[derive(Default, Debug)]
+struct Said {
+    /// The length, and whether it is to be passed on otherwise than it was said.
+    length: Option<(u64, bool)>,
+    codings: usize,
+    is_chunked: bool,
+    persistent: Option<bool>,
 }
 
-/// The rules of RFC 9112 §6.3, in their order. What must not be sent together is refused, whatever wins by these rules.
-fn framing(
-    version: Version,
-    status: StatusCode,
-    method: &Method,
-    headers: &mut HeaderMap,
-) -> Result<Framing, Malformed> {
-    let is_chunked = is_chunked(headers)?;
-    let length = length(headers)?;
-    if is_chunked && (length.is_some() || version == Version::HTTP_10) {
-        return Err(Malformed::Coding);
-    }
-    let bodiless = status.is_informational() || status == StatusCode::NO_CONTENT;
-    if bodiless && length.is_some() {
-        // Some send `Content-Length: 0` with 204, which is not to be passed on (RFC 9110 §8.6).
-        headers.remove(header::CONTENT_LENGTH);
-    }
-    if bodiless && (is_chunked || length.is_some_and(|length| length > 0)) {
-        return Err(Malformed::Length);
-    }
-    Ok(if bodiless || method == Method::HEAD || status == StatusCode::NOT_MODIFIED {
-        Framing::Empty
-    } else if is_chunked {
-        Framing::Chunked
-    } else {
-        match length {
-            Some(0) => Framing::Empty,
-            Some(length) => Framing::Length(length),
-            None => Framing::Close,
+impl Said {
+    fn field(&mut self, name: &HeaderName, value: &[u8], version: Version) -> Result<(), Malformed> {
+        match *name {
+            header::CONTENT_LENGTH => self.length(value)?,
+            header::TRANSFER_ENCODING => {
+                self.codings += 1;
+                self.is_chunked = value.eq_ignore_ascii_case(b"chunked");
+            }
+            header::CONNECTION if version == Version::HTTP_10 => {
+                if lists(value, b"keep-alive") {
+                    self.persistent = Some(true);
+                }
+            }
+            header::CONNECTION => {
+                if lists(value, b"close") {
+                    self.persistent = Some(false);
+                }
+            }
+            _ => {}
         }
-    })
-}
+        Ok(())
+    }
 
-fn is_chunked(headers: &HeaderMap) -> Result<bool, Malformed> {
-    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
-    match (codings.next(), codings.next()) {
-        (None, _) => Ok(false),
-        (Some(coding), None) if coding.as_bytes().eq_ignore_ascii_case(b"chunked") => Ok(true),
-        _ => Err(Malformed::Coding),
+    /// One length. Said more than once, it has to be the same each time, and is passed on once (RFC 9110 §8.6).
+    fn length(&mut self, value: &[u8]) -> Result<(), Malformed> {
+        for item in value.split(|&byte| byte == b',') {
+            let digits = item.trim_ascii();
+            let said = number(digits).ok_or(Malformed::Length)?;
+            self.length = match self.length {
+                None => Some((said, digits.len() != value.len())),
+                Some((before, _)) if before == said => Some((said, true)),
+                Some(_) => return Err(Malformed::Length),
+            };
+        }
+        Ok(())
     }
-}
 
-/// One length. Said more than once, it has to be the same each time, and is passed on once (RFC 9110 §8.6).
-fn length(headers: &mut HeaderMap) -> Result<Option<u64>, Malformed> {
-    let mut values = headers.get_all(header::CONTENT_LENGTH).iter();
-    let Some(first) = values.next() else { return Ok(None) };
-    if values.next().is_none()
-        && let Some(length) = number(first.as_bytes())
-    {
-        return Ok(Some(length));
+    /// The rules of RFC 9112 §6.3, in their order. What must not be sent together is refused, whatever wins by these rules.
+    fn framing(
+        &self,
+        version: Version,
+        status: StatusCode,
+        method: &Method,
+        headers: &mut HeaderMap,
+    ) -> Result<Framing, Malformed> {
+        if self.codings > 0 && (self.codings > 1 || !self.is_chunked) {
+            return Err(Malformed::Coding);
+        }
+        let length = self.length.map(|(length, _)| length);
+        if self.is_chunked && (length.is_some() || version == Version::HTTP_10) {
+            return Err(Malformed::Coding);
+        }
+        let bodiless = status.is_informational() || status == StatusCode::NO_CONTENT;
+        if bodiless && length.is_some() {
+            // Some send `Content-Length: 0` with 204, which is not to be passed on (RFC 9110 §8.6).
+            headers.remove(header::CONTENT_LENGTH);
+        } else if let Some((length, true)) = self.length {
+            headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+        }
+        if bodiless && (self.is_chunked || length.is_some_and(|length| length > 0)) {
+            return Err(Malformed::Length);
+        }
+        Ok(if bodiless || method == Method::HEAD || status == StatusCode::NOT_MODIFIED {
+            Framing::Empty
+        } else if self.is_chunked {
+            Framing::Chunked
+        } else {
+            match length {
+                Some(0) => Framing::Empty,
+                Some(length) => Framing::Length(length),
+                None => Framing::Close,
+            }
+        })
     }
-    let mut lengths =
-        headers.get_all(header::CONTENT_LENGTH).iter().flat_map(|value| value.as_bytes().split(|&b| b == b','));
-    let first = lengths.next().and_then(|length| number(length.trim_ascii())).ok_or(Malformed::Length)?;
-    if lengths.any(|length| number(length.trim_ascii()) != Some(first)) {
-        return Err(Malformed::Length);
-    }
-    headers.insert(header::CONTENT_LENGTH, HeaderValue::from(first));
-    Ok(Some(first))
 }
 
 /// Digits and nothing else, as in `Content-Length`.
@@ -182,9 +199,4 @@ fn number(digits: &[u8]) -> Option<u64> {
         let digit = digit.is_ascii_digit().then(|| u64::from(digit - b'0'))?;
         number.checked_mul(10)?.checked_add(digit)
     })
-}
-
-fn is_persistent(version: Version, headers: &HeaderMap) -> bool {
-    let says = |option| headers.get_all(header::CONNECTION).iter().any(|value| lists(value.as_bytes(), option));
-    if version == Version::HTTP_10 { says(b"keep-alive") } else { !says(b"close") }
 }

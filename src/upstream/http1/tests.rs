@@ -342,9 +342,10 @@ async fn what_came_before_a_request_does_not_answer_it() {
             let stream = Told { is_disturbed, written: std::sync::Arc::clone(&written) };
             let mut connection = Connection::new(stream);
             connection.reused = is_reused;
-            let request = http::Request::builder().method(&method).uri("/").body(RequestBody::default()).unwrap();
+            let request = http::Request::builder().method(&method).uri("/").body(()).unwrap();
             let limit = std::time::Duration::from_secs(5);
-            match exchange(connection, request.into(), limit, &Waiting::default()).await {
+            let within = (tokio::time::Instant::now(), limit);
+            match exchange(connection, request.into(), RequestBody::default(), within, &Waiting::default()).await {
                 Ok(_) => assert!(!(is_disturbed && is_reused), "{method}"),
                 Err(unanswered) => {
                     assert!(is_disturbed && is_reused, "{method}");

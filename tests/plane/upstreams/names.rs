@@ -17,10 +17,14 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use portcullis::{
     config::Config,
     gate::identity::ReservedNames,
-    upstream::{Upstream, metrics::UpstreamMetrics, resolve::Resolver},
+    upstream::{
+        Upstream,
+        fields::{Arrival, Downstream},
+        metrics::UpstreamMetrics,
+        resolve::Resolver,
+    },
 };
-use tokio::{net::TcpListener, task::JoinSet};
-use tower::Service as _;
+use tokio::{net::TcpListener, task::JoinSet, time::Instant};
 
 use super::Api;
 use crate::support::{
@@ -87,12 +91,9 @@ impl Proxy {
             while let Ok((stream, _)) = listener.accept().await {
                 let upstream = serving.clone();
                 let service = service_fn(move |request: Request<Incoming>| {
-                    let mut upstream = upstream.clone();
-                    async move {
-                        Ok::<_, Infallible>(
-                            upstream.call(request.map(Into::into)).await.unwrap_or_else(|never| match never {}),
-                        )
-                    }
+                    let arrival = Arrival { at: Instant::now(), downstream: Arc::new(Downstream::unix()) };
+                    let response = upstream.send(Box::new(request.map(Into::into)), None, &arrival);
+                    async move { Ok::<_, Infallible>(response.await) }
                 });
                 connections.spawn(async move {
                     let server = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
