@@ -276,8 +276,8 @@ pub(super) struct Tries {
 
 /// Where interim responses to a request go. Clients of HTTP/1.0 know of none (RFC 9110 §15.2).
 pub(super) fn interim_of<B>(request: &Request<B>) -> Option<Interim> {
-    let Arrival { downstream, .. } = request.extensions().get()?;
-    downstream.interim.clone().filter(|_| request.version() == Version::HTTP_11)
+    let Arrival { interim, .. } = request.extensions().get()?;
+    interim.clone().filter(|_| request.version() != Version::HTTP_10)
 }
 
 /// What the response is: its end has to look accordingly.

@@ -90,7 +90,10 @@ impl Proxy {
                     let mut upstream = upstream.clone();
                     async move {
                         Ok::<_, Infallible>(
-                            upstream.call(request.map(Into::into)).await.unwrap_or_else(|never| match never {}),
+                            upstream
+                                .call(request.map(|_| portcullis::incoming::Incoming::Empty))
+                                .await
+                                .unwrap_or_else(|never| match never {}),
                         )
                     }
                 });
