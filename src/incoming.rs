@@ -8,7 +8,7 @@ use std::{
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
-use crate::server::http1::content::Content;
+use crate::server::{http1, http2};
 
 /// The content of a request. It is read no faster than it is asked for.
 #[derive(Debug)]
@@ -16,15 +16,9 @@ pub enum Incoming {
     /// There is none.
     Empty,
     /// Over HTTP/1.1 or HTTP/1.0.
-    Http1(Content),
+    Http1(http1::content::Content),
     /// Over HTTP/2.
-    Http2(hyper::body::Incoming),
-}
-
-impl From<hyper::body::Incoming> for Incoming {
-    fn from(body: hyper::body::Incoming) -> Self {
-        Self::Http2(body)
-    }
+    Http2(http2::content::Content),
 }
 
 impl Body for Incoming {
@@ -35,9 +29,7 @@ impl Body for Incoming {
         match self.get_mut() {
             Self::Empty => Poll::Ready(None),
             Self::Http1(body) => body.poll_frame(context).map(|frame| frame.map(|frame| frame.map_err(Into::into))),
-            Self::Http2(body) => {
-                Pin::new(body).poll_frame(context).map(|frame| frame.map(|frame| frame.map_err(Into::into)))
-            }
+            Self::Http2(body) => body.poll_frame(context).map(|frame| frame.map(|frame| frame.map_err(Into::into))),
         }
     }
 

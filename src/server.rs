@@ -4,7 +4,7 @@
 //! - [`listener`]: accepting, the limit of connections, drain; `crowd`: how many each address has.
 //! - [`connection`]: one connection and its protocol; [`transport`]: what its bytes travel by; [`tls`].
 //! - [`patience`]: clients that take too long.
-//! - [`http1`]: HTTP/1.1, from the bytes of a request to those of its response.
+//! - [`http1`]: HTTP/1.1, from the bytes of a request to those of its response; [`http2`]: HTTP/2, from its streams.
 //! - `form`: the one form of a request.
 //! - [`gateway`]: what happens to a request; [`current`]: which of them, while configurations come and go.
 //! - `client_address`, [`request_id`], `trace_context`: where a request came from, and what it is called.
@@ -17,12 +17,13 @@ mod client_address;
 pub mod connection;
 mod crowd;
 pub mod current;
+mod date;
 pub mod ending;
 mod form;
 pub mod gateway;
 mod hand_over;
 pub mod http1;
-pub(crate) mod http2_fault;
+pub mod http2;
 pub mod listener;
 pub mod own;
 mod passage;

@@ -37,7 +37,7 @@ use http::{HeaderValue, Method, StatusCode};
 use tokio::time::{Instant, sleep};
 
 use self::{
-    client::{Client, Requests},
+    client::{Client, Manner, Requests},
     gate::ask,
     ports::free_address,
     tokens::Issuer,
@@ -49,6 +49,7 @@ struct Case {
     path: &'static str,
     tokens: Tokens,
     expected: StatusCode,
+    manner: Manner,
     /// Instructions of a request, as last measured.
     instructions: u64,
 }
@@ -67,12 +68,13 @@ enum Tokens {
 /// By how much a request may exceed its figure: compilers and system libraries differ a little, regressions by more.
 const MARGIN: f64 = 1.10;
 
-const CASES: [Case; 5] = [
+const CASES: [Case; 6] = [
     Case {
         name: "pass",
         path: "/open/v1/orders/4711",
         tokens: Tokens::None,
         expected: StatusCode::OK,
+        manner: Manner::Kept,
         instructions: 31_700,
     },
     Case {
@@ -80,6 +82,7 @@ const CASES: [Case; 5] = [
         path: "/api/v1/orders/4711",
         tokens: Tokens::Known,
         expected: StatusCode::OK,
+        manner: Manner::Kept,
         instructions: 40_300,
     },
     Case {
@@ -87,6 +90,7 @@ const CASES: [Case; 5] = [
         path: "/api/v1/orders/4711",
         tokens: Tokens::New,
         expected: StatusCode::OK,
+        manner: Manner::Kept,
         instructions: 396_800,
     },
     Case {
@@ -94,6 +98,7 @@ const CASES: [Case; 5] = [
         path: "/api/v1/orders/4711",
         tokens: Tokens::Bad,
         expected: StatusCode::UNAUTHORIZED,
+        manner: Manner::Kept,
         instructions: 343_700,
     },
     Case {
@@ -101,7 +106,16 @@ const CASES: [Case; 5] = [
         path: "/api/v1/orders/4711",
         tokens: Tokens::None,
         expected: StatusCode::UNAUTHORIZED,
+        manner: Manner::Kept,
         instructions: 20_400,
+    },
+    Case {
+        name: "http2",
+        path: "/api/v1/orders/4711",
+        tokens: Tokens::Known,
+        expected: StatusCode::OK,
+        manner: Manner::Http2,
+        instructions: 100_000,
     },
 ];
 
@@ -215,7 +229,7 @@ impl Bench<'_> {
             tokens: Arc::clone(&self.tokens),
             first: 0,
             expected: self.case.expected,
-            manner: crate::client::Manner::Kept,
+            manner: self.case.manner,
         }));
         for number in 0..requests {
             client.exchange(number).await.with_context(|| format!("request {number}"))?;

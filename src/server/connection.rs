@@ -1,11 +1,9 @@
 //! One connection: which protocol it speaks, and serving it until it ends or the gate drains.
 
-use std::{convert::Infallible, pin::pin, sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{Request, Response};
-use hyper::{server::conn::http2, service::service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::time::{Instant, timeout};
 
 use super::{
@@ -14,8 +12,9 @@ use super::{
     ending::Ending,
     gateway::Gateway,
     http1::{self, HeadLimits, Refusals},
+    http2,
     listener::{Held, Service},
-    patience::{Limits, Patient, Progress, Served, Serving, Streams},
+    patience::{Limits, Patient, Progress, Served, Serving},
     socket::Accepted,
     tls::{self, Tls},
     transport::{Begun, Transport},
@@ -30,22 +29,6 @@ use crate::{
         tunnel::Hold,
     },
 };
-
-/// How many requests an HTTP/2 connection may have under way.
-const MAX_STREAMS: u32 = 200;
-
-/// How many of them a client may take back before they are looked at (rapid reset), and how many the gate may have had to reset for what
-/// was wrong with them (MadeYouReset); with more, the connection ends. No client that means well comes near.
-const MAX_RESET_EARLY: usize = 20;
-const MAX_FAULTY: usize = 256;
-
-/// How much of one request's body may be on its way to the gate, and of all bodies of a connection. One that its upstream is slow to
-/// read must not hold up the others, so the latter is a multiple; it is also the most memory that a connection takes for them.
-const STREAM_WINDOW: u32 = 256 * 1024;
-const CONNECTION_WINDOW: u32 = 16 * STREAM_WINDOW;
-
-/// How much of one response is held for a client that is slow to read it, over HTTP/2.
-const SEND_BUFFER: usize = 64 * 1024;
 
 /// How long a connection that was taken just before the gate drains may take to begin: its client was answered by the system, and knows
 /// of nothing.
@@ -73,37 +56,30 @@ pub async fn serve(accepted: Accepted, held: Held, service: Service) {
         ready = Box::pin(start) => ready,
         () = too_late => None,
     };
-    let Some(Ready { stream, unread, peer, progress, interim, refusals }) = ready else { return };
+    let Some(Ready { stream, unread, peer, progress, speaks_http2, refusals }) = ready else { return };
     let ends = pin!(either(begun.cancelled(), progress.idle(settings.idle_timeout)));
     let ends = Seldom::new(ends);
-    let result = if let Some(interim) = interim {
+    let requests = Arc::clone(&progress);
+    let result = if speaks_http2 {
+        let service = move |request, interim| {
+            let gateway = current.load();
+            let downstream = peer.seen_by(&gateway);
+            let (serving, over) = requests.serve_stream();
+            (answer(gateway, request, downstream, interim, serving), over)
+        };
+        // Boxed, for those of HTTP/1.1.
+        let served = Box::pin(http2::serve(stream, (&*settings).into(), Arc::clone(&progress), service, ends)).await;
+        served.inspect_err(|error| refusals.note_end(&**error))
+    } else {
         let limits = HeadLimits { size: settings.max_header_size, fields: settings.max_headers };
-        let settings = http1::Settings { limits, interim, refusals, drain };
-        let requests = Arc::clone(&progress);
+        let interim = Interim::default();
+        let settings = http1::Settings { limits, interim: interim.clone(), refusals, drain };
         let service = move |request| {
             let gateway = current.load();
             let downstream = peer.seen_by(&gateway);
-            answer(gateway, request, downstream, requests.serve())
+            answer(gateway, request, downstream, interim.clone(), requests.serve())
         };
         http1::serve(stream, unread, &settings, service, ends).await
-    } else {
-        let requests = Arc::clone(&progress);
-        let service = service_fn(move |request: Request<hyper::body::Incoming>| {
-            let gateway = current.load();
-            let downstream = peer.seen_by(&gateway);
-            let response = answer(gateway, Box::new(request.map(Incoming::Http2)), downstream, requests.serve_stream());
-            async { Ok::<_, Infallible>(response.await) }
-        });
-        let mut connection = Box::pin(http2(&settings).serve_connection(TokioIo::new(stream), service));
-        let result = tokio::select! {
-            biased;
-            result = connection.as_mut() => result,
-            () = ends => {
-                connection.as_mut().graceful_shutdown();
-                connection.await
-            }
-        };
-        result.inspect_err(|error| refusals.note_end(error)).map_err(Into::into)
     };
     if let Err(error) = result {
         tracing::debug!(error = &*error as &dyn std::error::Error, "connection from client ended");
@@ -118,8 +94,7 @@ struct Ready {
     unread: Bytes,
     peer: Box<Peer>,
     progress: Arc<Progress>,
-    /// HTTP/2 has interim responses too, but the library no way to send them.
-    interim: Option<Interim>,
+    speaks_http2: bool,
     refusals: Refusals,
 }
 
@@ -130,15 +105,14 @@ fn ready(
     drain: &Drain,
     accepted: Instant,
 ) -> Ready {
-    let interim = (!speaks_http2).then(Interim::default);
-    let downstream = Downstream { interim: interim.clone(), drain: drain.clone(), ..downstream };
+    let downstream = Downstream { drain: drain.clone(), ..downstream };
     let refusals = gateway.refusals(downstream.peer.clone());
     let peer = Box::new(Peer::new(downstream, gateway));
     let progress = Progress::since(gateway.in_flight(), accepted);
     let unread = if speaks_http2 { Bytes::new() } else { stream.take_unread() };
     let limits = Limits { header: settings.header_timeout, idle: settings.idle_timeout, shared: speaks_http2 };
     let stream = Box::new(Patient::new(stream, Arc::clone(&progress), limits).awaited());
-    Ready { stream, unread, peer, progress, interim, refusals }
+    Ready { stream, unread, peer, progress, speaks_http2, refusals }
 }
 
 /// Has a request served.
@@ -146,9 +120,10 @@ async fn answer(
     gateway: Arc<Gateway>,
     request: Box<Request<Incoming>>,
     downstream: Arc<Downstream>,
+    interim: Interim,
     serving: Serving,
 ) -> Response<Served<Ending>> {
-    let mut response = gateway.serve(request, downstream).await;
+    let mut response = gateway.serve(request, downstream, Some(interim)).await;
     if let Some(tunnel) = response.extensions_mut().remove::<Hold>() {
         tunnel.keep(serving.another());
     }
@@ -156,23 +131,6 @@ async fn answer(
         serving.end_by(deadline);
     }
     response.map(|body| Served::new(body, serving))
-}
-
-fn http2(settings: &ListenerSettings) -> http2::Builder<Streams> {
-    let mut builder = http2::Builder::new(Streams);
-    builder
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(MAX_STREAMS)
-        .max_pending_accept_reset_streams(MAX_RESET_EARLY)
-        .max_local_error_reset_streams(MAX_FAULTY)
-        .max_header_list_size(u32::try_from(settings.max_header_size).unwrap_or(u32::MAX))
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_send_buf_size(SEND_BUFFER)
-        .keep_alive_interval(settings.idle_timeout)
-        .keep_alive_timeout(settings.header_timeout)
-        .enable_connect_protocol();
-    builder
 }
 
 async fn either(one: impl Future<Output = ()>, other: impl Future<Output = ()>) {
@@ -232,7 +190,7 @@ mod tests {
         size_of::<F>()
     }
 
-    const fn of_request<'a, A, B, F: Future>(_: fn(&'a Gateway, A, B) -> F) -> usize {
+    const fn of_request<'a, A, B, C, F: Future>(_: fn(&'a Gateway, A, B, C) -> F) -> usize {
         size_of::<F>()
     }
 

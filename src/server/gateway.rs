@@ -35,6 +35,7 @@ use crate::{
     upstream::{
         Body, Upstream,
         fields::{self, Arrival, Downstream},
+        interim::Interim,
         tunnel::{Hold, Traffic},
     },
     verdict::Reason,
@@ -129,7 +130,13 @@ impl Gateway {
     }
 
     /// Serves one request: resolves with the response's header, and counts it. In a box, since it is handed on from one to another.
-    pub async fn serve(&self, mut request: Box<Request<Incoming>>, downstream: Arc<Downstream>) -> Response<Ending> {
+    /// `interim`: where interim responses to it go, if they can be sent.
+    pub async fn serve(
+        &self,
+        mut request: Box<Request<Incoming>>,
+        downstream: Arc<Downstream>,
+        interim: Option<Interim>,
+    ) -> Response<Ending> {
         let begun = Instant::now();
         let listener = &*self.options.listener;
         if listener.begins_traces {
@@ -143,7 +150,7 @@ impl Gateway {
         // HTTP/1.1 leaves the body out by itself.
         let bodiless = request.method() == Method::HEAD && request.version() == Version::HTTP_2;
         let is_call = request.method() == Method::POST && grpc::is_call(request.headers());
-        let (mut response, route) = self.answer(request, id.as_ref(), Arrival { at: begun, downstream }).await;
+        let (mut response, route) = self.answer(request, id.as_ref(), Arrival { at: begun, downstream, interim }).await;
         let may_be_refused = is_call || response.status().is_client_error() || response.status().is_server_error();
         let refused = may_be_refused.then(|| response.extensions().get::<Reason>().copied()).flatten();
         if is_call {

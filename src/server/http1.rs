@@ -267,10 +267,10 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
         let response = poll_fn(|context| {
             loop {
                 let answered = response.as_mut().poll(context);
-                if outgoing.out.is_empty()
-                    && let Some(heads) = interim.take()
-                {
-                    outgoing.out.head().extend_from_slice(&heads);
+                if outgoing.out.is_empty() {
+                    for hint in interim.take() {
+                        encode::interim(outgoing.out.head(), &hint);
+                    }
                 }
                 if let Poll::Ready(response) = answered {
                     return Poll::Ready(io::Result::Ok(response));

@@ -24,7 +24,7 @@ use tokio::{
     time::{Instant, Sleep},
 };
 
-pub use self::offers::Streams;
+pub use self::offers::Over;
 use self::offers::{NEVER, Offer, Offers};
 use crate::seldom::Seldom;
 
@@ -61,6 +61,8 @@ pub struct Progress {
     deadline: AtomicU64,
     /// The responses, where they do.
     offers: Offers,
+    /// How often something came from the client, where they do.
+    heard: AtomicU64,
 }
 
 /// One request that ever was, in [`Progress::requests`].
@@ -91,6 +93,7 @@ impl Progress {
             in_flight,
             deadline: AtomicU64::new(NEVER),
             offers: Offers::default(),
+            heard: AtomicU64::new(0),
         })
     }
 
@@ -102,12 +105,17 @@ impl Progress {
         Serving { progress: Arc::clone(self), offer: None }
     }
 
-    /// The same where requests share the connection. The task that [`Streams`] spawns next on this thread is the one that serves it.
+    /// The same where requests share the connection, and when it is to be given up.
     #[must_use]
-    pub fn serve_stream(self: &Arc<Self>) -> Serving {
+    pub fn serve_stream(self: &Arc<Self>) -> (Serving, Over) {
         let mut serving = self.serve();
-        serving.offer = Some(Offer::begin());
-        serving
+        let over = Over::from(serving.offer.insert(Arc::default()));
+        (serving, over)
+    }
+
+    /// How often something came from the client, where requests share the connection.
+    pub(super) fn heard(&self) -> u64 {
+        self.heard.load(Ordering::Relaxed)
     }
 
     /// Resolves when no request was served for this long.
@@ -347,6 +355,9 @@ impl<T: Abort> Patient<T> {
     }
 
     fn read_some(&mut self, bytes: &[u8]) {
+        if self.limits.shared {
+            self.progress.heard.fetch_add(1, Ordering::Relaxed);
+        }
         let count = self.progress.count();
         let begins = count.is_idle() && self.header.is_none_or(|reading| reading.after != count.begun());
         // Some clients send an empty line after content, which begins no request (RFC 9112 §2.2).

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
+use h2::ext::Protocol;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Version, header};
-use hyper::ext::Protocol;
 
 use crate::{
     credential::{Credential, CredentialSources},
@@ -11,7 +11,7 @@ use crate::{
     server::own::cross_origin::TrustedOrigins,
     upstream::{
         fields::{Downstream, FORWARDED_PROTO, Scheme},
-        tunnel::{Handshake, Hold, OnUpgrade, Switching, Traffic},
+        tunnel::{Handshake, Hold, Switching, Traffic},
     },
 };
 
@@ -28,21 +28,19 @@ pub(super) fn take<B>(request: &mut Request<B>) -> Option<Handshake> {
     if !asks || request.headers().get(header::SEC_WEBSOCKET_VERSION) != Some(&VERSION) {
         return None;
     }
+    let switching = request.extensions_mut().remove::<Switching>()?;
     if is_extended_connect {
         *request.method_mut() = Method::GET;
     }
-    let upgrade = match request.extensions_mut().remove::<Switching>() {
-        Some(switching) => OnUpgrade::Http1(switching),
-        None => OnUpgrade::Http2(hyper::upgrade::on(request)),
-    };
     let traffic = Arc::new(Traffic::default());
-    Some(Handshake { upgrade, hold: Hold::default(), traffic, is_extended_connect })
+    Some(Handshake { switching, hold: Hold::default(), traffic, is_extended_connect })
 }
 
-/// An extended `CONNECT` (RFC 8441 §5).
+/// An extended `CONNECT` (RFC 8441 §5). What follows is no content, so that no length can be told.
 fn connects<B>(request: &Request<B>) -> bool {
     let protocol = request.extensions().get::<Protocol>();
     protocol.is_some_and(|protocol| protocol.as_str().as_bytes().eq_ignore_ascii_case(WEBSOCKET))
+        && !request.headers().contains_key(header::CONTENT_LENGTH)
 }
 
 /// An upgrade (RFC 6455 §4.1): without a body, and with one key.
@@ -154,7 +152,7 @@ mod tests {
             for (name, value) in changes.iter().filter(|(_, value)| !value.is_empty()) {
                 request = request.header(*name, *value);
             }
-            request.body(()).unwrap()
+            request.extension(Switching::new().1).body(()).unwrap()
         };
         assert!(take(&mut request(&[], Method::GET)).is_some());
         for changes in [

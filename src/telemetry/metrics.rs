@@ -13,7 +13,7 @@ use prometheus_client::{
 };
 
 use super::histogram::TimeHistogram;
-use crate::{server::http2_fault, upstream::metrics::UpstreamMetrics, verdict::Reason};
+use crate::{server::http2::fault, upstream::metrics::UpstreamMetrics, verdict::Reason};
 
 /// Labels of a request.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
@@ -99,7 +99,7 @@ impl ServerMetrics {
             drop(malformed.get_or_create_owned(&MalformedLabels { reason }));
         }
         let http2_faults: Family<FaultLabels, Counter> = Family::default();
-        for fault in http2_fault::names() {
+        for fault in fault::names() {
             drop(http2_faults.get_or_create_owned(&FaultLabels { fault }));
         }
         Arc::new(Self {

@@ -138,6 +138,8 @@ pub struct Arrival {
     pub at: Instant,
     /// How it came.
     pub downstream: Arc<Downstream>,
+    /// Where interim responses go; `None`: whoever serves it has no way for them.
+    pub interim: Option<Interim>,
 }
 
 /// Where a request came from.
@@ -155,8 +157,6 @@ pub struct Downstream {
     pub trusted: bool,
     /// Whether that goes for `Client-Cert` and `Client-Cert-Chain`, too.
     pub tells_certificates: bool,
-    /// Where interim responses go; `None`: its protocol, or whoever serves it, has no way for them.
-    pub interim: Option<Interim>,
     /// The end of the gate: whoever keeps the connection beyond its response runs by it.
     pub drain: Drain,
 }
@@ -180,7 +180,6 @@ impl Downstream {
             certificate: None,
             trusted: false,
             tells_certificates: false,
-            interim: None,
             drain: Drain::default(),
         }
     }

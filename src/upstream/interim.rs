@@ -1,22 +1,24 @@
-//! Interim responses (RFC 9110 §15.2) on their way to a client of HTTP/1.1, such as `103 Early Hints` (RFC 8297).
+//! Interim responses (RFC 9110 §15.2) on their way to a client, such as `103 Early Hints` (RFC 8297).
 //!
-//! They wait here until whoever serves the connection has nothing else under way: they come after everything of the answer before, and
-//! before everything of their own.
+//! They wait here until whoever serves the request has nothing else under way: they come after everything of the answer before, and before
+//! everything of their own.
 
 use std::sync::{
-    Arc, Mutex, MutexGuard, PoisonError,
+    Arc, Mutex, PoisonError,
     atomic::{AtomicBool, Ordering},
 };
 
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, Response, StatusCode};
 
 use super::fields;
-use crate::http1::encode::field;
 
 /// How much may wait for a client that is slow to read, in bytes. What has no room is left out: nobody relies on a hint.
 const ROOM: usize = 16 * 1024;
 
-/// The interim responses of a connection. Clones share them.
+/// The least that one takes up.
+const LEAST: usize = 64;
+
+/// Interim responses to a request, or to those of a connection that come one after the other. Clones share them.
 #[derive(Clone, Default, Debug)]
 pub struct Interim(Arc<Shared>);
 
@@ -24,47 +26,53 @@ pub struct Interim(Arc<Shared>);
 struct Shared {
     /// Whether anything waits. Nearly always nothing does, and nobody looks any further.
     waits: AtomicBool,
-    queue: Mutex<Vec<u8>>,
+    /// Whether what was taken out goes on to take up room.
+    is_for_all: bool,
+    queue: Mutex<Queue>,
+}
+
+#[derive(Default, Debug)]
+struct Queue {
+    responses: Vec<Response<()>>,
+    size: usize,
 }
 
 impl Interim {
-    /// Takes one in, with the fields that may pass. To be called before the answer is there, by the task that serves the connection.
+    /// For one request whose client may leave anything unread for as long as it likes: there is room for all of them together.
+    #[must_use]
+    pub fn of_one_request() -> Self {
+        Self(Arc::new(Shared { is_for_all: true, ..Shared::default() }))
+    }
+
+    /// Takes one in, with the fields that may pass. To be called before the answer is there, by the task that serves the request.
     pub fn push(&self, status: StatusCode, mut fields: HeaderMap) {
         fields::strip_interim(&mut fields);
-        let head = encode(status, &fields);
-        let mut queue = self.queue();
-        if queue.len() + head.len() > ROOM {
+        let size = LEAST + fields.iter().map(|(name, value)| name.as_str().len() + value.len()).sum::<usize>();
+        let mut response = Response::new(());
+        (*response.status_mut(), *response.headers_mut()) = (status, fields);
+        let mut queue = self.0.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        if queue.size + size > ROOM {
             tracing::debug!(status = status.as_u16(), "interim response left out: those before it are not read");
             return;
         }
-        queue.extend_from_slice(&head);
+        queue.size += size;
+        queue.responses.push(response);
         self.0.waits.store(true, Ordering::Release);
     }
 
-    /// Takes out what waits. To be called when nothing else is on its way.
+    /// Takes out what waits, in its order. To be called when nothing else is on its way.
     #[must_use]
-    pub fn take(&self) -> Option<Vec<u8>> {
+    pub fn take(&self) -> Vec<Response<()>> {
         if !self.0.waits.load(Ordering::Acquire) {
-            return None;
+            return Vec::new();
         }
-        let mut queue = self.queue();
+        let mut queue = self.0.queue.lock().unwrap_or_else(PoisonError::into_inner);
         self.0.waits.store(false, Ordering::Release);
-        Some(std::mem::take(&mut *queue))
+        if !self.0.is_for_all {
+            queue.size = 0;
+        }
+        std::mem::take(&mut queue.responses)
     }
-
-    fn queue(&self) -> MutexGuard<'_, Vec<u8>> {
-        self.0.queue.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-fn encode(status: StatusCode, fields: &HeaderMap) -> Vec<u8> {
-    let reason = status.canonical_reason().unwrap_or_default();
-    let mut head = format!("HTTP/1.1 {} {reason}\r\n", status.as_str()).into_bytes();
-    for (name, value) in fields {
-        field(&mut head, name.as_str().as_bytes(), value.as_bytes());
-    }
-    head.extend_from_slice(b"\r\n");
-    head
 }
 
 #[cfg(test)]
@@ -82,20 +90,37 @@ mod tests {
             interim.push(StatusCode::EARLY_HINTS, hint(1000));
         }
         interim.push(StatusCode::EARLY_HINTS, hint(ROOM));
-        let waits = interim.queue().len();
-        assert!(waits > ROOM / 2 && waits <= ROOM, "{waits}");
+        for _ in 0..ROOM {
+            interim.push(StatusCode::PROCESSING, HeaderMap::new());
+        }
+        let waiting = interim.take();
+        let size: usize =
+            waiting.iter().flat_map(|response| response.headers().values()).map(http::HeaderValue::len).sum();
+        assert!(size > ROOM / 2 && size <= ROOM, "{size}");
+        assert!(waiting.len() <= ROOM / LEAST, "{}", waiting.len());
+    }
+
+    #[test]
+    fn of_one_request_all_of_them_are_bounded() {
+        let (interim, mut taken) = (Interim::of_one_request(), 0);
+        for _ in 0..ROOM {
+            interim.push(StatusCode::PROCESSING, HeaderMap::new());
+            taken += interim.take().len();
+        }
+        assert_eq!(taken, ROOM / LEAST);
     }
 
     #[test]
     fn they_are_taken_once_and_in_their_order() {
         let interim = Interim::default();
-        assert!(interim.take().is_none());
+        assert!(interim.take().is_empty());
         interim.push(StatusCode::EARLY_HINTS, hint(3));
         interim.push(StatusCode::PROCESSING, HeaderMap::new());
-        let expected = "HTTP/1.1 103 Early Hints\r\nlink: xxx\r\n\r\nHTTP/1.1 102 Processing\r\n\r\n";
-        assert_eq!(String::from_utf8(interim.take().unwrap()).unwrap(), expected);
-        assert!(interim.take().is_none());
+        let taken = interim.take();
+        assert_eq!(taken.iter().map(|response| response.status().as_u16()).collect::<Vec<_>>(), [103, 102]);
+        assert_eq!(taken[0].headers()["link"], "xxx");
+        assert!(interim.take().is_empty());
         interim.push(StatusCode::PROCESSING, HeaderMap::new());
-        assert!(interim.take().is_some());
+        assert_eq!(interim.take().len(), 1);
     }
 }

@@ -287,8 +287,7 @@ impl Tries {
 
 /// Where interim responses to a request go. Clients of HTTP/1.0 know of none (RFC 9110 §15.2).
 pub(super) fn interim_of<B>(request: &Request<B>, arrival: &Arrival) -> Option<Interim> {
-    let downstream = &arrival.downstream;
-    downstream.interim.clone().filter(|_| request.version() == Version::HTTP_11)
+    arrival.interim.clone().filter(|_| request.version() != Version::HTTP_10)
 }
 
 /// What the response is: its end has to look accordingly.

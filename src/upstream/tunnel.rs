@@ -19,8 +19,6 @@ use std::{
 };
 
 use bytes::{Buf, Bytes};
-use hyper::upgrade;
-use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
     sync::oneshot,
@@ -64,7 +62,7 @@ mod code {
 #[derive(Clone, Debug)]
 pub struct Handshake {
     /// Gives the connection, once the client was told yes.
-    pub upgrade: OnUpgrade,
+    pub switching: Switching,
     /// What keeps the connection for as long as the tunnel lasts.
     pub hold: Hold,
     /// What passes through it.
@@ -78,28 +76,8 @@ pub trait Duplex: AsyncRead + AsyncWrite + fmt::Debug + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + fmt::Debug + Send + Unpin> Duplex for T {}
 
-/// Gives the client's connection, once the client was told yes. Resolves with `None` when it has gone, or was told something else.
-#[derive(Clone, Debug)]
-pub enum OnUpgrade {
-    /// Over HTTP/1.1 (RFC 9110 §7.8).
-    Http1(Switching),
-    /// Over HTTP/2 (RFC 8441).
-    Http2(upgrade::OnUpgrade),
-}
-
-impl OnUpgrade {
-    async fn connection(self) -> Option<Box<dyn Duplex>> {
-        match self {
-            Self::Http1(Switching(switching)) => {
-                let switching = switching.lock().unwrap_or_else(PoisonError::into_inner).take()?;
-                switching.await.ok()
-            }
-            Self::Http2(upgrade) => upgrade.await.ok().map(|upgraded| Box::new(TokioIo::new(upgraded)) as _),
-        }
-    }
-}
-
-/// A connection of HTTP/1.1 that may be handed over: an extension of a request with `Upgrade`. Clones share it, and one of them gets it.
+/// What a client's request came over, if it may be handed over: the connection of one with `Upgrade` (RFC 9110 §7.8), or the stream of an
+/// extended `CONNECT` (RFC 8441). An extension of that request. Clones share it, and one of them gets it.
 #[derive(Clone, Debug)]
 pub struct Switching(Arc<Mutex<Option<Receiver>>>);
 
@@ -115,6 +93,12 @@ impl Switching {
     pub fn new() -> (Switch, Self) {
         let (switch, switching) = oneshot::channel();
         (Switch(switch), Self(Arc::new(Mutex::new(Some(switching)))))
+    }
+
+    /// Resolves once the client was told yes; with `None` when it has gone, or was told something else.
+    async fn connection(self) -> Option<Box<dyn Duplex>> {
+        let switching = self.0.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+        switching.await.ok()
     }
 }
 
@@ -221,12 +205,12 @@ struct Flow {
 
 impl Tunnel {
     /// Runs until both sides have ended, one of them fails, or the gate ends it. `leftover`: what came from the upstream already.
-    pub(super) async fn run<U>(mut self, upgrade: OnUpgrade, _hold: Hold, mut upstream: U, leftover: Bytes)
+    pub(super) async fn run<U>(mut self, switching: Switching, _hold: Hold, mut upstream: U, leftover: Bytes)
     where
         U: AsyncRead + AsyncWrite + Unpin + Send,
     {
         // The client may have gone, or have been told something else.
-        let Ok(Some(mut downstream)) = timeout(self.idle_timeout, upgrade.connection()).await else { return };
+        let Ok(Some(mut downstream)) = timeout(self.idle_timeout, switching.connection()).await else { return };
         let count = |of: &Arc<AtomicU64>| Arc::clone(of);
         let mut down = Flow { rest: leftover, count: count(&self.traffic.down), ..Flow::default() };
         let mut up = Flow { count: count(&self.traffic.up), ..Flow::default() };

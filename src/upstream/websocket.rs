@@ -103,12 +103,12 @@ impl Shared {
         response.extensions_mut().insert(handshake.hold.clone());
         response.extensions_mut().insert(Arc::clone(&handshake.traffic));
         let (grace, over) = (tether.grace(), drain.over());
-        let Handshake { upgrade, hold, traffic, .. } = handshake;
+        let Handshake { switching, hold, traffic, .. } = handshake;
         let tunnel = Tunnel { tether, traffic, idle_timeout: self.settings().tunnel_idle_timeout, over, grace };
         drain.spawn(async move {
             // It counts as load of its endpoint and of its route for as long as it lasts.
             let _held = (in_flight, place);
-            tunnel.run(upgrade, hold, upstream, leftover).await;
+            tunnel.run(switching, hold, upstream, leftover).await;
         });
         response.map(|()| Bytes::new().into())
     }

@@ -1,18 +1,16 @@
 //! The header of a response as bytes (RFC 9112 §4).
 
-use std::cell::Cell;
-
 use http::{HeaderMap, Response, StatusCode, Version, header};
 use http_body::Body;
 use hyper::ext::ReasonPhrase;
 
 use crate::{
-    clock::Clock,
     http1::{
         content::Framing,
         encode::{field, length},
         lists,
     },
+    server::date,
 };
 
 /// What a response goes by that is not in it.
@@ -80,7 +78,16 @@ pub(super) fn head<B: Body>(out: &mut Vec<u8>, response: &Response<B>, framing: 
         (true, _) => {}
     }
     if !is_dated {
-        date(out);
+        date::with(|value| field(out, b"date", value));
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Writes an interim response (RFC 9110 §15.2).
+pub(super) fn interim(out: &mut Vec<u8>, response: &Response<()>) {
+    status_line(out, Version::HTTP_11, response.status(), None);
+    for (name, value) in response.headers() {
+        field(out, name.as_str().as_bytes(), value.as_bytes());
     }
     out.extend_from_slice(b"\r\n");
 }
@@ -107,41 +114,16 @@ fn status_line(out: &mut Vec<u8>, version: Version, status: StatusCode, reason: 
     out.extend_from_slice(b"\r\n");
 }
 
-/// `date: Mon, 01 Jan 2024 00:00:00 GMT`, and the line break.
-const DATE: usize = 6 + 29 + 2;
-
-thread_local! {
-    /// The field of a second.
-    static NOW: Cell<(i64, [u8; DATE])> = const { Cell::new((i64::MIN, [0; DATE])) };
-}
-
-/// Writes `Date` (RFC 9110 §6.6.1). It is made once a second.
-fn date(out: &mut Vec<u8>) {
-    let second = Clock::System.now().as_secs();
-    let (mut of, mut line) = NOW.get();
-    if of != second {
-        let Some(made) = date_of(second) else { return };
-        (of, line) = (second, made);
-        NOW.set((of, line));
-    }
-    out.extend_from_slice(&line);
-}
-
-fn date_of(second: i64) -> Option<[u8; DATE]> {
-    let at = jiff::Timestamp::from_second(second).ok()?;
-    let text = jiff::fmt::rfc2822::DateTimePrinter::new().timestamp_to_rfc9110_string(&at).ok()?;
-    format!("date: {text}\r\n").into_bytes().try_into().ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_date_is_one_of_http() {
-        let date = |second| date_of(second).map(|date| String::from_utf8(date.to_vec()).unwrap());
-        assert_eq!(date(784_111_777).unwrap(), "date: Sun, 06 Nov 1994 08:49:37 GMT\r\n");
-        assert_eq!(date(0).unwrap(), "date: Thu, 01 Jan 1970 00:00:00 GMT\r\n");
-        assert_eq!(date(i64::MAX), None);
+    fn an_interim_response_has_its_fields_and_no_others() {
+        let (mut out, mut hint) = (Vec::new(), Response::new(()));
+        *hint.status_mut() = StatusCode::EARLY_HINTS;
+        hint.headers_mut().insert(header::LINK, http::HeaderValue::from_static("</style.css>"));
+        interim(&mut out, &hint);
+        assert_eq!(out, b"HTTP/1.1 103 Early Hints\r\nlink: </style.css>\r\n\r\n");
     }
 }

@@ -1,28 +1,23 @@
 //! Responses of a connection that requests share (HTTP/2), each with its own patience.
 //!
-//! A client may shut the window of one stream and go on with others. Whatever is under way for that stream then waits inside hyper, which
-//! asks for no more of the body: no timer of a body goes off, and a place and a connection to an upstream are held. So the task that
-//! serves a stream can be ended from outside; that resets the stream, and lets go of all it held.
+//! A client may shut the window of one stream and go on with others. Whatever is under way for that stream then waits for room, and asks
+//! for no more of the body: no timer of a body goes off, and a place and a connection to an upstream are held. So whoever serves a stream
+//! is told when to give it up; that resets the stream, and lets go of all it held.
 
 use std::{
-    cell::Cell,
+    pin::Pin,
     sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
+    task::{Context, Poll},
     time::Duration,
 };
 
-use hyper::rt::Executor;
-use tokio::task::AbortHandle;
+use futures_util::task::AtomicWaker;
 
 /// No moment that ever comes, in milliseconds.
 pub(super) const NEVER: u64 = u64::MAX;
-
-thread_local! {
-    /// The response of which the task is spawned next.
-    static BEGUN: Cell<Option<Arc<Offer>>> = const { Cell::new(None) };
-}
 
 /// One response. Times are in milliseconds from the origin of its connection's progress.
 #[derive(Debug)]
@@ -33,45 +28,46 @@ pub(super) struct Offer {
     pub(super) deadline: AtomicU64,
     /// Where it is among the others.
     index: AtomicUsize,
-    task: OnceLock<AbortHandle>,
+    is_over: AtomicBool,
+    task: AtomicWaker,
 }
 
 /// The responses of a connection.
 #[derive(Default, Debug)]
 pub(super) struct Offers(Mutex<Vec<Arc<Offer>>>);
 
-/// Spawns the tasks of a connection, those that serve its streams among them.
-#[derive(Clone, Copy, Debug)]
-pub struct Streams;
+/// Resolves when a response is to be given up.
+#[derive(Debug)]
+pub struct Over(Arc<Offer>);
 
-impl<F> Executor<F> for Streams
-where
-    F: Future + Send + 'static,
-    F::Output: Send,
-{
-    fn execute(&self, future: F) {
-        let task = tokio::spawn(future);
-        // Set just before by the service, on this thread, if it is a stream's; there is nothing in between.
-        if let Some(offer) = BEGUN.take() {
-            // Nobody else has set it.
-            let _ = offer.task.set(task.abort_handle());
+impl From<&mut Arc<Offer>> for Over {
+    fn from(offer: &mut Arc<Offer>) -> Self {
+        Self(Arc::clone(offer))
+    }
+}
+
+impl Future for Over {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        self.0.task.register(context.waker());
+        if self.0.is_over.load(Ordering::Acquire) { Poll::Ready(()) } else { Poll::Pending }
+    }
+}
+
+impl Default for Offer {
+    fn default() -> Self {
+        Self {
+            since: AtomicU64::new(NEVER),
+            deadline: AtomicU64::new(NEVER),
+            index: AtomicUsize::new(usize::MAX),
+            is_over: AtomicBool::new(false),
+            task: AtomicWaker::new(),
         }
     }
 }
 
 impl Offer {
-    /// The response that the task which is spawned next is for.
-    pub(super) fn begin() -> Arc<Self> {
-        let offer = Arc::new(Self {
-            since: AtomicU64::new(NEVER),
-            deadline: AtomicU64::new(NEVER),
-            index: AtomicUsize::new(usize::MAX),
-            task: OnceLock::new(),
-        });
-        BEGUN.set(Some(Arc::clone(&offer)));
-        offer
-    }
-
     /// From this moment on its client has to take what is there; [`NEVER`]: there is nothing.
     pub(super) fn wait(&self, since: u64) {
         self.since.store(since, Ordering::Relaxed);
@@ -111,9 +107,9 @@ impl Offers {
             let end = since.saturating_add(limit).min(offer.deadline.load(Ordering::Relaxed));
             if end > now {
                 least = least.min(end - now);
-            } else if let Some(task) = offer.task.get() {
-                tracing::debug!("client takes nothing of a response: its stream is reset");
-                task.abort();
+            } else {
+                offer.is_over.store(true, Ordering::Release);
+                offer.task.wake();
             }
         }
         Duration::from_millis(least)

@@ -210,6 +210,33 @@ async fn room_that_nobody_makes() {
     }
 }
 
+/// A client that went without a word is noticed while its request waits, as it does not answer; one that answers may wait.
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_that_are_no_longer_there() {
+    let settings = "[listener]\nidle_timeout = \"1s\"\nheader_timeout = \"1s\"\n";
+    let gate = TestGate::start(&[settings, "[[routes]]\nupstream = \"{upstream}\"\nauth = \"none\"\n"].concat()).await;
+    gate.upstream.handle(|_| std::future::pending::<Response<StreamBody>>());
+    for answers in [true, false] {
+        let mut connection = Http2::connect(gate.address()).await;
+        connection.send(get(1, "/")).await;
+        let (begun, mut asked) = (Instant::now(), 0);
+        let ended = loop {
+            let Some(received) = connection.next().await else { break true };
+            if received.kind == PING && received.flags == 0 {
+                asked += 1;
+                if answers {
+                    connection.send(frame(PING, 1, 0, &received.payload)).await;
+                }
+            }
+            if asked == 4 {
+                break false;
+            }
+        };
+        assert_eq!((ended, asked), if answers { (false, 4) } else { (true, 1) });
+        assert!(begun.elapsed() > Duration::from_millis(1900), "{:?}", begun.elapsed());
+    }
+}
+
 /// Who makes room now and then, and who waits for an upstream that says nothing, are not cut off.
 #[tokio::test(flavor = "multi_thread")]
 async fn patience_is_for_those_who_take_something() {

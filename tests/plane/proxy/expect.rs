@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http::{Method, StatusCode};
+use http::{Request, StatusCode};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -16,15 +16,14 @@ use tokio::{
     time::timeout,
 };
 
-use super::{HTTP2, client, interim::read_head, route};
+use super::{
+    HTTP2,
+    interim::{self, read_head},
+    route,
+};
 use crate::{
     secure::{Secure, connect},
-    support::{
-        client::{Raw, request},
-        eventually,
-        gate::TestGate,
-        upstream::{RawUpstream, StreamBody},
-    },
+    support::{client::Raw, eventually, gate::TestGate, upstream::RawUpstream},
 };
 
 const CONTINUE: &str = "HTTP/1.1 100 Continue\r\n\r\n";
@@ -114,11 +113,65 @@ async fn the_upstream_answers_without_the_content() {
     let reply = Raw::exchange(gate.address(), head("POST")).await;
     assert!(reply.starts_with("HTTP/1.1 413") && reply.ends_with("no!"), "{reply}");
     eventually("its connection ends", async || seen.all() == [""]).await;
-    // Over HTTP/2 nobody can be asked, and the answer comes all the same.
-    let (_frames, body) = StreamBody::channel();
-    let waits = request(HTTP2, Method::POST, "/", "").header("expect", "100-continue").body(body).unwrap();
-    let response = client(HTTP2, &gate).await.send(waits).await.unwrap();
-    assert_eq!(response.status(), StatusCode::PAYLOAD_TOO_LARGE);
+    // Over HTTP/2 likewise.
+    let mut requests = interim::http2(None, &gate).await;
+    let (mut response, _content) = requests.send_request(waiting_request(), false).unwrap();
+    assert!(interim::next(&mut response).await.is_none(), "asked for content that nobody wants");
+    assert_eq!(interim::whole(response).await, (StatusCode::PAYLOAD_TOO_LARGE, "no!".to_owned()));
+}
+
+/// A request over HTTP/2 whose client waits with its content.
+fn waiting_request() -> Request<()> {
+    Request::post("https://api.example/").header("expect", "100-continue").body(()).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_of_http2_are_asked_likewise() {
+    let (seen, go) = (Seen::default(), Arc::new(Notify::new()));
+    let (noted, word) = (seen.clone(), Arc::clone(&go));
+    let upstream = RawUpstream::start(move |mut stream, _| {
+        let (seen, word) = (noted.clone(), Arc::clone(&word));
+        async move {
+            while let Some(head) = read_head(&mut stream).await {
+                seen.note(head);
+                word.notified().await;
+                stream.write_all(CONTINUE.as_bytes()).await.unwrap();
+                // In one chunk, as its length is not told.
+                let mut body = [0; "4\r\nbody\r\n0\r\n\r\n".len()];
+                stream.read_exact(&mut body).await.unwrap();
+                seen.note(String::from_utf8_lossy(&body));
+                stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ndone").await.unwrap();
+            }
+        }
+    })
+    .await;
+    let secure = Secure::new();
+    for secure in [None, Some(&secure)] {
+        seen.0.lock().unwrap().clear();
+        let listener = secure.map(Secure::listener).unwrap_or_default();
+        let gate = TestGate::start(&format!("{listener}{}", upstream.route("auth = \"none\""))).await;
+        let mut requests = interim::http2(secure, &gate).await;
+        for round in 1..=2 {
+            let (mut response, mut content) = requests.send_request(waiting_request(), false).unwrap();
+            eventually("the upstream has the header", async || seen.all().len() == 2 * round - 1).await;
+            assert!(seen.all()[2 * round - 2].contains("\r\nexpect: 100-continue\r\n"), "{:?}", seen.all());
+            let asked = timeout(Duration::from_millis(200), interim::next(&mut response)).await;
+            assert!(asked.is_err(), "not yet");
+            go.notify_one();
+            assert_eq!(interim::next(&mut response).await.unwrap().status(), StatusCode::CONTINUE);
+            content.send_data("body".into(), true).unwrap();
+            assert_eq!(interim::whole(response).await, (StatusCode::OK, "done".to_owned()));
+            assert!(seen.all().last().unwrap().contains("body"));
+        }
+    }
+    // An upstream of HTTP/2 gets no expectation: the content is asked for at once.
+    let gate = TestGate::start(&route(HTTP2, "auth = \"none\"")).await;
+    let mut requests = interim::http2(None, &gate).await;
+    let (mut response, mut content) = requests.send_request(waiting_request(), false).unwrap();
+    assert_eq!(interim::next(&mut response).await.unwrap().status(), StatusCode::CONTINUE);
+    content.send_data("body".into(), true).unwrap();
+    assert_eq!(interim::whole(response).await.0, StatusCode::OK);
+    assert_eq!(gate.upstream.last().body, "body");
 }
 
 /// Some upstreams know of no expectations: the content goes to them after a while.

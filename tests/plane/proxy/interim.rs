@@ -8,21 +8,18 @@ use std::{
     time::Duration,
 };
 
-use http::{Method, StatusCode};
+use bytes::Bytes;
+use h2::client::{ResponseFuture, SendRequest};
+use http::{Request, Response, StatusCode};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
     sync::Notify,
 };
 
-use super::{HTTP2, client};
 use crate::{
     secure::{Secure, connect},
-    support::{
-        client::{Raw, request},
-        gate::TestGate,
-        upstream::{RawUpstream, StreamBody},
-    },
+    support::{client::Raw, gate::TestGate, upstream::RawUpstream},
 };
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
@@ -34,6 +31,29 @@ pub(super) async fn read_head(stream: &mut TcpStream) -> Option<String> {
         head.push(stream.read_u8().await.ok()?);
     }
     Some(String::from_utf8(head).unwrap())
+}
+
+/// A connection over HTTP/2 of a client that looks at interim responses.
+pub(super) async fn http2(secure: Option<&Secure>, gate: &TestGate) -> SendRequest<Bytes> {
+    let (requests, connection) = h2::client::handshake(connect(secure, gate.address(), "h2").await).await.unwrap();
+    tokio::spawn(connection);
+    requests.ready().await.unwrap()
+}
+
+/// The next interim response; `None`: the response comes next.
+pub(super) async fn next(response: &mut ResponseFuture) -> Option<Response<()>> {
+    let next = std::future::poll_fn(|context| response.poll_informational(context));
+    tokio::time::timeout(Duration::from_secs(15), next).await.expect("something in time").transpose().unwrap()
+}
+
+/// The status of a response, and its content.
+pub(super) async fn whole(response: ResponseFuture) -> (StatusCode, String) {
+    let (head, mut body) = response.await.unwrap().into_parts();
+    let mut content = Vec::new();
+    while let Some(data) = body.data().await {
+        content.extend_from_slice(&data.unwrap());
+    }
+    (head.status, String::from_utf8(content).unwrap())
 }
 
 /// An upstream that sends this before each answer, and waits for a word before the answer itself.
@@ -87,12 +107,55 @@ async fn those_who_know_of_none_get_none() {
     go.notify_one();
     let reply = Raw::exchange(gate.address(), "GET / HTTP/1.0\r\nHost: a\r\n\r\n").await;
     assert!(reply.ends_with("body") && !reply.contains("103"), "{reply}");
-    let mut client = client(HTTP2, &gate).await;
-    for _ in 0..2 {
-        go.notify_one();
-        let reply = client.fetch(request(HTTP2, Method::GET, "/", "").body(StreamBody::from("")).unwrap()).await;
-        assert_eq!((reply.status, reply.text()), (StatusCode::OK, "body"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn over_http2_they_come_on_the_stream_of_their_request() {
+    let hints = "HTTP/1.1 103 Early Hints\r\nLink: </style.css>; rel=preload\r\nLink: </a.js>\r\nConnection: X-Hop\r\n\
+                 X-Hop: 1\r\nX-Request-Id: theirs\r\nX-Kept: 1\r\n\r\nHTTP/1.1 102 Processing\r\n\r\n";
+    let (upstream, go) = hinting(hints).await;
+    let secure = Secure::new();
+    for secure in [None, Some(&secure)] {
+        let listener = secure.map(Secure::listener).unwrap_or_default();
+        let gate = TestGate::start(&format!("{listener}{}", upstream.route("auth = \"none\""))).await;
+        let mut requests = http2(secure, &gate).await;
+        let mut waiting = Vec::new();
+        for _ in 0..3 {
+            let request = Request::get("https://api.example/").body(()).unwrap();
+            let (mut response, _) = requests.send_request(request, true).unwrap();
+            let hint = next(&mut response).await.unwrap();
+            assert_eq!(hint.status(), StatusCode::EARLY_HINTS);
+            assert_eq!(
+                hint.headers().get_all("link").iter().collect::<Vec<_>>(),
+                ["</style.css>; rel=preload", "</a.js>"]
+            );
+            assert_eq!((hint.headers().len(), &hint.headers()["x-kept"]), (3, &"1".parse().unwrap()));
+            assert_eq!(next(&mut response).await.unwrap().status(), StatusCode::PROCESSING);
+            waiting.push(response);
+        }
+        for response in waiting {
+            go.notify_one();
+            assert_eq!(whole(response).await, (StatusCode::OK, "body".to_owned()));
+        }
     }
+}
+
+/// Nothing tells how many of them a client has read.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_of_hints_is_cut_down_over_http2() {
+    let hint = format!("HTTP/1.1 103 Early Hints\r\nlink: {}\r\n\r\n", "x".repeat(3000));
+    let (upstream, go) = hinting(&hint.repeat(60)).await;
+    let gate = TestGate::start(&upstream.route("auth = \"none\"")).await;
+    let mut requests = http2(None, &gate).await;
+    let (mut response, _) = requests.send_request(Request::get("http://api.example/").body(()).unwrap(), true).unwrap();
+    go.notify_one();
+    let mut count = 0;
+    while let Some(hint) = next(&mut response).await {
+        assert_eq!(hint.headers()["link"].len(), 3000);
+        count += 1;
+    }
+    assert!((1..=5).contains(&count), "{count}");
+    assert_eq!(whole(response).await, (StatusCode::OK, "body".to_owned()));
 }
 
 /// A client that sends on and does not read for a while: each hint is still where it belongs.

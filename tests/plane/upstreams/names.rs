@@ -91,8 +91,10 @@ impl Proxy {
             while let Ok((stream, _)) = listener.accept().await {
                 let upstream = serving.clone();
                 let service = service_fn(move |request: Request<Incoming>| {
-                    let arrival = Arrival { at: Instant::now(), downstream: Arc::new(Downstream::unix()) };
-                    let response = upstream.send(Box::new(request.map(Into::into)), None, &arrival);
+                    let downstream = Arc::new(Downstream::unix());
+                    let arrival = Arrival { at: Instant::now(), downstream, interim: None };
+                    let request = request.map(|_| portcullis::incoming::Incoming::Empty);
+                    let response = upstream.send(Box::new(request), None, &arrival);
                     async move { Ok::<_, Infallible>(response.await) }
                 });
                 connections.spawn(async move {

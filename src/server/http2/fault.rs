@@ -1,10 +1,10 @@
 //! Connections of HTTP/2 that ended for what their client sent (RFC 9113 §5.4.1).
 
-use std::error::Error as _;
+use std::error::Error;
 
 use h2::Reason;
 
-use super::{access, http1::Refusals};
+use crate::server::{access, http1::Refusals};
 
 /// The errors of a connection by which the gate ends it, as RFC 9113 §7 calls them. Others are its own fault, or nobody's.
 const FAULTS: [(Reason, &str); 6] = [
@@ -23,7 +23,7 @@ pub(crate) fn names() -> impl Iterator<Item = &'static str> {
 
 impl Refusals {
     /// Counts and logs how a connection ended, if it did for a fault of its client.
-    pub(super) fn note_end(&self, error: &hyper::Error) {
+    pub(in crate::server) fn note_end(&self, error: &(dyn Error + 'static)) {
         let Some(fault) = fault(error) else { return };
         self.metrics.count_http2_fault(fault);
         if self.is_logged {
@@ -33,8 +33,8 @@ impl Refusals {
 }
 
 /// Which fault of the client's it was. What the client says of the gate (`GOAWAY`), and connections that break, are none.
-fn fault(error: &hyper::Error) -> Option<&'static str> {
-    let error = error.source()?.downcast_ref::<h2::Error>()?;
+fn fault(error: &(dyn Error + 'static)) -> Option<&'static str> {
+    let error = error.downcast_ref::<h2::Error>()?;
     let is_ours = error.is_library() && error.is_go_away();
     FAULTS.iter().find(|(reason, _)| is_ours && error.reason() == Some(*reason)).map(|(_, name)| *name)
 }

@@ -1,0 +1,253 @@
+//! HTTP/2 towards clients (RFC 9113), whose frames the `h2` crate reads and writes.
+//!
+//! One task serves a connection and all its streams: what one of them has to say is written without waking anybody.
+//!
+//! - [`content`]: the content of a request, for whoever asks for it.
+//! - `send`: the response.
+//! - `duplex`: a stream that is handed over (RFC 8441).
+//! - `liveness`: clients that have gone without a word.
+//! - `turn`: when the task goes on, and when it sleeps.
+//! - [`fault`]: connections that end for what their client sent.
+
+pub mod content;
+mod duplex;
+pub(crate) mod fault;
+mod liveness;
+mod send;
+mod turn;
+
+use std::{
+    fmt,
+    future::poll_fn,
+    io,
+    pin::{Pin, pin},
+    sync::Arc,
+    task::Poll,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures_util::stream::{FuturesUnordered, Stream as _};
+use h2::{
+    Reason, RecvStream,
+    ext::Protocol,
+    server::{Builder, SendResponse},
+};
+use http::{Method, Request, Response, StatusCode, header};
+use http_body::Body;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use self::{
+    content::{Content, Wish},
+    duplex::Duplex,
+    liveness::Liveness,
+    turn::Turns,
+};
+use super::{
+    ListenerSettings,
+    patience::{Over, Progress},
+};
+use crate::{
+    incoming::Incoming,
+    upstream::{
+        body::BodyError,
+        interim::Interim,
+        tunnel::{Switch, Switching},
+    },
+};
+
+/// How many requests a connection may have under way.
+const MAX_STREAMS: u32 = 200;
+
+/// How many of them a client may take back before they are looked at (rapid reset), and how many the gate may have had to reset for what
+/// was wrong with them (MadeYouReset); with more, the connection ends. No client that means well comes near.
+const MAX_RESET_EARLY: usize = 20;
+const MAX_FAULTY: usize = 256;
+
+/// How much of one request's body may be on its way to the gate, and of all bodies of a connection. One that its upstream is slow to
+/// read must not hold up the others, so the latter is a multiple; it is also the most memory that a connection takes for them.
+const STREAM_WINDOW: u32 = 256 * 1024;
+const CONNECTION_WINDOW: u32 = 16 * STREAM_WINDOW;
+
+/// How much of one response is held for a client that is slow to read it.
+const SEND_BUFFER: usize = 64 * 1024;
+
+/// What a connection is served by.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Settings {
+    /// The most bytes of a header.
+    pub(super) max_header_size: usize,
+    /// After how much silence a client is asked whether it is still there.
+    pub(super) idle_timeout: Duration,
+    /// How long it may take to answer.
+    pub(super) ping_timeout: Duration,
+}
+
+impl From<&ListenerSettings> for Settings {
+    fn from(listener: &ListenerSettings) -> Self {
+        let ListenerSettings { max_header_size, idle_timeout, header_timeout, .. } = *listener;
+        Self { max_header_size, idle_timeout, ping_timeout: header_timeout }
+    }
+}
+
+/// Serves the requests that come over `stream`. `service` is given each with where interim responses to it go, and tells when it is to be
+/// given up. Resolves when the connection has ended: by its client, or once `ends` has resolved and the last request has been answered.
+///
+/// # Errors
+/// The connection failed, or its client broke the protocol.
+pub(super) async fn serve<T, S, F, B>(
+    stream: Box<T>,
+    settings: Settings,
+    progress: Arc<Progress>,
+    mut service: S,
+    mut ends: impl Future<Output = ()> + Unpin,
+) -> Result<(), BodyError>
+where
+    T: AsyncRead + AsyncWrite + fmt::Debug + Unpin,
+    S: FnMut(Box<Request<Incoming>>, Interim) -> (F, Over),
+    F: Future<Output = Response<B>>,
+    B: Body<Data = Bytes, Error = BodyError> + Unpin,
+{
+    let mut connection = builder(&settings).handshake(stream).await?;
+    let mut liveness = connection
+        .ping_pong()
+        .map(|pings| Liveness::new(pings, progress, settings.idle_timeout, settings.ping_timeout));
+    let (mut streams, turns) = (FuturesUnordered::new(), Turns::new());
+    let mut leaves = false;
+    poll_fn(|context| {
+        turns.poll(context, |context| {
+            if !leaves && Pin::new(&mut ends).poll(context).is_ready() {
+                leaves = true;
+                connection.graceful_shutdown();
+            }
+            if liveness.as_mut().is_some_and(|liveness| liveness.poll_gone(context).is_ready()) {
+                return Poll::Ready(Err(io::Error::from(io::ErrorKind::TimedOut).into()));
+            }
+            while let Poll::Ready(request) = connection.poll_accept(context) {
+                match request.transpose()? {
+                    Some((request, respond)) => {
+                        let Begun { request, interim, wish, switch } = begin(request);
+                        let (response, over) = service(request, interim.clone());
+                        let exchange = Exchange { respond, interim, wish, switch };
+                        streams.push(until(over, exchange.serve(response)));
+                    }
+                    None => return Poll::Ready(Ok(())),
+                }
+            }
+            while let Poll::Ready(Some(())) = Pin::new(&mut streams).poll_next(context) {}
+            Poll::Pending
+        })
+    })
+    .await
+}
+
+fn builder(settings: &Settings) -> Builder {
+    let mut builder = h2::server::Builder::new();
+    builder
+        .max_concurrent_streams(MAX_STREAMS)
+        .max_pending_accept_reset_streams(MAX_RESET_EARLY)
+        .max_local_error_reset_streams(Some(MAX_FAULTY))
+        .max_header_list_size(u32::try_from(settings.max_header_size).unwrap_or(u32::MAX))
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buffer_size(SEND_BUFFER)
+        .enable_connect_protocol();
+    builder
+}
+
+/// A request that was read, and what is to be known to answer it.
+struct Begun {
+    request: Box<Request<Incoming>>,
+    interim: Interim,
+    wish: Option<Arc<Wish>>,
+    switch: Option<(Switch, RecvStream)>,
+}
+
+/// Gives a request its content.
+fn begin(request: Request<RecvStream>) -> Begun {
+    let (head, stream) = request.into_parts();
+    let mut request = Box::new(Request::from_parts(head, Incoming::Empty));
+    let (mut wish, mut switch) = (None, None);
+    if request.method() == Method::CONNECT && request.extensions().get::<Protocol>().is_some() {
+        let (to_tunnel, switching) = Switching::new();
+        request.extensions_mut().insert(switching);
+        switch = Some((to_tunnel, stream));
+    } else if !stream.is_end_stream() {
+        let expects = |value: &http::HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"100-continue");
+        wish = request.headers().get(header::EXPECT).filter(|value| expects(value)).map(|_| Arc::default());
+        *request.body_mut() = Incoming::Http2(Content::new(stream, request.headers(), wish.clone()));
+    }
+    // No window bounds what waits for a client that does not read.
+    Begun { request, interim: Interim::of_one_request(), wish, switch }
+}
+
+/// What a request is answered by.
+struct Exchange {
+    respond: SendResponse<Bytes>,
+    interim: Interim,
+    wish: Option<Arc<Wish>>,
+    switch: Option<(Switch, RecvStream)>,
+}
+
+impl Exchange {
+    /// Has the request answered, and sends the response.
+    async fn serve<B>(mut self, response: impl Future<Output = Response<B>>) -> Result<(), BodyError>
+    where
+        B: Body<Data = Bytes, Error = BodyError> + Unpin,
+    {
+        let mut response = {
+            let response = pin!(response);
+            self.answered(response).await?
+        };
+        send::put_in_form(&mut response);
+        let (head, body) = response.into_parts();
+        let is_tunnel = self.switch.is_some() && head.status.is_success();
+        let is_whole = body.is_end_stream() && !is_tunnel;
+        let sent = self.respond.send_response(Response::from_parts(head, ()), is_whole);
+        let mut to_client = sent.inspect_err(|_| self.respond.send_reset(Reason::INTERNAL_ERROR))?;
+        match self.switch.filter(|_| is_tunnel) {
+            Some((switch, from_client)) => switch.hand_over(Box::new(Duplex::new(from_client, to_client))),
+            None if is_whole => {}
+            None => send::content(&mut to_client, body).await?,
+        }
+        Ok(())
+    }
+
+    /// Waits for the response, while interim responses go out.
+    ///
+    /// # Errors
+    /// The client has taken the request back, or is gone.
+    async fn answered<B>(
+        &mut self,
+        mut response: Pin<&mut impl Future<Output = Response<B>>>,
+    ) -> Result<Response<B>, h2::Error> {
+        poll_fn(|context| {
+            let answered = response.as_mut().poll(context);
+            for hint in self.interim.take() {
+                self.respond.send_informational(hint)?;
+            }
+            if let Poll::Ready(response) = answered {
+                return Poll::Ready(Ok(response));
+            }
+            if self.wish.as_ref().is_some_and(|wish| wish.poll_said(context)) {
+                let mut go_on = Response::new(());
+                *go_on.status_mut() = StatusCode::CONTINUE;
+                self.respond.send_informational(go_on)?;
+            }
+            self.respond.poll_reset(context).map(|reason| Err(reason?.into()))
+        })
+        .await
+    }
+}
+
+/// Serves a stream until it is given up, which resets it.
+async fn until(over: Over, serving: impl Future<Output = Result<(), BodyError>>) {
+    let served = tokio::select! {
+        biased;
+        () = over => return tracing::debug!("client takes nothing of a response: its stream is reset"),
+        served = serving => served,
+    };
+    if let Err(error) = served {
+        tracing::debug!(error = &*error as &dyn std::error::Error, "stream ended");
+    }
+}
