@@ -41,7 +41,7 @@ use self::{
     content::{Content, Wish},
     duplex::Duplex,
     liveness::Liveness,
-    turn::Turns,
+    turn::{Part, Turns},
 };
 use super::{
     ListenerSettings,
@@ -115,7 +115,11 @@ where
     let (mut streams, turns) = (FuturesUnordered::new(), Turns::new());
     let mut leaves = false;
     poll_fn(|context| {
-        turns.poll(context, |context| {
+        turns.poll(context, |part, context| {
+            if part == Part::Streams {
+                while let Poll::Ready(Some(())) = Pin::new(&mut streams).poll_next(context) {}
+                return Poll::Pending;
+            }
             if !leaves && Pin::new(&mut ends).poll(context).is_ready() {
                 leaves = true;
                 connection.graceful_shutdown();
@@ -130,11 +134,11 @@ where
                         let (response, over) = service(request, interim.clone());
                         let exchange = Exchange { respond, interim, wish, switch };
                         streams.push(until(over, exchange.serve(response)));
+                        turns.wake_streams();
                     }
                     None => return Poll::Ready(Ok(())),
                 }
             }
-            while let Poll::Ready(Some(())) = Pin::new(&mut streams).poll_next(context) {}
             Poll::Pending
         })
     })

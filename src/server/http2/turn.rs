@@ -1,7 +1,8 @@
-//! The turns of a task that has many wakers inside.
+//! The turns of a task that has a connection and its streams.
 //!
-//! Streams and their connection wake each other all the time: what a stream sends has to be written, and what was read has to be looked at.
-//! Were each of these to wake the task, it would be scheduled again after every turn, though it could have gone on at once.
+//! They wake each other all the time: what a stream sends has to be written, and what was read has to be looked at. Were each of these to wake
+//! the task, it would be scheduled again after every turn, though it could have gone on at once; and were both looked at each time, half of
+//! the looks would find nothing.
 
 use std::{
     sync::{
@@ -13,48 +14,92 @@ use std::{
 
 use futures_util::task::AtomicWaker;
 
-/// How many turns the task takes before others have theirs.
-const TURNS: usize = 8;
+/// How many looks the task takes before others have their turn.
+const TURNS: usize = 16;
 
-const ASLEEP: u8 = 0;
-const AT_WORK: u8 = 1;
-const RUNG: u8 = 2;
+/// Who is to be looked at.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub(super) enum Part {
+    /// All streams that have something to do.
+    Streams = 1,
+    /// The connection.
+    Connection = 2,
+}
+
+impl Part {
+    const fn other(self) -> Self {
+        match self {
+            Self::Streams => Self::Connection,
+            Self::Connection => Self::Streams,
+        }
+    }
+}
+
+/// The task is at work: it looks again by itself.
+const AT_WORK: u8 = 4;
 
 #[derive(Debug)]
 pub(super) struct Turns {
-    bell: Arc<Bell>,
-    waker: Waker,
+    shared: Arc<Shared>,
+    streams: Waker,
+    connection: Waker,
 }
 
 #[derive(Debug)]
-struct Bell {
+struct Shared {
     state: AtomicU8,
     task: AtomicWaker,
 }
 
+#[derive(Debug)]
+struct Bell {
+    shared: Arc<Shared>,
+    part: Part,
+}
+
 impl Turns {
+    /// Both are looked at first.
     pub(super) fn new() -> Self {
-        let bell = Arc::new(Bell { state: AtomicU8::new(ASLEEP), task: AtomicWaker::new() });
-        let waker = Waker::from(Arc::clone(&bell));
-        Self { bell, waker }
+        let both = Part::Streams as u8 | Part::Connection as u8;
+        let shared = Arc::new(Shared { state: AtomicU8::new(both), task: AtomicWaker::new() });
+        let waker = |part| Waker::from(Arc::new(Bell { shared: Arc::clone(&shared), part }));
+        Self { streams: waker(Part::Streams), connection: waker(Part::Connection), shared }
     }
 
-    /// Calls `turn` until it is ready, or nothing in it woke since it was called.
-    pub(super) fn poll<T>(&self, context: &Context<'_>, mut turn: impl FnMut(&mut Context<'_>) -> Poll<T>) -> Poll<T> {
-        let Bell { state, task } = &*self.bell;
+    /// Looks at those who woke, streams first and then in turn, until it is over or nobody did.
+    pub(super) fn poll<T>(
+        &self,
+        context: &Context<'_>,
+        mut look: impl FnMut(Part, &mut Context<'_>) -> Poll<T>,
+    ) -> Poll<T> {
+        let Shared { state, task } = &*self.shared;
         task.register(context.waker());
+        state.fetch_or(AT_WORK, Ordering::AcqRel);
+        let mut part = Part::Connection;
         for _ in 0..TURNS {
-            state.store(AT_WORK, Ordering::Release);
-            if let Poll::Ready(done) = turn(&mut Context::from_waker(&self.waker)) {
+            part = match state.load(Ordering::Acquire) ^ AT_WORK {
+                0 if state.compare_exchange(AT_WORK, 0, Ordering::AcqRel, Ordering::Acquire).is_ok() => {
+                    return Poll::Pending;
+                }
+                0 => continue,
+                woken if woken & part.other() as u8 != 0 => part.other(),
+                _ => part,
+            };
+            state.fetch_and(!(part as u8), Ordering::AcqRel);
+            let waker = if part == Part::Streams { &self.streams } else { &self.connection };
+            if let Poll::Ready(done) = look(part, &mut Context::from_waker(waker)) {
                 return Poll::Ready(done);
             }
-            if state.compare_exchange(AT_WORK, ASLEEP, Ordering::AcqRel, Ordering::Acquire).is_ok() {
-                return Poll::Pending;
-            }
         }
-        state.store(ASLEEP, Ordering::Release);
+        state.fetch_and(!AT_WORK, Ordering::AcqRel);
         context.waker().wake_by_ref();
         Poll::Pending
+    }
+
+    /// The streams are to be looked at.
+    pub(super) fn wake_streams(&self) {
+        self.streams.wake_by_ref();
     }
 }
 
@@ -64,17 +109,21 @@ impl Wake for Bell {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        if self.state.swap(RUNG, Ordering::AcqRel) == ASLEEP {
-            self.task.wake();
+        let Shared { state, task } = &*self.shared;
+        if state.fetch_or(self.part as u8, Ordering::AcqRel) == 0 {
+            task.wake();
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::{cell::Cell, sync::atomic::AtomicUsize};
+    use std::{cell::RefCell, sync::atomic::AtomicUsize};
 
-    use super::*;
+    use super::{
+        Part::{Connection, Streams},
+        *,
+    };
 
     #[derive(Default)]
     struct Count(AtomicUsize);
@@ -85,39 +134,81 @@ mod tests {
         }
     }
 
-    #[test]
-    fn it_goes_on_while_something_wakes_and_then_sleeps_until_something_does() {
-        let (count, turns, taken) = (Arc::new(Count::default()), Turns::new(), Cell::new(0));
-        let task = Waker::from(Arc::clone(&count));
-        let inner = Cell::new(None::<Waker>);
-        let poll = |wakes: usize| {
-            taken.set(0);
-            turns.poll(&Context::from_waker(&task), |context| {
-                taken.set(taken.get() + 1);
-                inner.set(Some(context.waker().clone()));
-                if taken.get() <= wakes {
-                    context.waker().wake_by_ref();
-                }
-                Poll::<()>::Pending
-            })
-        };
-        let woken = || count.0.load(Ordering::SeqCst);
-        for wakes in 0..TURNS {
-            assert!(poll(wakes).is_pending());
-            assert_eq!((taken.get(), woken()), (wakes + 1, 0), "the task is not woken for what it does itself");
+    /// A task that was woken so often, and whom it looked at.
+    struct Task {
+        turns: Turns,
+        woken: Arc<Count>,
+        seen: RefCell<Vec<Part>>,
+    }
+
+    impl Task {
+        fn new() -> Self {
+            Self { turns: Turns::new(), woken: Arc::default(), seen: RefCell::default() }
         }
-        assert!(poll(usize::MAX).is_pending());
-        assert_eq!((taken.get(), woken()), (TURNS, 1), "others have their turn");
-        assert!(poll(0).is_pending());
-        let inner = inner.take().unwrap();
-        inner.wake_by_ref();
-        inner.wake();
-        assert_eq!(woken(), 2, "one call is enough");
+
+        /// Takes its turns; `also` is done in each.
+        fn poll(&self, also: impl Fn(Part)) -> Vec<Part> {
+            let waker = Waker::from(Arc::clone(&self.woken));
+            let polled = self.turns.poll::<()>(&Context::from_waker(&waker), |part, _| {
+                self.seen.borrow_mut().push(part);
+                also(part);
+                Poll::Pending
+            });
+            assert!(polled.is_pending());
+            self.seen.take()
+        }
+
+        fn woken(&self) -> usize {
+            self.woken.0.swap(0, Ordering::SeqCst)
+        }
+    }
+
+    #[test]
+    fn those_who_woke_are_looked_at_and_no_others() {
+        let task = Task::new();
+        assert_eq!(task.poll(|_| {}), [Streams, Connection], "both at first");
+        assert_eq!(task.poll(|_| {}), []);
+        task.turns.connection.wake_by_ref();
+        task.turns.streams.wake_by_ref();
+        task.turns.connection.wake_by_ref();
+        assert_eq!(task.woken(), 1, "one call is enough");
+        assert_eq!(task.poll(|_| {}), [Streams, Connection]);
+        task.turns.connection.wake_by_ref();
+        assert_eq!((task.woken(), task.poll(|_| {})), (1, vec![Connection]));
+    }
+
+    #[test]
+    fn what_wakes_during_a_turn_is_looked_at_without_waking_the_task() {
+        let task = Task::new();
+        // A stream sends, and the connection brings a request.
+        let also = |part| match (part, task.seen.borrow().len()) {
+            (Streams, 1) => task.turns.connection.wake_by_ref(),
+            (Connection, 2) => task.turns.streams.wake_by_ref(),
+            _ => {}
+        };
+        assert_eq!(task.poll(also), [Streams, Connection, Streams]);
+        assert_eq!(task.woken(), 0);
+        task.turns.streams.wake_by_ref();
+        assert_eq!(task.woken(), 1);
+    }
+
+    #[test]
+    fn others_have_their_turn() {
+        let task = Task::new();
+        let busy = |part| {
+            if part == Streams {
+                task.turns.streams.wake_by_ref();
+            }
+        };
+        let looks = task.poll(busy);
+        assert_eq!((looks.len(), &looks[..3]), (TURNS, &[Streams, Connection, Streams][..]));
+        assert_eq!(task.woken(), 1, "it goes on after them");
+        assert_eq!(task.poll(|_| {}), [Streams]);
     }
 
     #[test]
     fn it_is_over_when_a_turn_says_so() {
-        let turns = Turns::new();
-        assert_eq!(turns.poll(&Context::from_waker(Waker::noop()), |_| Poll::Ready(7)), Poll::Ready(7));
+        let polled = Turns::new().poll(&Context::from_waker(Waker::noop()), |part, _| Poll::Ready(part));
+        assert_eq!(polled, Poll::Ready(Streams));
     }
 }
