@@ -68,7 +68,7 @@ enum Tokens {
 /// By how much a request may exceed its figure: compilers and system libraries differ a little, regressions by more.
 const MARGIN: f64 = 1.10;
 
-const CASES: [Case; 6] = [
+const CASES: [Case; 7] = [
     Case {
         name: "pass",
         path: "/open/v1/orders/4711",
@@ -108,6 +108,14 @@ const CASES: [Case; 6] = [
         expected: StatusCode::UNAUTHORIZED,
         manner: Manner::Kept,
         instructions: 20_400,
+    },
+    Case {
+        name: "new_connection",
+        path: "/api/v1/orders/4711",
+        tokens: Tokens::Known,
+        expected: StatusCode::OK,
+        manner: Manner::New,
+        instructions: 80_000,
     },
     Case {
         name: "http2",

@@ -249,19 +249,18 @@ impl Judge {
         only: Option<&IssuerName>,
         counts: bool,
     ) -> Judgement {
-        let known = match known {
-            Some(known) => known,
-            None => {
-                let Ok(token) = str::from_utf8(token) else {
-                    return Judgement::Decided(self.without_token(policy, Presented::Malformed));
-                };
-                match self.verify(token) {
-                    Ok(known) => known,
-                    Err(Unverified::Fault(fault)) => {
-                        return Judgement::Decided(self.unverified(policy, &Unverified::Fault(fault)));
-                    }
-                    Err(_) => return self.judge_later(policy, Err(token), only, counts),
+        let known = if let Some(known) = known {
+            known
+        } else {
+            let Ok(token) = str::from_utf8(token) else {
+                return Judgement::Decided(self.without_token(policy, Presented::Malformed));
+            };
+            match self.verify(token) {
+                Ok(known) => known,
+                Err(Unverified::Fault(fault)) => {
+                    return Judgement::Decided(self.unverified(policy, &Unverified::Fault(fault)));
                 }
+                Err(_) => return self.judge_later(policy, Err(token), only, counts),
             }
         };
         if let Err(unverified) = check_place(policy, only, &known) {

@@ -37,9 +37,9 @@ mod tests {
         for lines in 1..4 {
             for ends in 0..1 << (lines + 1) {
                 let end = |line: usize| if ends & 1 << line == 0 { "\r\n" } else { "\n" };
-                let mut head = format!("GET / HTTP/1.1{}", end(0));
-                (1..lines).for_each(|line| head += &format!("x-{line}: {line}{}", end(line)));
-                head += end(lines);
+                let first = format!("GET / HTTP/1.1{}", end(0));
+                let fields = (1..lines).map(|line| format!("x-{line}: {line}{}", end(line)));
+                let head: String = [first].into_iter().chain(fields).chain([end(lines).to_owned()]).collect();
                 let mut fields = [httparse::EMPTY_HEADER; 4];
                 let mut request = httparse::Request::new(&mut fields);
                 let size = request.parse(head.as_bytes()).unwrap().unwrap();

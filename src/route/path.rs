@@ -12,6 +12,8 @@
 
 use std::{borrow::Cow, fmt};
 
+use memchr::memchr;
+
 /// A path in canonical form: it begins with `/`, has no dot segments, no empty segments but the last, and encodes
 /// only what must be encoded.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -110,7 +112,7 @@ pub fn canonicalise(raw: &(impl AsRef<[u8]> + ?Sized)) -> Result<Cow<'_, str>, P
 
 /// Decodes everything that is percent-encoded in a canonical path.
 pub(super) fn decode(path: &str) -> Cow<'_, [u8]> {
-    if path.as_bytes().contains(&b'%') {
+    if memchr(b'%', path.as_bytes()).is_some() {
         percent_encoding::percent_decode_str(path).into()
     } else {
         path.as_bytes().into()

@@ -3,6 +3,7 @@
 use std::{borrow::Cow, fmt, net::Ipv6Addr};
 
 use ahash::AHashMap;
+use memchr::{memchr, memrchr};
 
 use super::path::{self, CanonicalPath};
 
@@ -168,7 +169,7 @@ impl<T> RouteTable<T> {
         let host = normalise_host(host);
         let path = path::decode(path);
         let place = self.place(&host, |prefixes| find(&prefixes.exact, &path))?;
-        let has_ends = path.contains(&b';') || has_loose_end(&path);
+        let has_ends = memchr(b';', &path).is_some() || has_loose_end(&path);
         let is_the_same = self.is_the_same_without_case(place, &host, &path)
             && (!has_ends
                 || READINGS.iter().all(|reading| self.is_the_same(place, &host, &without_ends(&path, *reading))));
@@ -246,8 +247,8 @@ fn normalise_host(host: &str) -> Cow<'_, str> {
             Err(_) => Cow::Borrowed(host),
         };
     }
-    let name = match host.rsplit_once(':') {
-        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+    let name = match memrchr(b':', host.as_bytes()).map(|colon| host.split_at(colon)) {
+        Some((name, port)) if port.bytes().skip(1).all(|byte| byte.is_ascii_digit()) => name,
         _ => host,
     };
     let name = name.strip_suffix('.').unwrap_or(name);

@@ -88,11 +88,11 @@ pub async fn serve(accepted: Accepted, held: Held, service: Service) {
 
 /// A connection that is ready to be served.
 struct Ready {
-    /// In a box, as its peer: they are handed on, and a future has room for what it was given beside what it makes of it.
+    /// In a box: it is handed on, and a future has room for what it was given beside what it makes of it.
     stream: Box<Patient<Begun<Held>>>,
     /// What was read of it, over HTTP/1.1.
     unread: Bytes,
-    peer: Box<Peer>,
+    peer: Peer,
     progress: Arc<Progress>,
     speaks_http2: bool,
     refusals: Refusals,
@@ -107,7 +107,7 @@ fn ready(
 ) -> Ready {
     let downstream = Downstream { drain: drain.clone(), ..downstream };
     let refusals = gateway.refusals(downstream.peer.clone());
-    let peer = Box::new(Peer::new(downstream, gateway));
+    let peer = Peer::new(downstream, gateway);
     let progress = Progress::since(gateway.in_flight(), accepted);
     let unread = if speaks_http2 { Bytes::new() } else { stream.take_unread() };
     let limits = Limits { header: settings.header_timeout, idle: settings.idle_timeout, shared: speaks_http2 };

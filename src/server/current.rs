@@ -60,30 +60,27 @@ impl Default for Edition {
 
 /// The other end of a connection, as gateways see it: one may trust it to name clients, and the next may not.
 #[derive(Debug)]
-pub(super) struct Peer {
-    connection: Downstream,
-    seen: RefCell<(Edition, Arc<Downstream>)>,
-}
+pub(super) struct Peer(RefCell<(Edition, Arc<Downstream>)>);
 
 impl Peer {
     pub(super) fn new(connection: Downstream, gateway: &Gateway) -> Self {
-        let seen = RefCell::new((gateway.edition(), see(&connection, gateway)));
-        Self { connection, seen }
+        Self(RefCell::new((gateway.edition(), Arc::new(see(connection, gateway)))))
     }
 
     /// As this gateway sees it.
     pub(super) fn seen_by(&self, gateway: &Gateway) -> Arc<Downstream> {
-        let mut seen = self.seen.borrow_mut();
+        let mut seen = self.0.borrow_mut();
         if seen.0 != gateway.edition() {
-            *seen = (gateway.edition(), see(&self.connection, gateway));
+            let connection = Downstream::clone(&seen.1);
+            *seen = (gateway.edition(), Arc::new(see(connection, gateway)));
         }
         Arc::clone(&seen.1)
     }
 }
 
-fn see(connection: &Downstream, gateway: &Gateway) -> Arc<Downstream> {
+fn see(connection: Downstream, gateway: &Gateway) -> Downstream {
     let listener = gateway.listener();
     let trusted = listener.trusts(connection.address);
     let tells_certificates = trusted && listener.believes_client_cert;
-    Arc::new(Downstream { trusted, tells_certificates, ..connection.clone() })
+    Downstream { trusted, tells_certificates, ..connection }
 }

@@ -79,9 +79,14 @@ pub(super) struct SentAhead;
 pub(super) fn normalise<B>(request: &mut Request<B>, max_headers: usize) -> Result<(), Unserved> {
     check_method(request.method())?;
     check_size(request, max_headers)?;
-    check_fields(request)?;
-    one_expectation(request)?;
-    check_coding(request)?;
+    let present = Present::of(request.headers())?;
+    check_fields(request, present)?;
+    if present.expect {
+        one_expectation(request)?;
+    }
+    if present.transfer_encoding {
+        check_coding(request)?;
+    }
     one_authority(request)?;
     one_path(request)?;
     count_forwards(request)
@@ -106,24 +111,49 @@ fn check_size<B>(request: &Request<B>, max_headers: usize) -> Result<(), Unserve
     if fields.len() - crumbs.saturating_sub(1) <= max_headers { Ok(()) } else { Err(Unserved::TooManyFields) }
 }
 
-/// Servers that hand fields on as variables see `Content-Length` and `content_length` as one; where the body ends must not depend on it.
+/// Which of the fields a request has that are looked at more closely. Most requests have none of them, and one look at each name takes
+/// less than a search for each of them.
+#[derive(Clone, Copy, Default, Debug)]
+struct Present {
+    connection: bool,
+    expect: bool,
+    transfer_encoding: bool,
+}
+
+impl Present {
+    /// What servers may take for the length or the coding of content, and is neither, is refused: where it ends must not depend on who reads
+    /// it.
+    fn of(fields: &HeaderMap) -> Result<Self, Unserved> {
+        let mut present = Self::default();
+        for name in fields.keys() {
+            match name.as_str() {
+                "connection" => present.connection = true,
+                "expect" => present.expect = true,
+                "transfer-encoding" => present.transfer_encoding = true,
+                name if is_twin(name, "content-length") || is_twin(name, "transfer-encoding") => {
+                    return Err(Unserved::Field);
+                }
+                _ => {}
+            }
+        }
+        Ok(present)
+    }
+}
+
+/// Whether a name is another one, and the same to servers that hand fields on as variables: they see `Content-Length` and
+/// `content_length` as one.
+fn is_twin(name: &str, of: &str) -> bool {
+    let folded = |byte: u8| if byte.is_ascii_alphanumeric() { byte } else { b'-' };
+    name.len() == of.len() && name != of && name.bytes().map(folded).eq(of.bytes())
+}
+
 /// White space around a value is none of it, but in HTTP/2 nobody takes it off on the way (RFC 9113 §8.2.1).
-fn check_fields<B>(request: &Request<B>) -> Result<(), Unserved> {
-    static FRAMING: [HeaderName; 2] = [header::CONTENT_LENGTH, header::TRANSFER_ENCODING];
+fn check_fields<B>(request: &Request<B>, present: Present) -> Result<(), Unserved> {
     let fields = request.headers();
-    let is_twin = |name: &HeaderName| {
-        let folded = |byte: u8| if byte.is_ascii_alphanumeric() { byte } else { b'-' };
-        FRAMING.iter().any(|framing| {
-            name.as_str().len() == framing.as_str().len()
-                && name != framing
-                && name.as_str().bytes().map(folded).eq(framing.as_str().bytes())
-        })
-    };
     let is_trimmed = |value: &HeaderValue| value.as_bytes().trim_ascii().len() == value.len();
     let is_http2 = request.version() == Version::HTTP_2;
-    if fields.keys().any(is_twin)
-        || is_http2 && !(fields.values().all(is_trimmed) && has_one_length(fields))
-        || fields.get_all(header::CONNECTION).iter().any(is_end_to_end)
+    if is_http2 && !(fields.values().all(is_trimmed) && has_one_length(fields))
+        || present.connection && fields.get_all(header::CONNECTION).iter().any(is_end_to_end)
     {
         return Err(Unserved::Field);
     }

@@ -160,13 +160,16 @@ impl Upload {
     }
 }
 
-/// The body of a request on its way to the upstream. By default there is none.
+/// The body of a request on its way to the upstream. By default there is none, as most requests have none.
 #[derive(Default, Debug)]
-pub struct RequestBody {
+pub struct RequestBody(Option<Box<Left>>);
+
+/// What is left of a body.
+#[derive(Default, Debug)]
+struct Left {
     /// What was taken off it, and put back.
     first: Option<Bytes>,
-    /// In a box: most requests have no body.
-    streamed: Option<Box<Streamed>>,
+    streamed: Option<Streamed>,
 }
 
 #[derive(Debug)]
@@ -183,28 +186,39 @@ impl RequestBody {
     /// Passes `incoming` on, without trailers that only the gate may set.
     #[must_use]
     pub fn new(incoming: Incoming, reserved: &ReservedNames, idle_timeout: Duration) -> Self {
-        let streamed = (!incoming.is_end_stream()).then(|| {
-            Box::new(Streamed {
+        let left = (!incoming.is_end_stream()).then(|| {
+            let streamed = Streamed {
                 incoming,
                 reserved: reserved.clone(),
                 patience: Patience::new(idle_timeout),
                 upload: Upload::new(),
                 intake: None,
                 leash: None,
-            })
+            };
+            Box::new(Left { first: None, streamed: Some(streamed) })
         });
-        Self { first: None, streamed }
+        Self(left)
+    }
+
+    fn streamed(&self) -> Option<&Streamed> {
+        self.0.as_ref()?.streamed.as_ref()
+    }
+
+    fn streamed_mut(&mut self) -> Option<&mut Streamed> {
+        self.0.as_mut()?.streamed.as_mut()
     }
 
     /// Puts back what was taken off it.
     pub(super) fn put_back(&mut self, first: Option<Bytes>) {
-        self.first = first;
+        if first.is_some() {
+            self.0.get_or_insert_default().first = first;
+        }
     }
 
     /// Counted by `intake`, and broken off when it says that there is too much.
     #[must_use]
     pub(super) fn counted(mut self, intake: Option<Arc<Intake>>) -> Self {
-        if let Some(streamed) = &mut self.streamed {
+        if let Some(streamed) = self.streamed_mut() {
             streamed.intake = intake;
         }
         self
@@ -213,7 +227,7 @@ impl RequestBody {
     /// Broken off when the session of its request ends.
     #[must_use]
     pub(super) fn leashed(mut self, leash: Option<Leash>) -> Self {
-        if let Some(streamed) = &mut self.streamed {
+        if let Some(streamed) = self.streamed_mut() {
             streamed.leash = leash;
         }
         self
@@ -221,12 +235,12 @@ impl RequestBody {
 
     /// The body once more, if it is empty.
     pub(super) fn again(&self) -> Option<Self> {
-        self.streamed.is_none().then(Self::default)
+        self.streamed().is_none().then(Self::default)
     }
 
     /// How it gets on; `None`: it is empty.
     pub(super) fn upload(&self) -> Option<Arc<Upload>> {
-        self.streamed.as_ref().map(|streamed| Arc::clone(&streamed.upload))
+        self.streamed().map(|streamed| Arc::clone(&streamed.upload))
     }
 }
 
@@ -280,23 +294,22 @@ impl HttpBody for RequestBody {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        if let Some(first) = self.first.take() {
+        let Some(Left { first, streamed }) = self.0.as_deref_mut() else { return Poll::Ready(None) };
+        if let Some(first) = first.take() {
             return Poll::Ready(Some(Ok(Frame::data(first))));
         }
-        match &mut self.streamed {
-            Some(streamed) => streamed.poll_frame(context),
-            None => Poll::Ready(None),
-        }
+        streamed.as_mut().map_or(Poll::Ready(None), |streamed| streamed.poll_frame(context))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.first.is_none() && self.streamed.as_ref().is_none_or(|streamed| streamed.incoming.is_end_stream())
+        let has_ended = |streamed: &Streamed| streamed.incoming.is_end_stream();
+        self.0.as_ref().is_none_or(|left| left.first.is_none() && left.streamed.as_ref().is_none_or(has_ended))
     }
 
     fn size_hint(&self) -> SizeHint {
-        let first = self.first.as_ref().map_or(0, |first| first.len() as u64);
-        let rest =
-            self.streamed.as_ref().map_or_else(|| SizeHint::with_exact(0), |streamed| streamed.incoming.size_hint());
+        let Some(Left { first, streamed }) = self.0.as_deref() else { return SizeHint::with_exact(0) };
+        let first = first.as_ref().map_or(0, |first| first.len() as u64);
+        let rest = streamed.as_ref().map_or_else(|| SizeHint::with_exact(0), |streamed| streamed.incoming.size_hint());
         match rest.exact() {
             Some(rest) => SizeHint::with_exact(first + rest),
             None => SizeHint::default(),

@@ -8,18 +8,17 @@ use tokio::time::Instant;
 use super::interim::Interim;
 use crate::{drain::Drain, gate::identity::ReservedNames};
 
-/// Meant for one connection only, whether `Connection` lists them or not. Like other lists here no constant, which would be made anew, and
-/// dropped, wherever it is used.
-static HOP_BY_HOP: [HeaderName; 9] = [
-    header::CONNECTION,
-    HeaderName::from_static("http2-settings"),
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-    header::PROXY_AUTHENTICATE,
-    header::PROXY_AUTHORIZATION,
-    header::TE,
-    header::TRANSFER_ENCODING,
-    header::UPGRADE,
+/// Meant for one connection only, whether `Connection` lists them or not.
+const HOP_BY_HOP: [&str; 9] = [
+    "connection",
+    "http2-settings",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "proxy-connection",
+    "te",
+    "transfer-encoding",
+    "upgrade",
 ];
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -79,10 +78,14 @@ pub(super) fn strip_interim(fields: &mut HeaderMap) {
     });
 }
 
+fn is_hop_by_hop(name: &HeaderName) -> bool {
+    HOP_BY_HOP.contains(&name.as_str())
+}
+
 /// Whether there is anything for one connection only. Most messages have nothing, and one look at each name takes less than one search for
 /// each of theirs.
 fn has_hop_by_hop(fields: &HeaderMap) -> bool {
-    fields.keys().any(|name| HOP_BY_HOP.contains(name))
+    fields.keys().any(is_hop_by_hop)
 }
 
 fn strip_hop_by_hop(fields: &mut HeaderMap) {
@@ -92,9 +95,7 @@ fn strip_hop_by_hop(fields: &mut HeaderMap) {
             strip_listed(fields);
         }
     }
-    for name in &HOP_BY_HOP {
-        fields.remove(name);
-    }
+    remove(fields, is_hop_by_hop);
 }
 
 /// Whether a field stays though `Connection` lists it: the gate goes by it, or made it, so that clients must not take it away from a proxy
@@ -268,8 +269,8 @@ pub fn strip_response_trailers(trailers: &mut HeaderMap) {
 
 fn is_header_only(name: &HeaderName) -> bool {
     let folded = |byte: u8| if byte.is_ascii_alphanumeric() { byte } else { b'-' };
-    let alike = |other: &HeaderName| name.as_str().bytes().map(folded).eq(other.as_str().bytes().map(folded));
-    HEADER_ONLY.iter().chain(&HOP_BY_HOP).any(alike)
+    let alike = |other: &str| name.as_str().bytes().map(folded).eq(other.bytes().map(folded));
+    HEADER_ONLY.iter().map(HeaderName::as_str).chain(HOP_BY_HOP).any(alike)
 }
 
 fn remove(fields: &mut HeaderMap, is_meant: impl Fn(&HeaderName) -> bool) {

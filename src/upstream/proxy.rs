@@ -301,3 +301,26 @@ pub(super) fn kind_of<B>(response: &Response<B>) -> Kind {
     let is_event_stream = media_type.trim_ascii().eq_ignore_ascii_case(b"text/event-stream");
     if is_event_stream { Kind::EventStream } else { Kind::Response }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        config::Config,
+        upstream::{fields::Downstream, metrics::UpstreamMetrics},
+    };
+
+    /// Each request has one, and glibc is quick with up to 1032 bytes.
+    #[tokio::test]
+    async fn what_a_request_waits_in_is_small() {
+        let text = "[store]\nurl = \"embedded:data\"\n[issuers.main]\nissuer = \"https://issuer.example/\"\naudiences = [\"a\"]\n\
+                    [[routes]]\nupstream = \"http://127.0.0.1:7\"\n";
+        let settings = Config::parse(text, "gate.toml", []).unwrap().routes.first().unwrap().upstream.clone();
+        let metrics = UpstreamMetrics::default().route(&Arc::from("route"));
+        let upstream = Upstream::new(settings, ReservedNames::new(&[]), metrics);
+        let downstream = Arc::new(Downstream::unix());
+        let arrival = Arrival { at: Instant::now(), downstream, interim: None };
+        let sent = upstream.send(Box::new(Request::new(Incoming::Empty)), None, &arrival);
+        assert!(size_of_val(&*sent) <= 1032, "{}", size_of_val(&*sent));
+    }
+}

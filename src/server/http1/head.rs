@@ -49,6 +49,7 @@ pub(super) enum Fault {
 }
 
 /// A header.
+#[expect(clippy::struct_excessive_bools, reason = "what it says")]
 #[derive(Debug)]
 pub(super) struct Head {
     /// In a box: it is handed on from one to another. Without its content.
@@ -178,6 +179,7 @@ fn ends_lines(bytes: &[u8]) -> bool {
 }
 
 /// What a header says of the message and the connection.
+#[expect(clippy::struct_excessive_bools, reason = "each is what one field says")]
 #[derive(Default, Debug)]
 struct Said {
     length: Option<u64>,

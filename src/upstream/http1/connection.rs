@@ -24,6 +24,11 @@ pub trait Link: AsyncRead + AsyncWrite + Unpin + Send + 'static {
     fn is_disturbed(&self) -> bool {
         false
     }
+
+    /// Whether it holds back nothing of what it has taken from the system, so that the system knows all there is.
+    fn is_bare(&self) -> bool {
+        false
+    }
 }
 
 /// Whether anything can be read of a socket, its end included.

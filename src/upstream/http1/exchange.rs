@@ -276,6 +276,9 @@ where
     /// else's request. The runtime may hear of it a little later than the system, so the system is asked (`recv` with `MSG_PEEK`).
     fn check(&mut self, context: &mut Context<'_>) -> Result<(), Failure> {
         let Connection { stream, buffer, .. } = &mut self.connection;
+        if stream.is_bare() && !stream.is_disturbed() {
+            return Ok(());
+        }
         match poll_fill(Sender::Upstream, stream, buffer, context, BLOCK) {
             Poll::Pending if !stream.is_disturbed() => Ok(()),
             Poll::Ready(Err(error)) => Err(Failure::BrokeOff(error)),

@@ -122,15 +122,11 @@ impl Said {
                 self.codings += 1;
                 self.is_chunked = value.eq_ignore_ascii_case(b"chunked");
             }
-            header::CONNECTION if version == Version::HTTP_10 => {
-                if lists(value, b"keep-alive") {
-                    self.persistent = Some(true);
-                }
+            header::CONNECTION if version == Version::HTTP_10 && lists(value, b"keep-alive") => {
+                self.persistent = Some(true);
             }
-            header::CONNECTION => {
-                if lists(value, b"close") {
-                    self.persistent = Some(false);
-                }
+            header::CONNECTION if version == Version::HTTP_11 && lists(value, b"close") => {
+                self.persistent = Some(false);
             }
             _ => {}
         }

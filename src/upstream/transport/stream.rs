@@ -45,6 +45,10 @@ macro_rules! each {
 }
 
 impl Link for Stream {
+    fn is_bare(&self) -> bool {
+        !matches!(self, Self::Tls(_))
+    }
+
     /// What TLS itself may say between two responses, as tickets, has been read by then.
     fn is_disturbed(&self) -> bool {
         match self {
