@@ -14,7 +14,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::{
     Body, UpstreamSettings,
     body::Limits,
-    endpoint::{Endpoint, InFlight},
+    endpoint::{Connections, Endpoint, InFlight},
     endpoints::{self, Endpoints},
     error::UpstreamError,
     fields::Arrival,
@@ -105,7 +105,14 @@ impl Upstream {
         shared.endpoints.metrics.before.observe(way.begun.duration_since(arrival.at));
         let request = shared.outbound(request, arrival, leash.clone());
         Box::pin(async move {
-            let answer = shared.exchange(request, &way).await;
+            let answer = if let Some(deadline) = way.limits.deadline {
+                // Boxed once more: most have none.
+                Box::pin(shared.answered_by(deadline, request, &way)).await
+            } else {
+                // Pinned where it is: a future that is handed on has its place twice.
+                let trying = pin!(shared.try_and_try_again(request, &way));
+                way.tether.watch(trying).await
+            };
             shared.respond(answer, way, leash)
         })
     }
@@ -129,19 +136,16 @@ impl Shared {
         Way { tether, waiting, limits, begun }
     }
 
-    /// Has the request answered, while the session lasts and in time.
-    async fn exchange(&self, request: Outbound, way: &Way) -> Result<Result<Response<Body>, Unserved>, Reason> {
-        if let Some(deadline) = way.limits.deadline {
-            // Boxed: most have none.
-            let trying = Box::pin(async {
-                let trying = pin!(self.try_and_try_again(request, way));
-                timeout_at(deadline, way.tether.watch(trying)).await
-            });
-            return trying.await.unwrap_or(Ok(Err((UpstreamError::TotalTimeout, None))));
-        }
-        // Pinned where it is: a future that is handed on has its place twice.
+    /// Has the request answered before `deadline`.
+    async fn answered_by(
+        &self,
+        deadline: Instant,
+        request: Outbound,
+        way: &Way,
+    ) -> Result<Result<Response<Body>, Unserved>, Reason> {
         let trying = pin!(self.try_and_try_again(request, way));
-        way.tether.watch(trying).await
+        let answered = timeout_at(deadline, way.tether.watch(trying)).await;
+        answered.unwrap_or(Ok(Err((UpstreamError::TotalTimeout, None))))
     }
 
     fn respond(
@@ -175,7 +179,18 @@ impl Shared {
         let mut in_flight = self.pick(way, &mut tries).await?;
         loop {
             self.address(&mut request, in_flight.endpoint());
-            (request, in_flight) = match self.send(request, in_flight, way, &mut tries).await {
+            // Not by a function of its own, whose future would have room for what it is given twice.
+            let answered = match &in_flight.endpoint().connections {
+                Connections::Http1(pool) => match self.send_http1(pool, request, way, &mut tries).await {
+                    Ok(answer) => self.answered_http1(answer, in_flight, way, &mut tries),
+                    Err(failed) => Err((failed, in_flight)),
+                },
+                Connections::Http2(pool) => match Box::pin(self.send_http2(pool, request, way, &mut tries)).await {
+                    Ok(response) => self.answered_http2(response, in_flight, way, &mut tries),
+                    Err(failed) => Err((failed, in_flight)),
+                },
+            };
+            (request, in_flight) = match answered {
                 Ok(response) => {
                     self.endpoints.metrics.duration.observe(tries.at.duration_since(way.begun));
                     return Ok(response);

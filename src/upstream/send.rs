@@ -12,7 +12,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::{
     Body,
     body::{BodyError, Fault, RequestBody, Upload},
-    endpoint::{Connections, Endpoint, InFlight},
+    endpoint::{Endpoint, InFlight},
     error::UpstreamError,
     fields,
     http1::{self, Answer, Failure, Unanswered, Waiting},
@@ -46,39 +46,34 @@ impl From<UpstreamError> for Failed {
 }
 
 impl Shared {
-    /// One try.
-    pub(super) async fn send(
+    /// What came back over HTTP/1.1, as the client gets it.
+    pub(super) fn answered_http1(
         &self,
-        request: Outbound,
+        answer: Answer<Stream>,
         in_flight: InFlight,
         way: &Way,
         tries: &mut Tries,
     ) -> Result<Response<Body>, (Failed, InFlight)> {
-        let mut response = match &in_flight.endpoint().connections {
-            Connections::Http1(pool) => match self.send_http1(pool, request, way, tries).await {
-                Ok(Answer::Response(response)) => {
-                    self.judge(in_flight.endpoint(), response.status());
-                    tries.at = Instant::now();
-                    response.map(|body| Body::http1(body, in_flight, way.limits, tries.at))
-                }
-                Ok(Answer::Switched(..)) => return Err((UpstreamError::Switched.into(), in_flight)),
-                Err(failed) => return Err((failed, in_flight)),
-            },
-            Connections::Http2(pool) => match Box::pin(self.send_http2(pool, request, way, tries)).await {
-                Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
-                    return Err((UpstreamError::Switched.into(), in_flight));
-                }
-                Ok(response) => {
-                    self.judge(in_flight.endpoint(), response.status());
-                    tries.at = Instant::now();
-                    response.map(|body| Body::http2(body, in_flight, way.limits))
-                }
-                Err(failed) => return Err((failed, in_flight)),
-            },
-        };
-        fields::strip_response(response.headers_mut());
-        *response.version_mut() = Version::HTTP_11;
-        Ok(response)
+        let Answer::Response(response) = answer else { return Err((UpstreamError::Switched.into(), in_flight)) };
+        tries.at = Instant::now();
+        self.judge(in_flight.endpoint(), response.status());
+        Ok(passed_on(response.map(|body| Body::http1(body, in_flight, way.limits, tries.at))))
+    }
+
+    /// Likewise over HTTP/2.
+    pub(super) fn answered_http2(
+        &self,
+        response: Response<Incoming>,
+        in_flight: InFlight,
+        way: &Way,
+        tries: &mut Tries,
+    ) -> Result<Response<Body>, (Failed, InFlight)> {
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            return Err((UpstreamError::Switched.into(), in_flight));
+        }
+        tries.at = Instant::now();
+        self.judge(in_flight.endpoint(), response.status());
+        Ok(passed_on(response.map(|body| Body::http2(body, in_flight, way.limits))))
     }
 
     /// What an answer tells of its endpoint.
@@ -224,6 +219,13 @@ impl Shared {
             left = limit.checked_sub(upload?.upstream_since()).filter(|left| !left.is_zero())?;
         }
     }
+}
+
+/// A response without what was meant for the connection that it came over.
+fn passed_on(mut response: Response<Body>) -> Response<Body> {
+    fields::strip_response(response.headers_mut());
+    *response.version_mut() = Version::HTTP_11;
+    response
 }
 
 /// Whether a stream was reset, and the connection goes on (RFC 9113 §5.4.2).
