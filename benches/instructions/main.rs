@@ -115,7 +115,7 @@ const CASES: [Case; 6] = [
         tokens: Tokens::Known,
         expected: StatusCode::OK,
         manner: Manner::Http2,
-        instructions: 100_000,
+        instructions: 92_400,
     },
 ];
 
