@@ -16,10 +16,14 @@ mod liveness;
 mod send;
 mod turn;
 
+#[cfg(test)]
+mod tests;
+
 use std::{
     fmt,
     future::poll_fn,
     io,
+    panic::AssertUnwindSafe,
     pin::{Pin, pin},
     sync::Arc,
     task::Poll,
@@ -27,7 +31,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::stream::{FuturesUnordered, Stream as _};
+use futures_util::{
+    FutureExt as _,
+    stream::{FuturesUnordered, Stream as _},
+};
 use h2::{
     Reason, RecvStream,
     ext::Protocol,
@@ -244,14 +251,18 @@ impl Exchange {
     }
 }
 
-/// Serves a stream until it is given up, which resets it.
+/// Serves a stream until it is given up, which resets it. If that panics, the others of its connection go on.
 async fn until(over: Over, serving: impl Future<Output = Result<(), BodyError>>) {
+    // Nothing of it is used afterwards.
+    let serving = AssertUnwindSafe(serving).catch_unwind();
     let served = tokio::select! {
         biased;
         () = over => return tracing::debug!("client takes nothing of a response: its stream is reset"),
         served = serving => served,
     };
-    if let Err(error) = served {
-        tracing::debug!(error = &*error as &dyn std::error::Error, "stream ended");
+    match served {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(error = &*error as &dyn std::error::Error, "stream ended"),
+        Err(_) => tracing::error!("serving a request panicked: its stream is reset"),
     }
 }
