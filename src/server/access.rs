@@ -265,6 +265,7 @@ fn visible(text: &[u8]) -> Cow<'_, str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::drain::Drain;
 
     #[test]
     fn what_is_kept_for_long_keeps_nothing_else() {
@@ -273,7 +274,7 @@ mod tests {
         let mut request = Request::get(Uri::from_maybe_shared(read.slice(0..6)).unwrap()).body(()).unwrap();
         request.headers_mut().insert("user-agent", value(10..20));
         let settings = AccessSettings { user_agent: true, ..AccessSettings::default() };
-        let downstream = Arc::new(Downstream::new(IpAddr::from([127, 0, 0, 1]), false));
+        let downstream = Arc::new(Downstream::new(IpAddr::from([127, 0, 0, 1]), false, Drain::default()));
         let mut entry = Entry::new(settings, &mut request, &downstream, None, Some(value(30..40)), Instant::now());
         drop(request);
         assert!(!read.is_unique());
@@ -314,7 +315,7 @@ mod tests {
         let text = tracing_subscriber::fmt().with_writer(move || writer.clone()).with_ansi(false).finish();
         tracing::subscriber::with_default(text, || {
             let settings = AccessSettings { user_agent: true, ..AccessSettings::default() };
-            let downstream = Arc::new(Downstream::new(IpAddr::from([127, 0, 0, 1]), false));
+            let downstream = Arc::new(Downstream::new(IpAddr::from([127, 0, 0, 1]), false, Drain::default()));
             let id = HeaderValue::try_from(id).ok();
             drop(Entry::new(settings, request, &downstream, None, id, Instant::now()));
         });

@@ -44,6 +44,7 @@ mod tests {
     use http::HeaderValue;
 
     use super::*;
+    use crate::drain::Drain;
 
     #[test]
     fn it_is_read_from_the_end_as_far_as_it_is_believed() {
@@ -70,7 +71,7 @@ mod tests {
             for value in told {
                 fields.append(FORWARDED_FOR, HeaderValue::from_static(value));
             }
-            let found = client_address(&Downstream::new(peer, trusted), &proxies, &fields);
+            let found = client_address(&Downstream::new(peer, trusted, Drain::default()), &proxies, &fields);
             assert_eq!(found, Some(expected.parse().unwrap()), "{peer} {told:?}");
         }
     }

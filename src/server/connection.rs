@@ -4,7 +4,7 @@ use std::{pin::pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{Request, Response};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout_at};
 
 use super::{
     ListenerSettings,
@@ -47,8 +47,8 @@ pub async fn serve(accepted: Accepted, held: Held, service: Service) {
         tokio::time::sleep(LAST_REQUEST).await;
     };
     let start = async {
-        let started = start(accepted, held, tls.as_deref(), settings.header_timeout).await?;
-        Some(ready(started, &current.load(), &settings, &drain, at))
+        let started = start(accepted, held, tls.as_deref(), at + settings.header_timeout, &drain).await?;
+        Some(ready(started, &current.load(), &settings, at))
     };
     let ready = tokio::select! {
         biased;
@@ -102,10 +102,8 @@ fn ready(
     Started { mut stream, speaks_http2, downstream }: Started,
     gateway: &Gateway,
     settings: &ListenerSettings,
-    drain: &Drain,
     accepted: Instant,
 ) -> Ready {
-    let downstream = Downstream { drain: drain.clone(), ..downstream };
     let refusals = gateway.refusals(downstream.peer.clone());
     let peer = Peer::new(downstream, gateway);
     let progress = Progress::since(gateway.in_flight(), accepted);
@@ -147,17 +145,18 @@ struct Started {
     downstream: Downstream,
 }
 
-/// Finds out who is there, and what they speak, within `limit` in all. `None`: they are gone, or took too long.
-async fn start(accepted: Accepted, held: Held, tls: Option<&Tls>, limit: Duration) -> Option<Started> {
-    let since = Instant::now();
+/// Finds out who is there, and what they speak, before `deadline`. `None`: they are gone, or took too long.
+async fn start(accepted: Accepted, held: Held, tls: Option<&Tls>, deadline: Instant, drain: &Drain) -> Option<Started> {
     let (transport, downstream, agreed) = match accepted {
-        Accepted::Unix(stream) => (Transport::Unix(stream), Downstream::unix(), None),
+        Accepted::Unix(stream) => (Transport::Unix(stream), Downstream::unix(drain.clone()), None),
         Accepted::Tcp(stream, peer) => {
-            let mut downstream = Downstream::new(peer.ip(), false);
+            let mut downstream = Downstream::new(peer.ip(), false, drain.clone());
             match tls {
                 None => (Transport::Tcp(stream), downstream, None),
                 Some(tls) => {
-                    let stream = match tls.accept(stream, limit).await {
+                    // Boxed, for those in the clear.
+                    let limit = deadline.saturating_duration_since(Instant::now());
+                    let stream = match Box::pin(tls.accept(stream, limit)).await {
                         Ok(stream) => stream,
                         Err(failure) => {
                             tracing::debug!(
@@ -177,7 +176,7 @@ async fn start(accepted: Accepted, held: Held, tls: Option<&Tls>, limit: Duratio
         }
     };
     let mut stream = Begun::new(transport, held);
-    let speaks_http2 = timeout(limit.saturating_sub(since.elapsed()), stream.speaks_http2()).await.ok()?.ok()?;
+    let speaks_http2 = timeout_at(deadline, stream.speaks_http2()).await.ok()?.ok()?;
     // HTTP/2 over TLS is agreed on by ALPN alone (RFC 9113 §3.2).
     Some(Started { stream, speaks_http2: agreed.unwrap_or(speaks_http2), downstream })
 }

@@ -247,7 +247,8 @@ impl Acceptor {
             return;
         };
         let held = Held { _open: Open::new(gateway.connections()), _slot: slot, _member: member };
-        connections.spawn(connection::serve(accepted, held, self.service.clone()));
+        // In a box: a task copies what it runs several times, from its beginning to its end.
+        connections.spawn(Box::pin(connection::serve(accepted, held, self.service.clone())));
     }
 }
 

@@ -21,7 +21,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
-    time::{Instant, Sleep},
+    time::{Instant, Sleep, sleep_until},
 };
 
 pub use self::offers::Over;
@@ -307,7 +307,8 @@ impl<T: Abort> Patient<T> {
     /// Watches over `stream`.
     #[must_use]
     pub fn new(stream: T, progress: Arc<Progress>, limits: Limits) -> Self {
-        let timer = Seldom::new(Box::pin(tokio::time::sleep(limits.header.min(limits.idle))));
+        // It goes off when it may be time, and is moved then.
+        let timer = Seldom::new(Box::pin(sleep_until(progress.origin + limits.header.min(limits.idle))));
         Self { stream, progress, limits, header: None, write_since: None, ended: false, closing: None, timer }
     }
 
@@ -315,8 +316,6 @@ impl<T: Abort> Patient<T> {
     #[must_use]
     pub fn awaited(mut self) -> Self {
         self.header = Some(Header { after: 0, since: Some(0) });
-        let left = self.time_left();
-        self.timer.inner_mut().as_mut().reset(Instant::now() + left);
         self
     }
 

@@ -2,7 +2,10 @@
 
 use std::{net::IpAddr, sync::Arc};
 
-use http::{HeaderMap, HeaderName, HeaderValue, Version, header};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Version,
+    header::{self, InvalidHeaderValue},
+};
 use tokio::time::Instant;
 
 use super::interim::Interim;
@@ -165,15 +168,15 @@ pub struct Downstream {
 impl Downstream {
     /// A connection from `peer`.
     #[must_use]
-    pub fn new(peer: IpAddr, trusted: bool) -> Self {
+    pub fn new(peer: IpAddr, trusted: bool, drain: Drain) -> Self {
         let address = peer.to_canonical();
-        let Ok(peer) = HeaderValue::try_from(address.to_string()) else { return Self { trusted, ..Self::unix() } };
-        Self { peer, address: Some(address), trusted, ..Self::unix() }
+        let Ok(peer) = value_of(address) else { return Self { trusted, ..Self::unix(drain) } };
+        Self { peer, address: Some(address), trusted, ..Self::unix(drain) }
     }
 
     /// A connection from this machine, by a Unix socket.
     #[must_use]
-    pub fn unix() -> Self {
+    pub fn unix(drain: Drain) -> Self {
         Self {
             peer: HeaderValue::from_static("unknown"),
             address: None,
@@ -181,9 +184,23 @@ impl Downstream {
             certificate: None,
             trusted: false,
             tells_certificates: false,
-            drain: Drain::default(),
+            drain,
         }
     }
+}
+
+/// An address as the value of a field. What formats anything takes a thousand instructions for four numbers, of each new connection.
+fn value_of(address: IpAddr) -> Result<HeaderValue, InvalidHeaderValue> {
+    let IpAddr::V4(address) = address else { return HeaderValue::try_from(address.to_string()) };
+    let mut text = Vec::with_capacity("255.255.255.255".len());
+    for octet in address.octets() {
+        let digits = [octet / 100, octet / 10 % 10, octet % 10];
+        let leading = digits[..2].iter().take_while(|&&digit| digit == 0).count();
+        text.extend(digits[leading..].iter().map(|digit| b'0' + digit));
+        text.push(b'.');
+    }
+    text.pop();
+    HeaderValue::from_bytes(&text)
 }
 
 /// `Client-Cert` and `Client-Cert-Chain`, as they are written (RFC 9440 §2).
@@ -391,6 +408,14 @@ mod tests {
     }
 
     #[test]
+    fn an_address_is_written_as_usual() {
+        let octets = (0..=255).map(|octet| [octet, 0, 255, 9]).chain([[0; 4], [255; 4], [1, 10, 100, 200]]);
+        for address in octets.map(IpAddr::from).chain(["2001:db8::1".parse().unwrap()]) {
+            assert_eq!(value_of(address).unwrap(), address.to_string());
+        }
+    }
+
+    #[test]
     fn only_trusted_peers_are_believed() {
         let told = [
             ("host", "api.example"),
@@ -410,7 +435,7 @@ mod tests {
         let reserved = ReservedNames::new([&user]);
         let peer = IpAddr::from([192, 0, 2, 1]);
         let mut stranger = fields(&told);
-        add_forwarded(&mut stranger, &Downstream::new(peer, false), Version::HTTP_11, &reserved);
+        add_forwarded(&mut stranger, &Downstream::new(peer, false, Drain::default()), Version::HTTP_11, &reserved);
         assert_eq!(stranger[FORWARDED_FOR], "192.0.2.1");
         assert_eq!(stranger[FORWARDED_PROTO], "http");
         assert_eq!(stranger[FORWARDED_HOST], "api.example");
@@ -428,10 +453,10 @@ mod tests {
         ];
         assert_eq!(names, left);
         let mut proxy = fields(&told);
-        add_forwarded(&mut proxy, &Downstream::new(peer, true), Version::HTTP_2, &reserved);
+        add_forwarded(&mut proxy, &Downstream::new(peer, true, Drain::default()), Version::HTTP_2, &reserved);
         assert!(!proxy.contains_key(CLIENT_CERT), "nobody said that it meets clients with certificates");
         let mut proxy = fields(&told);
-        let tells = Downstream { tells_certificates: true, ..Downstream::new(peer, true) };
+        let tells = Downstream { tells_certificates: true, ..Downstream::new(peer, true, Drain::default()) };
         add_forwarded(&mut proxy, &tells, Version::HTTP_2, &reserved);
         assert_eq!(proxy[FORWARDED_FOR], "6.6.6.6, 192.0.2.1");
         assert_eq!(proxy[FORWARDED_PROTO], "https");
@@ -439,7 +464,7 @@ mod tests {
         assert_eq!(proxy[CLIENT_CERT], ":bWFsbG9yeQ==:");
 
         let certificate = Some(HeaderValue::from_static(":YWxpY2U=:"));
-        let known = Downstream { scheme: Scheme::Https, certificate, ..Downstream::new(peer, false) };
+        let known = Downstream { scheme: Scheme::Https, certificate, ..Downstream::new(peer, false, Drain::default()) };
         let mut client = fields(&told);
         add_forwarded(&mut client, &known, Version::HTTP_11, &reserved);
         assert_eq!(
@@ -455,7 +480,7 @@ mod tests {
         );
         assert_eq!(proxy[CLIENT_CERT], ":bWFsbG9yeQ==:", "the proxy's client, not the proxy");
         let mut local = HeaderMap::new();
-        add_forwarded(&mut local, &Downstream::unix(), Version::HTTP_11, &reserved);
+        add_forwarded(&mut local, &Downstream::unix(Drain::default()), Version::HTTP_11, &reserved);
         assert_eq!(local[FORWARDED_FOR], "unknown");
     }
 }

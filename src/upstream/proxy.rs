@@ -322,6 +322,7 @@ mod tests {
     use super::*;
     use crate::{
         config::Config,
+        drain::Drain,
         upstream::{fields::Downstream, metrics::UpstreamMetrics},
     };
 
@@ -333,7 +334,7 @@ mod tests {
         let settings = Config::parse(text, "gate.toml", []).unwrap().routes.first().unwrap().upstream.clone();
         let metrics = UpstreamMetrics::default().route(&Arc::from("route"));
         let upstream = Upstream::new(settings, ReservedNames::new(&[]), metrics);
-        let downstream = Arc::new(Downstream::unix());
+        let downstream = Arc::new(Downstream::unix(Drain::default()));
         let arrival = Arrival { at: Instant::now(), downstream, interim: None };
         let sent = upstream.send(Box::new(Request::new(Incoming::Empty)), None, &arrival);
         assert!(size_of_val(&*sent) <= 1032, "{}", size_of_val(&*sent));

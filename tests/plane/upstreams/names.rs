@@ -16,6 +16,7 @@ use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use portcullis::{
     config::Config,
+    drain::Drain,
     gate::identity::ReservedNames,
     upstream::{
         Upstream,
@@ -91,7 +92,7 @@ impl Proxy {
             while let Ok((stream, _)) = listener.accept().await {
                 let upstream = serving.clone();
                 let service = service_fn(move |request: Request<Incoming>| {
-                    let downstream = Arc::new(Downstream::unix());
+                    let downstream = Arc::new(Downstream::unix(Drain::default()));
                     let arrival = Arrival { at: Instant::now(), downstream, interim: None };
                     let request = request.map(|_| portcullis::incoming::Incoming::Empty);
                     let response = upstream.send(Box::new(request), None, &arrival);
