@@ -75,7 +75,7 @@ const CASES: [Case; 7] = [
         tokens: Tokens::None,
         expected: StatusCode::OK,
         manner: Manner::Kept,
-        instructions: 31_700,
+        instructions: 29_800,
     },
     Case {
         name: "known_token",
@@ -83,7 +83,7 @@ const CASES: [Case; 7] = [
         tokens: Tokens::Known,
         expected: StatusCode::OK,
         manner: Manner::Kept,
-        instructions: 40_300,
+        instructions: 38_100,
     },
     Case {
         name: "new_token",
@@ -91,7 +91,7 @@ const CASES: [Case; 7] = [
         tokens: Tokens::New,
         expected: StatusCode::OK,
         manner: Manner::Kept,
-        instructions: 396_800,
+        instructions: 394_300,
     },
     Case {
         name: "bad_signature",
@@ -99,7 +99,7 @@ const CASES: [Case; 7] = [
         tokens: Tokens::Bad,
         expected: StatusCode::UNAUTHORIZED,
         manner: Manner::Kept,
-        instructions: 343_700,
+        instructions: 341_700,
     },
     Case {
         name: "no_token",
@@ -107,7 +107,7 @@ const CASES: [Case; 7] = [
         tokens: Tokens::None,
         expected: StatusCode::UNAUTHORIZED,
         manner: Manner::Kept,
-        instructions: 20_400,
+        instructions: 20_000,
     },
     Case {
         name: "new_connection",
@@ -115,7 +115,7 @@ const CASES: [Case; 7] = [
         tokens: Tokens::Known,
         expected: StatusCode::OK,
         manner: Manner::New,
-        instructions: 80_000,
+        instructions: 55_300,
     },
     Case {
         name: "http2",
