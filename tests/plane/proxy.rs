@@ -7,6 +7,7 @@ mod drain;
 mod expect;
 mod fields;
 mod framing;
+mod http2;
 mod interim;
 mod limits;
 mod protocols;

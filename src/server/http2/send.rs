@@ -16,8 +16,6 @@ use crate::{
 pub(super) fn put_in_form<B: Body>(response: &mut Response<B>) {
     let hint = response.body().size_hint().exact().filter(|_| !response.body().is_end_stream());
     let fields = response.headers_mut();
-    // Of what speaks of the connection, only what the gate says itself is still there.
-    fields.remove(header::CONNECTION);
     let is_dated = fields.contains_key(header::DATE);
     if let (Some(length), header::Entry::Vacant(entry)) = (hint, fields.entry(header::CONTENT_LENGTH)) {
         entry.insert(HeaderValue::from(length));

@@ -265,9 +265,11 @@ async fn trailers_pass_both_ways_without_those_of_the_gate() {
             let (frames, body) = StreamBody::channel();
             tokio::spawn(async move {
                 frames.send(Ok(Frame::data("data".into()))).await.unwrap();
-                frames.send(Ok(trailers(&[("x-sum", "2"), ("x-more", "3")]))).await.unwrap();
+                let sent = [("x-sum", "2"), ("x-more", "3"), ("set-cookie", "a=1"), ("content_type", "text/html")];
+                frames.send(Ok(trailers(&sent))).await.unwrap();
             });
-            Response::builder().header("trailer", "x-sum, x-more").body(body).unwrap()
+            let declared = "x-sum, x-more, set-cookie, content_type";
+            Response::builder().header("trailer", declared).body(body).unwrap()
         });
         let (frames, body) = StreamBody::channel();
         tokio::spawn(async move {
@@ -294,6 +296,7 @@ async fn trailers_pass_both_ways_without_those_of_the_gate() {
             (&reply.trailers["x-sum"], &reply.trailers["x-more"]),
             (&"2".parse().unwrap(), &"3".parse().unwrap())
         );
+        assert_eq!(reply.trailers.len(), 2, "{:?}", reply.trailers);
         let got = gate.upstream.last();
         assert_eq!(got.body, "data");
         assert_eq!(got.values("te"), ["trailers"]);

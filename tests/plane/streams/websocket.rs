@@ -1,5 +1,7 @@
 //! WebSockets with a real client and a real server, over HTTP/1.1 and over HTTP/2 on either side, with TLS and without.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use futures_util::{SinkExt, StreamExt};
 use http::{HeaderMap, Request};
 use http_body_util::Empty;
@@ -231,6 +233,53 @@ async fn connect_by(
     let upgraded = hyper::upgrade::on(response).await.unwrap();
     let wire: Box<dyn Wire> = Box::new(Kept { wire: TokioIo::new(upgraded), _sender: sender });
     Ok(WebSocketStream::from_raw_socket(wire, Role::Client, None).await)
+}
+
+/// Over HTTP/2 each WebSocket has a window of its own: what a client makes no room for stays with the upstream.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_of_http2_that_does_not_read_holds_up_the_upstream() {
+    let sent = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&sent);
+    let upstream = RawUpstream::start(move |stream, _| {
+        let count = Arc::clone(&count);
+        async move {
+            let mut socket = tokio_tungstenite::accept_async(stream).await.unwrap();
+            while socket.send(Message::binary(vec![0; 64 * 1024])).await.is_ok() {
+                count.fetch_add(64 * 1024, Ordering::SeqCst);
+            }
+        }
+    })
+    .await;
+    let world = World::embedded().await;
+    let gate = world.gate().route(&route(&upstream, "auth = \"none\"")).start().await;
+    let stream = crate::secure::connect(None, gate.address, "h2").await;
+    let (requests, connection) =
+        h2::client::Builder::new().initial_window_size(1000).handshake::<_, Bytes>(stream).await.unwrap();
+    tokio::spawn(connection);
+    let mut requests = requests.ready().await.unwrap();
+    eventually("extended CONNECT is offered", async || requests.is_extended_connect_protocol_enabled()).await;
+    let mut request = Request::builder().method(Method::CONNECT).uri("http://api.example/ws/room");
+    request = request.header("sec-websocket-version", "13").extension(h2::ext::Protocol::from_static("websocket"));
+    let (response, _to_gate) = requests.send_request(request.body(()).unwrap(), false).unwrap();
+    let mut response = response.await.unwrap();
+    assert_eq!(response.status(), StatusCode::OK);
+    let mut taken = timeout(PATIENCE, response.body_mut().data()).await.unwrap().unwrap().unwrap();
+    // What fits into sockets, and a little more.
+    let (mut last, mut since) = (0, Instant::now());
+    eventually("the upstream is held up", async || {
+        let now = sent.load(Ordering::SeqCst);
+        if now != last {
+            (last, since) = (now, Instant::now());
+        }
+        since.elapsed() > Duration::from_secs(1)
+    })
+    .await;
+    assert!(last < 16 << 20, "{last} bytes");
+    // Once there is room, it goes on.
+    while sent.load(Ordering::SeqCst) == last {
+        response.body_mut().flow_control().release_capacity(taken.len()).unwrap();
+        taken = timeout(PATIENCE, response.body_mut().data()).await.expect("more in time").unwrap().unwrap();
+    }
 }
 
 fn code(body: &[u8]) -> String {
