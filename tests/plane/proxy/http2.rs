@@ -97,3 +97,19 @@ async fn what_the_gate_says_itself_has_a_length_and_a_date() {
         assert!(!head.headers.contains_key("connection"));
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_header_that_is_too_large_is_refused_and_the_connection_goes_on() {
+    let (upstream, _) = upstream().await;
+    let listener = "[listener]\nmax_header_size = \"16KiB\"\n";
+    let gate = TestGate::start(&format!("{listener}{}", upstream.route("auth = \"none\""))).await;
+    let mut requests = http2(None, &gate).await;
+    for length in [17_000, 60_000] {
+        let request = Request::get("http://api.example/hello").header("x-long", "x".repeat(length)).body(()).unwrap();
+        let (response, _content) = requests.send_request(request, true).unwrap();
+        assert_eq!(response.await.unwrap().status(), StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
+    }
+    let request = Request::get("http://api.example/hello").header("x-long", "x".repeat(15_000)).body(()).unwrap();
+    let (response, _content) = requests.send_request(request, true).unwrap();
+    assert_eq!(whole(response).await, (StatusCode::OK, "hello".to_owned()));
+}
