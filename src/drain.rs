@@ -49,10 +49,11 @@ impl Drain {
         self.0.begun.cancel();
     }
 
-    /// Cancelled when the grace period begins. Those who share it share a lock: whoever wakes often looks at it [seldom](crate::seldom).
+    /// Cancelled when the grace period begins. Each connection takes one of its own: it is looked at whenever a connection wakes, and
+    /// those who share one share a lock.
     #[must_use]
     pub fn begun(&self) -> CancellationToken {
-        self.0.begun.clone()
+        self.0.begun.child_token()
     }
 
     /// The grace period is over.
