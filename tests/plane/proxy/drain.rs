@@ -1,6 +1,9 @@
 //! The end: what is under way ends well, what is new is turned away, what takes too long is cut off.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use http::{Method, Response};
 use http_body::Frame;
@@ -16,12 +19,12 @@ use crate::support::{
 };
 
 /// A gate whose upstream answers when it is told to.
-async fn waiting(listener: &str) -> (TestGate, std::sync::Arc<Notify>) {
+async fn waiting(listener: &str) -> (TestGate, Arc<Notify>) {
     let gate = TestGate::start(&format!("[listener]\n{listener}\n{}", route(HTTP1, "auth = \"none\""))).await;
-    let answer = std::sync::Arc::new(Notify::new());
-    let told = std::sync::Arc::clone(&answer);
+    let answer = Arc::new(Notify::new());
+    let told = Arc::clone(&answer);
     gate.upstream.handle(move |_| {
-        let told = std::sync::Arc::clone(&told);
+        let told = Arc::clone(&told);
         async move {
             told.notified().await;
             text("done")
@@ -46,7 +49,7 @@ async fn requests_under_way_end_and_their_connections_after_them() {
     busy.write("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
     eventually("the request is under way", async || gate.upstream.hits() == 1).await;
 
-    let upstream = std::sync::Arc::clone(&gate.upstream);
+    let upstream = Arc::clone(&gate.upstream);
     let stopping = tokio::spawn(async move { gate.stop().await });
     is_closed(address).await;
     idle.read_to_end().await;
@@ -73,7 +76,7 @@ async fn http2_is_told_to_go_away() {
     let response = tokio::spawn(response);
     eventually("the request is under way", async || gate.upstream.hits() == 1).await;
 
-    let upstream = std::sync::Arc::clone(&gate.upstream);
+    let upstream = Arc::clone(&gate.upstream);
     let stopping = tokio::spawn(async move { gate.stop().await });
     is_closed(address).await;
     eventually("the client knows", async || sender.ready().await.is_err() || sender.send_request(get()).await.is_err())
@@ -132,6 +135,8 @@ async fn a_gate_that_is_dropped_is_gone() {
     let mut busy = Raw::connect(address).await;
     busy.write("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
     eventually("the request is under way", async || gate.upstream.hits() == 1).await;
+    // It stays: the gate must not see it go first, and answer for it.
+    let _upstream = Arc::clone(&gate.upstream);
     drop(gate);
     assert_eq!(busy.read_to_end().await, "");
     is_closed(address).await;
