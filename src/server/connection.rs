@@ -65,7 +65,7 @@ pub async fn serve(accepted: Accepted, held: Held, service: Service) {
             let gateway = current.load();
             let downstream = peer.seen_by(&gateway);
             let (serving, over) = requests.serve_stream();
-            (answer(gateway, request, downstream, interim, serving), over)
+            (move || answer(gateway, request, downstream, interim, serving), over)
         };
         // Boxed, for those of HTTP/1.1.
         let served = Box::pin(http2::serve(stream, (&*settings).into(), Arc::clone(&progress), service, ends)).await;
@@ -198,5 +198,9 @@ mod tests {
     fn a_connection_has_no_room_for_what_is_rare() {
         assert!(of_connection(serve) <= 3 * 1024, "{}", of_connection(serve));
         assert!(of_request(Gateway::serve) <= 2560, "{}", of_request(Gateway::serve));
+        let of_stream = http2::tests::of_stream(|(gateway, request, downstream, interim, serving)| {
+            move || answer(gateway, request, downstream, interim, serving)
+        });
+        assert!(of_stream <= 2048, "{of_stream}");
     }
 }

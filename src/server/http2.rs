@@ -17,7 +17,7 @@ mod send;
 mod turn;
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use std::{
     fmt,
@@ -26,13 +26,14 @@ use std::{
     panic::AssertUnwindSafe,
     pin::{Pin, pin},
     sync::Arc,
-    task::Poll,
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
 use bytes::Bytes;
 use futures_util::{
     FutureExt as _,
+    future::CatchUnwind,
     stream::{FuturesUnordered, Stream as _},
 };
 use h2::{
@@ -42,6 +43,7 @@ use h2::{
 };
 use http::{Method, Request, Response, StatusCode, header};
 use http_body::Body;
+use pin_project_lite::pin_project;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use self::{
@@ -97,12 +99,12 @@ impl From<&ListenerSettings> for Settings {
     }
 }
 
-/// Serves the requests that come over `stream`. `service` is given each with where interim responses to it go, and tells when it is to be
-/// given up. Resolves when the connection has ended: by its client, or once `ends` has resolved and the last request has been answered.
+/// Serves the requests that come over `stream`. `service` is given each with where interim responses to it go, and gives what has it served
+/// and when it is to be given up. Resolves when the connection has ended: by its client, or once `ends` has resolved and the last request has been answered.
 ///
 /// # Errors
 /// The connection failed, or its client broke the protocol.
-pub(super) async fn serve<T, S, F, B>(
+pub(super) async fn serve<T, S, A, F, B>(
     stream: Box<T>,
     settings: Settings,
     progress: Arc<Progress>,
@@ -111,7 +113,8 @@ pub(super) async fn serve<T, S, F, B>(
 ) -> Result<(), BodyError>
 where
     T: AsyncRead + AsyncWrite + fmt::Debug + Unpin,
-    S: FnMut(Box<Request<Incoming>>, Interim) -> (F, Over),
+    S: FnMut(Box<Request<Incoming>>, Interim) -> (A, Over),
+    A: FnOnce() -> F,
     F: Future<Output = Response<B>>,
     B: Body<Data = Bytes, Error = BodyError> + Unpin,
 {
@@ -138,9 +141,10 @@ where
                 match request.transpose()? {
                     Some((request, respond)) => {
                         let Begun { request, interim, wish, switch } = begin(request);
-                        let (response, over) = service(request, interim.clone());
+                        let (answer, over) = service(request, interim.clone());
                         let exchange = Exchange { respond, interim, wish, switch };
-                        streams.push(until(over, exchange.serve(response)));
+                        let serving = AssertUnwindSafe(exchange.serve(answer)).catch_unwind();
+                        streams.push(Stream { over, serving });
                         turns.wake_streams();
                     }
                     None => return Poll::Ready(Ok(())),
@@ -202,12 +206,14 @@ struct Exchange {
 
 impl Exchange {
     /// Has the request answered, and sends the response.
-    async fn serve<B>(mut self, response: impl Future<Output = Response<B>>) -> Result<(), BodyError>
+    async fn serve<F, B>(mut self, answer: impl FnOnce() -> F) -> Result<(), BodyError>
     where
+        F: Future<Output = Response<B>>,
         B: Body<Data = Bytes, Error = BodyError> + Unpin,
     {
         let mut response = {
-            let response = pin!(response);
+            // Made here: a future that is handed on has its place twice.
+            let response = pin!(answer());
             self.answered(response).await?
         };
         send::put_in_form(&mut response);
@@ -251,18 +257,30 @@ impl Exchange {
     }
 }
 
-/// Serves a stream until it is given up, which resets it. If that panics, the others of its connection go on.
-async fn until(over: Over, serving: impl Future<Output = Result<(), BodyError>>) {
-    // Nothing of it is used afterwards.
-    let serving = AssertUnwindSafe(serving).catch_unwind();
-    let served = tokio::select! {
-        biased;
-        () = over => return tracing::debug!("client takes nothing of a response: its stream is reset"),
-        served = serving => served,
-    };
-    match served {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::debug!(error = &*error as &dyn std::error::Error, "stream ended"),
-        Err(_) => tracing::error!("serving a request panicked: its stream is reset"),
+pin_project! {
+    /// Serves a request until it is given up, which resets its stream. If that panics, the others of its connection go on.
+    struct Stream<F> {
+        over: Over,
+        // Nothing of it is used after a panic.
+        #[pin]
+        serving: CatchUnwind<AssertUnwindSafe<F>>,
+    }
+}
+
+impl<F: Future<Output = Result<(), BodyError>>> Future for Stream<F> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        let this = self.project();
+        if Pin::new(this.over).poll(context).is_ready() {
+            tracing::debug!("client takes nothing of a response: its stream is reset");
+            return Poll::Ready(());
+        }
+        match ready!(this.serving.poll(context)) {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::debug!(error = &*error as &dyn std::error::Error, "stream ended"),
+            Err(_) => tracing::error!("serving a request panicked: its stream is reset"),
+        }
+        Poll::Ready(())
     }
 }

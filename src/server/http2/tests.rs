@@ -19,12 +19,12 @@ where
     let service = move |request, _| {
         let (serving, over) = requests.serve_stream();
         let content = service(request);
-        let response = async move {
+        let answer = || async move {
             let content = Full::from(content.await).map_err(|never: Infallible| match never {});
             drop(serving);
             Response::new(content)
         };
-        (response, over)
+        (answer, over)
     };
     let settings = Settings { max_header_size: 16 * 1024, idle_timeout: LONG, ping_timeout: LONG };
     tokio::spawn(serve(Box::new(far), settings, progress, service, Box::pin(std::future::pending())));
@@ -79,4 +79,17 @@ async fn many_requests_are_served_beside_each_other() {
     while let Some(served) = all.join_next().await {
         assert_eq!(served.unwrap().unwrap(), "served");
     }
+}
+
+/// The size of what serves a request that is answered by this.
+pub(in crate::server) fn of_stream<C, A, F, B>(_: impl Fn(C) -> A) -> usize
+where
+    A: FnOnce() -> F,
+    F: Future<Output = Response<B>>,
+    B: Body<Data = Bytes, Error = BodyError> + Unpin,
+{
+    fn of<C, S>(_: impl Fn(C) -> S) -> usize {
+        size_of::<Stream<S>>()
+    }
+    of(|(exchange, answer): (Exchange, A)| exchange.serve(answer))
 }
