@@ -7,7 +7,7 @@
 //! - `duplex`: a stream that is handed over (RFC 8441).
 //! - `liveness`: clients that have gone without a word.
 //! - `turn`: when the task goes on, and when it sleeps.
-//! - [`fault`]: connections that end for what their client sent.
+//! - `fault`: connections that end for what their client sent.
 
 pub mod content;
 mod duplex;
