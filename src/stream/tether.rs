@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Extensions, HeaderMap, Response};
+use http::{HeaderMap, Response};
 use tokio::time::{Instant, timeout_at};
 
 use super::{Kind, Leash, OpenStream};
@@ -26,12 +26,6 @@ pub struct Tether {
 }
 
 impl Tether {
-    /// The tether of a request that was admitted: its [`Admission`] is taken out of its extensions.
-    #[must_use]
-    pub fn take(extensions: &mut Extensions, kind: Kind) -> Self {
-        Self::of(extensions.remove(), kind)
-    }
-
     /// The tether of a request that was admitted so, if it was.
     #[must_use]
     pub const fn of(admission: Option<Admission>, kind: Kind) -> Self {
