@@ -1,11 +1,11 @@
 //! The command line, and what it comes to.
 
-use std::{fmt, thread, time::Duration};
+use std::{fmt, fs, path::PathBuf, thread, time::Duration};
 
 use anyhow::{Context, bail};
 use clap::Parser;
 
-use crate::{proxy::Kind, scenario::Scenario};
+use crate::{gate, proxy::Kind, scenario::Scenario};
 
 /// Tokens that connections are warmed up with, apart from those that are measured.
 pub(crate) const SPARE_TOKENS: usize = 256;
@@ -45,6 +45,9 @@ pub(crate) struct Arguments {
     /// Other proxies to measure beside the gate, `none` for none; those of nginx and haproxy that are installed unless given; `direct` goes to the upstream without any, to compare latencies
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     peers: Option<Vec<String>>,
+    /// Builds of the gate to measure beside each other; the one that cargo built unless given
+    #[arg(long, value_name = "PROGRAMS", value_delimiter = ',', default_value = gate::PROGRAM, hide_default_value = true)]
+    gates: Vec<PathBuf>,
     /// Threads of the gate that serve requests (`TOKIO_WORKER_THREADS`)
     #[arg(long, value_name = "N", default_value_t = 1)]
     workers: usize,
@@ -67,6 +70,7 @@ pub(crate) struct Arguments {
 pub(crate) struct Plan {
     pub(crate) scenarios: Vec<Scenario>,
     pub(crate) peers: Vec<Kind>,
+    pub(crate) gates: Vec<PathBuf>,
     pub(crate) seconds: u32,
     pub(crate) rounds: usize,
     pub(crate) connections: usize,
@@ -89,8 +93,14 @@ impl Arguments {
         if self.seconds == 0 || self.rounds == 0 || self.rate == Some(0) || self.connections == 0 || self.workers == 0 {
             bail!("seconds, rounds, rate, connections and workers must be at least 1");
         }
+        if self.gates.len() > 3 {
+            bail!("three builds of the gate at most are measured beside each other");
+        }
+        let gate =
+            |path: &PathBuf| fs::canonicalize(path).with_context(|| format!("there is no gate at {}", path.display()));
         let plan = Plan {
             scenarios,
+            gates: self.gates.iter().map(gate).collect::<anyhow::Result<_>>()?,
             peers: if self.smoke && self.peers.is_none() { Vec::new() } else { self.peers()? },
             seconds: if self.smoke { 1 } else { self.seconds },
             rounds: if self.smoke { 1 } else { self.rounds },
@@ -171,7 +181,7 @@ impl Plan {
 
     /// The proxies in the order of their turns.
     pub(crate) fn proxies(&self) -> Vec<Kind> {
-        self.peers.iter().copied().chain([Kind::Gate]).collect()
+        self.peers.iter().copied().chain((0..self.gates.len()).map(Kind::Gate)).collect()
     }
 
     /// About how long it takes.

@@ -5,6 +5,7 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    thread,
     time::Duration,
 };
 
@@ -23,6 +24,9 @@ use crate::{
 /// The core that proxies get when they get one of their own.
 const PROXY_CORE: &str = "0";
 
+/// How long a proxy may take to begin, and to end.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 /// Which proxy.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Kind {
@@ -30,15 +34,17 @@ pub(crate) enum Kind {
     Haproxy,
     /// None: straight to the upstream.
     Direct,
-    Gate,
+    /// Which of the builds that are measured.
+    Gate(usize),
 }
 
 /// What proxies are made from.
 #[derive(Debug)]
-pub(crate) struct Setup {
+pub(crate) struct Setup<'a> {
     /// Holds `jwks.json`, `key.pem`, the certificate and all that proxies write.
     pub(crate) directory: PathBuf,
     pub(crate) upstream: SocketAddr,
+    pub(crate) gates: &'a [PathBuf],
     pub(crate) pinned: bool,
     pub(crate) workers: usize,
     /// What tokens are signed with.
@@ -47,7 +53,7 @@ pub(crate) struct Setup {
     pub(crate) manner: Manner,
 }
 
-/// A running proxy. Dropping it kills it.
+/// A running proxy. Dropping it ends it.
 #[derive(Debug)]
 pub(crate) struct Proxy {
     pub(crate) kind: Kind,
@@ -64,7 +70,9 @@ impl Kind {
             Self::Nginx => "nginx",
             Self::Haproxy => "haproxy",
             Self::Direct => "direct",
-            Self::Gate => "portcullis",
+            Self::Gate(0) => "portcullis",
+            Self::Gate(1) => "portcullis-2",
+            Self::Gate(_) => "portcullis-3",
         }
     }
 
@@ -74,7 +82,7 @@ impl Kind {
             Self::Nginx => ("nginx", "-v"),
             Self::Haproxy => ("haproxy", "-v"),
             Self::Direct => return Some("none, direct".to_owned()),
-            Self::Gate => return Some(format!("portcullis {}", env!("CARGO_PKG_VERSION"))),
+            Self::Gate(_) => return Some(format!("portcullis {}", env!("CARGO_PKG_VERSION"))),
         };
         let output = Command::new(program).arg(flag).output().ok()?;
         let text = String::from_utf8_lossy(if output.stdout.is_empty() { &output.stderr } else { &output.stdout });
@@ -86,7 +94,7 @@ impl Kind {
 
 impl Proxy {
     /// Starts it and waits until it is ready.
-    pub(crate) async fn start(kind: Kind, setup: &Setup) -> anyhow::Result<Self> {
+    pub(crate) async fn start(kind: Kind, setup: &Setup<'_>) -> anyhow::Result<Self> {
         let (address, admin) = (free_address(), free_address());
         if kind == Kind::Direct {
             let address = setup.upstream;
@@ -99,7 +107,7 @@ impl Proxy {
             Kind::Nginx => nginx(&directory, [address, admin], setup),
             Kind::Haproxy => haproxy([address, admin], setup),
             Kind::Direct => String::new(),
-            Kind::Gate => gate::configuration(&gate::Settings {
+            Kind::Gate(_) => gate::configuration(&gate::Settings {
                 address,
                 admin,
                 store: &format!("embedded:{}", directory.join("store").display()),
@@ -110,7 +118,7 @@ impl Proxy {
         };
         fs::write(&configuration, text)?;
         let log = directory.join("log");
-        let mut command = command(kind, setup, &directory, &configuration);
+        let mut command = command(kind, setup, &directory, &configuration)?;
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(File::create(&log)?);
         let child = command.spawn().with_context(|| format!("{} does not start", kind.name()))?;
         let mut proxy = Self { kind, address, admin, child: Some(child), log };
@@ -149,10 +157,10 @@ impl Proxy {
     }
 
     async fn wait_until_ready(&mut self) -> anyhow::Result<()> {
-        let deadline = Instant::now() + Duration::from_secs(10);
+        let deadline = Instant::now() + PATIENCE;
         loop {
             let answered = match self.kind {
-                Kind::Gate => {
+                Kind::Gate(_) => {
                     ask(self.admin, Method::GET, "/readyz").await.is_ok_and(|status| status == StatusCode::OK)
                 }
                 _ => ask(self.address, Method::GET, "/open/ready").await.is_ok(),
@@ -175,22 +183,29 @@ impl Drop for Proxy {
     fn drop(&mut self) {
         // It is our own child: it is there until it has been waited for.
         if let Some(child) = &mut self.child {
+            // In order: what was built to tell what it did does so at its end.
+            let _ = Command::new("kill").args(["-TERM", &child.id().to_string()]).status();
+            let deadline = Instant::now() + PATIENCE;
+            while matches!(child.try_wait(), Ok(None)) && Instant::now() < deadline {
+                thread::sleep(Duration::from_millis(5));
+            }
             let _ = child.kill();
             let _ = child.wait();
         }
     }
 }
 
-fn command(kind: Kind, setup: &Setup, directory: &Path, configuration: &Path) -> Command {
+fn command(kind: Kind, setup: &Setup<'_>, directory: &Path, configuration: &Path) -> anyhow::Result<Command> {
     let program = match kind {
-        Kind::Nginx => "nginx",
-        Kind::Haproxy => "haproxy",
-        Kind::Direct | Kind::Gate => gate::PROGRAM,
+        Kind::Nginx => Path::new("nginx"),
+        Kind::Haproxy => Path::new("haproxy"),
+        Kind::Direct => bail!("nothing stands in between"),
+        Kind::Gate(number) => setup.gates.get(number).context("there is no such gate")?,
     };
     // `taskset` becomes the program: the process stays the same.
     let mut command = if setup.pinned {
         let mut command = Command::new("taskset");
-        command.args(["-c", PROXY_CORE, program]);
+        command.args(["-c", PROXY_CORE]).arg(program);
         command
     } else {
         Command::new(program)
@@ -198,24 +213,24 @@ fn command(kind: Kind, setup: &Setup, directory: &Path, configuration: &Path) ->
     match kind {
         Kind::Nginx => command.arg("-p").arg(directory).arg("-e").arg("stderr").arg("-c").arg(configuration),
         Kind::Haproxy => command.arg("-db").arg("-f").arg(configuration),
-        Kind::Direct | Kind::Gate => command
+        Kind::Direct | Kind::Gate(_) => command
             .arg("serve")
             .arg("--config")
             .arg(configuration)
             .env("TOKIO_WORKER_THREADS", setup.workers.to_string()),
     };
-    command
+    Ok(command)
 }
 
 /// The gate's certificate.
-fn tls(setup: &Setup) -> String {
+fn tls(setup: &Setup<'_>) -> String {
     let path = |name| toml::Value::from(setup.directory.join(name).display().to_string()).to_string();
     let (certificate, key) = (path("certificate.pem"), path("certificate.key"));
     format!("\n[listener.tls]\ncertificate_file = {certificate}\nkey_file = {key}\n")
 }
 
 /// A plain proxy with kept-alive connections on both sides. It looks at no token.
-fn nginx(directory: &Path, [address, other]: [SocketAddr; 2], setup: &Setup) -> String {
+fn nginx(directory: &Path, [address, other]: [SocketAddr; 2], setup: &Setup<'_>) -> String {
     let upstream = setup.upstream;
     let (how, certificate) = if setup.manner == Manner::Tls {
         let path = |name| setup.directory.join(name).display().to_string();
@@ -265,7 +280,7 @@ http {{
 }
 
 /// Checks signature, issuer and expiry of each token, each time.
-fn haproxy([address, other]: [SocketAddr; 2], setup: &Setup) -> String {
+fn haproxy([address, other]: [SocketAddr; 2], setup: &Setup<'_>) -> String {
     let Setup { directory, upstream, algorithm, manner, .. } = setup;
     let how = match manner {
         Manner::Tls => format!("ssl crt {} alpn http/1.1", directory.join("both.pem").display()),

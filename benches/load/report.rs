@@ -89,7 +89,7 @@ impl<'a> Report<'a> {
         let versions: Vec<_> = self.plan.proxies().into_iter().filter_map(Kind::version).collect();
         println!("{}; tokens of {} bytes", versions.join(", "), self.token_length);
         println!(
-            "{:<14} {:<11} {:>9} {:>7} {:>8} {:>8} {:>9} {:>7} {:>10} {:>8} {:>9} {:>8}",
+            "{:<14} {:<12} {:>9} {:>7} {:>8} {:>8} {:>9} {:>7} {:>10} {:>8} {:>9} {:>8}",
             "scenario",
             "proxy",
             "requests",
@@ -176,7 +176,7 @@ impl<'a> Report<'a> {
 fn print_row(scenario: Scenario, row: &Row, figures: &Figures, ratio: Option<f64>) {
     let [p50, p99, p999] = figures.latency;
     println!(
-        "{:<14} {:<11} {:>9} {:>7.0} {p50:>8.2} {p99:>8.2} {p999:>9.2} {:>7} {:>10.1} {:>8.0} {:>9.1} {:>8}",
+        "{:<14} {:<12} {:>9} {:>7.0} {p50:>8.2} {p99:>8.2} {p999:>9.2} {:>7} {:>10.1} {:>8.0} {:>9.1} {:>8}",
         scenario.name(),
         row.kind().name(),
         figures.requests,

@@ -83,6 +83,7 @@ impl Bench<'_> {
         let setup = Setup {
             directory: directory.path().to_path_buf(),
             upstream: self.upstream,
+            gates: &self.plan.gates,
             pinned: self.plan.pinned,
             workers: self.plan.workers,
             algorithm: if scenario == Scenario::Es256New { "ES256" } else { "RS256" },
@@ -161,7 +162,7 @@ impl Bench<'_> {
 
     /// What has to be there before: users logged out, tokens seen.
     async fn prepare(&self, scenario: Scenario, proxy: &Proxy, tokens: &Arc<[HeaderValue]>) -> anyhow::Result<()> {
-        if scenario == Scenario::Revoked && proxy.kind == Kind::Gate {
+        if scenario == Scenario::Revoked && matches!(proxy.kind, Kind::Gate(_)) {
             let subjects: Vec<String> = (0..tokens.len()).map(|n| tokens::subject(SPARE_TOKENS + n)).collect();
             for some in subjects.chunks(LOGOUTS) {
                 try_join_all(some.iter().map(|subject| proxy.log_out(subject))).await?;
@@ -178,7 +179,7 @@ impl Bench<'_> {
                 | Scenario::NewConnection
                 | Scenario::Tls
                 | Scenario::Http2,
-                Kind::Gate,
+                Kind::Gate(_),
             ) => tokens,
             // Connections to the upstream, buffers and branch predictors.
             _ => &self.spare(scenario, tokens),

@@ -96,7 +96,7 @@ impl Scenario {
     /// How a proxy must answer. nginx looks at no token, `HAProxy` knows of no logout.
     pub(crate) const fn expected(self, kind: Kind) -> StatusCode {
         match (kind, self) {
-            (Kind::Gate, Self::BadSignature | Self::Revoked | Self::NoToken)
+            (Kind::Gate(_), Self::BadSignature | Self::Revoked | Self::NoToken)
             | (Kind::Haproxy, Self::BadSignature | Self::NoToken) => StatusCode::UNAUTHORIZED,
             _ => StatusCode::OK,
         }
