@@ -8,15 +8,15 @@ use std::{
 
 use anyhow::{Context, ensure};
 use bytes::Bytes;
-use http::{HeaderValue, Request, StatusCode, header};
-use http_body_util::{BodyExt, Empty};
+use http::{HeaderValue, Method, Request, StatusCode, header};
+use http_body_util::{BodyExt, Full};
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::pki_types::ServerName;
 use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::TlsConnector;
 
-use crate::upstream::length;
+use crate::upstream::{content, length};
 
 /// Whoever takes longer counts as an error.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -53,8 +53,8 @@ pub(crate) enum Manner {
 }
 
 enum Connection {
-    Http1(http1::SendRequest<Empty<Bytes>>),
-    Http2(http2::SendRequest<Empty<Bytes>>),
+    Http1(http1::SendRequest<Full<Bytes>>),
+    Http2(http2::SendRequest<Full<Bytes>>),
 }
 
 /// Where requests are sent from.
@@ -114,8 +114,11 @@ impl Client {
 }
 
 impl Requests {
-    fn build(&self, number: usize) -> Request<Empty<Bytes>> {
-        let mut request = Request::new(Empty::new());
+    fn build(&self, number: usize) -> Request<Full<Bytes>> {
+        let content = content(self.path);
+        let method = if content.is_empty() { Method::GET } else { Method::POST };
+        let mut request = Request::new(Full::new(content));
+        *request.method_mut() = method;
         *request.uri_mut() = match self.manner {
             Manner::Kept | Manner::New | Manner::Tls => http::Uri::from_static(self.path),
             // It is fixed, and valid.

@@ -1,26 +1,35 @@
-//! The upstream: answers with 1 KiB, or with 16 KiB where the path says so.
+//! The upstream: answers with 1 KiB, or with 16 KiB where the path says so. Content it takes as a whole before.
 
-use std::{
-    convert::Infallible,
-    net::{Ipv4Addr, SocketAddr},
-};
+use std::net::{Ipv4Addr, SocketAddr};
 
 use anyhow::Context as _;
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, header};
-use http_body_util::Full;
-use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use http_body_util::{BodyExt, Full};
+use hyper::{
+    body::{Body, Incoming},
+    server::conn::http1,
+    service::service_fn,
+};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
 
 /// The end of paths that are answered with much.
 pub(crate) const LARGE: &str = "/large";
 
+/// The end of paths that much is sent to.
+pub(crate) const UPLOAD: &str = "/upload";
+
 static ANSWER: [u8; 16 * 1024] = [b'x'; 16 * 1024];
 
 /// The length of its answer.
 pub(crate) fn length(path: &str) -> usize {
     if path.ends_with(LARGE) { ANSWER.len() } else { 1024 }
+}
+
+/// What is sent there.
+pub(crate) fn content(path: &str) -> Bytes {
+    Bytes::from_static(if path.ends_with(UPLOAD) { &ANSWER } else { &[] })
 }
 
 /// Starts it on a free port.
@@ -54,8 +63,12 @@ pub(crate) fn start_apart() -> anyhow::Result<SocketAddr> {
     address.recv().context("the upstream does not start")
 }
 
-async fn answer(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
-    let mut response = Response::new(Full::new(Bytes::from_static(&ANSWER[..length(request.uri().path())])));
+async fn answer(request: Request<Incoming>) -> hyper::Result<Response<Full<Bytes>>> {
+    let length = length(request.uri().path());
+    if !request.body().is_end_stream() {
+        request.into_body().collect().await?;
+    }
+    let mut response = Response::new(Full::new(Bytes::from_static(&ANSWER[..length])));
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
     Ok(response)
 }

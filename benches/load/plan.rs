@@ -154,6 +154,7 @@ impl Plan {
             | Scenario::Revoked
             | Scenario::BadSignature
             | Scenario::Large
+            | Scenario::Upload
             | Scenario::NewConnection
             | Scenario::Tls
             | Scenario::Http2 => {

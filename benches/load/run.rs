@@ -176,6 +176,7 @@ impl Bench<'_> {
                 | Scenario::Repeated50k
                 | Scenario::Revoked
                 | Scenario::Large
+                | Scenario::Upload
                 | Scenario::NewConnection
                 | Scenario::Tls
                 | Scenario::Http2,

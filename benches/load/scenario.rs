@@ -16,13 +16,14 @@ pub(crate) enum Scenario {
     NoToken,
     Es256New,
     Large,
+    Upload,
     NewConnection,
     Tls,
     Http2,
 }
 
 impl Scenario {
-    pub(crate) const ALL: [Self; 12] = [
+    pub(crate) const ALL: [Self; 13] = [
         Self::Pass,
         Self::Repeated1k,
         Self::Repeated50k,
@@ -32,6 +33,7 @@ impl Scenario {
         Self::NoToken,
         Self::Es256New,
         Self::Large,
+        Self::Upload,
         Self::NewConnection,
         Self::Tls,
         Self::Http2,
@@ -48,6 +50,7 @@ impl Scenario {
             Self::NoToken => "no_token",
             Self::Es256New => "es256_new",
             Self::Large => "large",
+            Self::Upload => "upload",
             Self::NewConnection => "new_connection",
             Self::Tls => "tls",
             Self::Http2 => "http2",
@@ -65,6 +68,7 @@ impl Scenario {
             Self::NoToken => "no token: 401",
             Self::Es256New => "every token is new, and signed with ES256",
             Self::Large => "as repeated_1k, with answers of 16 KiB",
+            Self::Upload => "as repeated_1k, with 16 KiB to pass on",
             Self::NewConnection => "as repeated_1k, with a new connection for each request",
             Self::Tls => "as repeated_1k, over TLS 1.3; no TLS to the upstream",
             Self::Http2 => "as repeated_1k, over HTTP/2; HTTP/1.1 to the upstream",
@@ -79,6 +83,7 @@ impl Scenario {
         match self {
             Self::Pass => "/open/v1/orders/4711",
             Self::Large => "/api/v1/orders/4711/large",
+            Self::Upload => "/api/v1/orders/upload",
             _ => "/api/v1/orders/4711",
         }
     }

@@ -1,6 +1,7 @@
 //! What is deployed must fit what is built.
 
 mod alerts;
+mod release;
 
 use std::{fs, path::Path, process::Command};
 
