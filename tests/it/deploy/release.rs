@@ -1,5 +1,5 @@
-//! `deploy/release/build` with a compiler, a bench and a reader of counts that only say what they would: the real ones take a quarter
-//! of an hour. `docs/performance.md` tells how to see what came of those.
+//! `deploy/release/build` with a compiler, a bench and a reader of counts that only say what they would: the real ones take twenty
+//! minutes. `docs/performance.md` tells how to see what came of those.
 
 use std::{
     fs,
