@@ -259,6 +259,7 @@ http {{
     keepalive_requests 1000000000;
     keepalive_timeout 1h;
     client_header_buffer_size 4k;
+    client_body_buffer_size 64k;
     upstream api {{
         server {upstream};
         keepalive 64;
