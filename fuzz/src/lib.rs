@@ -55,4 +55,5 @@ targets!(
     websocket,
     response,
     request,
+    http2_frames,
 );

@@ -15,7 +15,7 @@ use tokio::io::AsyncWrite;
 use super::{content::Framing, encode};
 
 /// The largest part of content that is copied to go out with what comes before it, in bytes.
-const SMALL: usize = 2 * 1024;
+pub(crate) const SMALL: usize = 2 * 1024;
 
 /// How much is put together of small parts before it goes out, in bytes.
 const ENOUGH: usize = 16 * 1024;
@@ -25,6 +25,11 @@ const LARGEST_KEPT: usize = 16 * 1024;
 
 thread_local! {
     static WRITE: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+/// A buffer for a message of this thread: the one of a message before, if that is gone.
+pub(crate) fn spare() -> Vec<u8> {
+    WRITE.take()
 }
 
 /// Content is longer or shorter than its header says.
@@ -114,9 +119,21 @@ impl Out {
     /// Where to put what goes out first.
     pub(crate) fn head(&mut self) -> &mut Vec<u8> {
         if self.head.capacity() == 0 {
-            self.head = WRITE.take();
+            self.head = spare();
         }
         &mut self.head
+    }
+
+    /// Has this go out first. To be called when there is nothing.
+    pub(crate) fn begin_with(&mut self, head: Vec<u8>) {
+        debug_assert!(self.is_empty(), "it would be lost");
+        self.head = head;
+    }
+
+    /// Has this go out behind what there is. To be called when there is [room](Self::has_room).
+    pub(crate) fn put_data(&mut self, data: Bytes) {
+        debug_assert!(self.has_room(), "it would be lost");
+        self.data = data;
     }
 
     pub(crate) const fn is_empty(&self) -> bool {

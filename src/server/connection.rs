@@ -68,7 +68,8 @@ pub async fn serve(accepted: Accepted, held: Held, service: Service) {
             (move || answer(gateway, request, downstream, interim, serving), over)
         };
         // Boxed, for those of HTTP/1.1.
-        let served = Box::pin(http2::serve(stream, (&*settings).into(), Arc::clone(&progress), service, ends)).await;
+        let served =
+            Box::pin(http2::serve(stream, unread, (&*settings).into(), Arc::clone(&progress), service, ends)).await;
         served.inspect_err(|error| refusals.note_end(&**error))
     } else {
         let limits = HeadLimits { size: settings.max_header_size, fields: settings.max_headers };
@@ -90,7 +91,7 @@ pub async fn serve(accepted: Accepted, held: Held, service: Service) {
 struct Ready {
     /// In a box: it is handed on, and a future has room for what it was given beside what it makes of it.
     stream: Box<Patient<Begun<Held>>>,
-    /// What was read of it, over HTTP/1.1.
+    /// What was read of it.
     unread: Bytes,
     peer: Peer,
     progress: Arc<Progress>,
@@ -107,7 +108,7 @@ fn ready(
     let refusals = gateway.refusals(downstream.peer.clone());
     let peer = Peer::new(downstream, gateway);
     let progress = Progress::since(gateway.in_flight(), accepted);
-    let unread = if speaks_http2 { Bytes::new() } else { stream.take_unread() };
+    let unread = stream.take_unread();
     let limits = Limits { header: settings.header_timeout, idle: settings.idle_timeout, shared: speaks_http2 };
     let stream = Box::new(Patient::new(stream, Arc::clone(&progress), limits).awaited());
     Ready { stream, unread, peer, progress, speaks_http2, refusals }

@@ -1,19 +1,30 @@
-//! HTTP/2 towards clients (RFC 9113), whose frames the `h2` crate reads and writes.
+//! HTTP/2 towards clients (RFC 9113).
 //!
-//! One task serves a connection and all its streams: what one of them has to say is written without waking anybody.
+//! One task serves a connection and all its streams: what one of them has to say is written without waking anybody. Between requests a
+//! connection holds nothing but itself, and what its client has put into its table of fields.
 //!
+//! - `connection`: frames, read and written.
+//! - `streams`: what has come for each stream, and what of each is to be sent; nothing that reads or writes.
+//! - `frame`, `hpack`, `head`: what the bytes mean.
 //! - [`content`]: the content of a request, for whoever asks for it.
 //! - `send`: the response.
 //! - `duplex`: a stream that is handed over (RFC 8441).
 //! - `liveness`: clients that have gone without a word.
 //! - `turn`: when the task goes on, and when it sleeps.
-//! - `fault`: connections that end for what their client sent.
+//! - `error`, `fault`: what ends streams and connections, and what is counted of it.
 
+mod connection;
 pub mod content;
 mod duplex;
+pub mod error;
 pub(crate) mod fault;
+mod frame;
+mod head;
+mod hpack;
 mod liveness;
 mod send;
+mod streams;
+mod trial;
 mod turn;
 
 #[cfg(test)]
@@ -36,20 +47,20 @@ use futures_util::{
     future::CatchUnwind,
     stream::{FuturesUnordered, Stream as _},
 };
-use h2::{
-    Reason, RecvStream,
-    ext::Protocol,
-    server::{Builder, SendResponse},
-};
-use http::{Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use http_body::Body;
 use pin_project_lite::pin_project;
 use tokio::io::{AsyncRead, AsyncWrite};
 
+#[doc(hidden)]
+pub use self::trial::{Trial, read_in_pieces};
 use self::{
+    connection::{Accepted, Connection},
     content::{Content, Wish},
     duplex::Duplex,
+    error::Http2Error,
     liveness::Liveness,
+    streams::{Receiver, Responder},
     turn::{Part, Turns},
 };
 use super::{
@@ -57,6 +68,7 @@ use super::{
     patience::{Over, Progress},
 };
 use crate::{
+    http1::spare,
     incoming::Incoming,
     upstream::{
         body::BodyError,
@@ -66,7 +78,7 @@ use crate::{
 };
 
 /// How many requests a connection may have under way.
-const MAX_STREAMS: u32 = 200;
+const MAX_STREAMS: usize = 200;
 
 /// How many of them a client may take back before they are looked at (rapid reset), and how many the gate may have had to reset for what
 /// was wrong with them (MadeYouReset); with more, the connection ends. No client that means well comes near.
@@ -77,9 +89,6 @@ const MAX_FAULTY: usize = 256;
 /// read must not hold up the others, so the latter is a multiple; it is also the most memory that a connection takes for them.
 const STREAM_WINDOW: u32 = 256 * 1024;
 const CONNECTION_WINDOW: u32 = 16 * STREAM_WINDOW;
-
-/// How much of one response is held for a client that is slow to read it.
-const SEND_BUFFER: usize = 64 * 1024;
 
 /// What a connection is served by.
 #[derive(Clone, Copy, Debug)]
@@ -99,13 +108,15 @@ impl From<&ListenerSettings> for Settings {
     }
 }
 
-/// Serves the requests that come over `stream`. `service` is given each with where interim responses to it go, and gives what has it served
-/// and when it is to be given up. Resolves when the connection has ended: by its client, or once `ends` has resolved and the last request has been answered.
+/// Serves the requests that come over `stream`, `first` before what is still to be read. `service` is given each with where interim
+/// responses to it go, and gives what has it served and when it is to be given up. Resolves when the connection has ended: by its client,
+/// or once `ends` has resolved and the last request has been answered.
 ///
 /// # Errors
 /// The connection failed, or its client broke the protocol.
 pub(super) async fn serve<T, S, A, F, B>(
     stream: Box<T>,
+    first: Bytes,
     settings: Settings,
     progress: Arc<Progress>,
     mut service: S,
@@ -118,10 +129,8 @@ where
     F: Future<Output = Response<B>>,
     B: Body<Data = Bytes, Error = BodyError> + Unpin,
 {
-    let mut connection = builder(&settings).handshake(stream).await?;
-    let mut liveness = connection
-        .ping_pong()
-        .map(|pings| Liveness::new(pings, progress, settings.idle_timeout, settings.ping_timeout));
+    let mut connection = Connection::new(stream, first, settings.max_header_size);
+    let mut liveness = Liveness::new(progress, settings.idle_timeout, settings.ping_timeout);
     let (mut streams, turns) = (FuturesUnordered::new(), Turns::new());
     let mut leaves = false;
     poll_fn(|context| {
@@ -132,81 +141,61 @@ where
             }
             if !leaves && Pin::new(&mut ends).poll(context).is_ready() {
                 leaves = true;
-                connection.graceful_shutdown();
+                connection.leave();
             }
-            if liveness.as_mut().is_some_and(|liveness| liveness.poll_gone(context).is_ready()) {
+            if liveness.poll_gone(context, || connection.ask()).is_ready() {
                 return Poll::Ready(Err(io::Error::from(io::ErrorKind::TimedOut).into()));
             }
-            while let Poll::Ready(request) = connection.poll_accept(context) {
-                match request.transpose()? {
-                    Some((request, respond)) => {
-                        let Begun { request, interim, wish, switch } = begin(request);
-                        let (answer, over) = service(request, interim.clone());
-                        let exchange = Exchange { respond, interim, wish, switch };
-                        let serving = AssertUnwindSafe(exchange.serve(answer)).catch_unwind();
-                        streams.push(Stream { over, serving });
-                        turns.wake_streams();
-                    }
-                    None => return Poll::Ready(Ok(())),
-                }
-            }
-            Poll::Pending
+            connection.poll(context, |accepted| {
+                let Begun { request, exchange } = begin(accepted);
+                let (answer, over) = service(request, exchange.interim.clone());
+                let serving = AssertUnwindSafe(exchange.serve(answer)).catch_unwind();
+                streams.push(Stream { over, serving });
+                turns.wake_streams();
+            })
         })
     })
     .await
 }
 
-fn builder(settings: &Settings) -> Builder {
-    let mut builder = h2::server::Builder::new();
-    builder
-        .max_concurrent_streams(MAX_STREAMS)
-        .max_pending_accept_reset_streams(MAX_RESET_EARLY)
-        .max_local_error_reset_streams(Some(MAX_FAULTY))
-        .max_header_list_size(u32::try_from(settings.max_header_size).unwrap_or(u32::MAX))
-        .initial_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_send_buffer_size(SEND_BUFFER)
-        .enable_connect_protocol();
-    builder
-}
-
 /// A request that was read, and what is to be known to answer it.
 struct Begun {
     request: Box<Request<Incoming>>,
-    interim: Interim,
-    wish: Option<Arc<Wish>>,
-    switch: Option<(Switch, RecvStream)>,
+    exchange: Exchange,
 }
 
 /// Gives a request its content.
-fn begin(request: Request<RecvStream>) -> Begun {
-    let (head, stream) = request.into_parts();
-    let mut request = Box::new(Request::from_parts(head, Incoming::Empty));
+fn begin(accepted: Accepted) -> Begun {
+    let Accepted { mut request, responder, receiver, length } = accepted;
     let (mut wish, mut switch) = (None, None);
-    if request.method() == Method::CONNECT && request.extensions().get::<Protocol>().is_some() {
-        let (to_tunnel, switching) = Switching::new();
-        request.extensions_mut().insert(switching);
-        switch = Some((to_tunnel, stream));
-    } else if !stream.is_end_stream() {
-        let expects = |value: &http::HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"100-continue");
-        wish = request.headers().get(header::EXPECT).filter(|value| expects(value)).map(|_| Arc::default());
-        *request.body_mut() = Incoming::Http2(Content::new(stream, request.headers(), wish.clone()));
+    match receiver {
+        Some(stream) if *request.method() == Method::CONNECT => {
+            let (to_tunnel, switching) = Switching::new();
+            request.extensions_mut().insert(switching);
+            switch = Some((to_tunnel, stream));
+        }
+        Some(stream) => {
+            let expects = |value: &http::HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"100-continue");
+            wish = request.headers().get(header::EXPECT).filter(|value| expects(value)).map(|_| Arc::default());
+            *request.body_mut() = Incoming::Http2(Content::new(stream, length, wish.clone()));
+        }
+        None => {}
     }
     // No window bounds what waits for a client that does not read.
-    Begun { request, interim: Interim::of_one_request(), wish, switch }
+    Begun { request, exchange: Exchange { responder, interim: Interim::of_one_request(), wish, switch } }
 }
 
 /// What a request is answered by.
 struct Exchange {
-    respond: SendResponse<Bytes>,
+    responder: Responder,
     interim: Interim,
     wish: Option<Arc<Wish>>,
-    switch: Option<(Switch, RecvStream)>,
+    switch: Option<(Switch, Receiver)>,
 }
 
 impl Exchange {
     /// Has the request answered, and sends the response.
-    async fn serve<F, B>(mut self, answer: impl FnOnce() -> F) -> Result<(), BodyError>
+    async fn serve<F, B>(self, answer: impl FnOnce() -> F) -> Result<(), BodyError>
     where
         F: Future<Output = Response<B>>,
         B: Body<Data = Bytes, Error = BodyError> + Unpin,
@@ -220,12 +209,12 @@ impl Exchange {
         let (head, body) = response.into_parts();
         let is_tunnel = self.switch.is_some() && head.status.is_success();
         let is_whole = body.is_end_stream() && !is_tunnel;
-        let sent = self.respond.send_response(Response::from_parts(head, ()), is_whole);
-        let mut to_client = sent.inspect_err(|_| self.respond.send_reset(Reason::INTERNAL_ERROR))?;
+        self.responder.respond(head.status, &head.headers, is_whole)?;
+        spare::give(head.headers);
         match self.switch.filter(|_| is_tunnel) {
-            Some((switch, from_client)) => switch.hand_over(Box::new(Duplex::new(from_client, to_client))),
+            Some((switch, from_client)) => switch.hand_over(Box::new(Duplex::new(from_client, self.responder))),
             None if is_whole => {}
-            None => send::content(&mut to_client, body).await?,
+            None => send::content(&self.responder, body).await?,
         }
         Ok(())
     }
@@ -235,23 +224,25 @@ impl Exchange {
     /// # Errors
     /// The client has taken the request back, or is gone.
     async fn answered<B>(
-        &mut self,
+        &self,
         mut response: Pin<&mut impl Future<Output = Response<B>>>,
-    ) -> Result<Response<B>, h2::Error> {
+    ) -> Result<Response<B>, Http2Error> {
         poll_fn(|context| {
+            // It may have been taken back before anybody has seen it.
+            if let Poll::Ready(why) = self.responder.poll_ended(context) {
+                return Poll::Ready(Err(why));
+            }
             let answered = response.as_mut().poll(context);
             for hint in self.interim.take() {
-                self.respond.send_informational(hint)?;
+                self.responder.respond(hint.status(), hint.headers(), false)?;
             }
             if let Poll::Ready(response) = answered {
                 return Poll::Ready(Ok(response));
             }
             if self.wish.as_ref().is_some_and(|wish| wish.poll_said(context)) {
-                let mut go_on = Response::new(());
-                *go_on.status_mut() = StatusCode::CONTINUE;
-                self.respond.send_informational(go_on)?;
+                self.responder.respond(StatusCode::CONTINUE, &HeaderMap::new(), false)?;
             }
-            self.respond.poll_reset(context).map(|reason| Err(reason?.into()))
+            Poll::Pending
         })
         .await
     }

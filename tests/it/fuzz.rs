@@ -175,4 +175,5 @@ fuzzed!(
     websocket,
     response,
     request,
+    http2_frames,
 );

@@ -1,6 +1,7 @@
 //! Every request has one reading, or is refused; and nobody can hold the gate up.
 
 mod bodies;
+mod conformance;
 mod differential;
 mod document;
 mod faults;

@@ -10,15 +10,16 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
-use h2::{Reason, RecvStream};
-use http::{HeaderMap, header};
+use h2::Reason;
 use http_body::{Frame, SizeHint};
+
+use super::{error::Http2Error, streams::Receiver};
 
 /// The content of a request. Its client may send more of it as it is read.
 #[derive(Debug)]
 pub struct Content {
-    stream: RecvStream,
-    /// How much is still to come, where the request says so. The library sees to it that it is true.
+    stream: Receiver,
+    /// How much is still to come, where the request says so. The connection sees to it that it is true.
     left: Option<u64>,
     /// Data has ended; trailers may follow.
     has_ended: bool,
@@ -34,20 +35,18 @@ pub(super) struct Wish {
 }
 
 impl Content {
-    pub(super) fn new(stream: RecvStream, fields: &HeaderMap, wish: Option<Arc<Wish>>) -> Self {
-        let left = fields.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+    pub(super) fn new(stream: Receiver, left: Option<u64>, wish: Option<Arc<Wish>>) -> Self {
         Self { stream, left, has_ended: false, wish }
     }
 
-    pub(crate) fn poll_frame(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
+    pub(crate) fn poll_frame(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Http2Error>>> {
         if let Some(wish) = self.wish.take() {
             wish.say();
         }
         if !self.has_ended {
             match ready!(self.stream.poll_data(context)) {
                 Some(Ok(data)) => {
-                    // It can fail only for more than was received.
-                    let _ = self.stream.flow_control().release_capacity(data.len());
+                    self.stream.use_up(data.len());
                     self.left = self.left.map(|left| left.saturating_sub(data.len() as u64));
                     return Poll::Ready(Some(Ok(Frame::data(data))));
                 }
@@ -55,14 +54,11 @@ impl Content {
                 None => self.has_ended = true,
             }
         }
-        match ready!(self.stream.poll_trailers(context)) {
-            Ok(trailers) => Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers)))),
-            Err(error) => Poll::Ready(failure(error)),
-        }
+        Poll::Ready(self.stream.trailers().map(|trailers| Ok(Frame::trailers(trailers))))
     }
 
     pub(crate) fn is_end_stream(&self) -> bool {
-        self.stream.is_end_stream()
+        self.stream.is_at_end()
     }
 
     pub(crate) fn size_hint(&self) -> SizeHint {
@@ -84,6 +80,6 @@ impl Wish {
 }
 
 /// A client that has its answer may take back what is left of its request without that being an error (RFC 9113 §8.1).
-fn failure(error: h2::Error) -> Option<Result<Frame<Bytes>, h2::Error>> {
-    (error.reason() != Some(Reason::NO_ERROR)).then_some(Err(error))
+fn failure(error: Http2Error) -> Option<Result<Frame<Bytes>, Http2Error>> {
+    (error != Http2Error::ResetByClient(Reason::NO_ERROR)).then_some(Err(error))
 }

@@ -4,6 +4,7 @@ use std::error::Error;
 
 use h2::Reason;
 
+use super::error::Http2Error;
 use crate::server::{access, http1::Refusals};
 
 /// The errors of a connection by which the gate ends it, as RFC 9113 §7 calls them. Others are its own fault, or nobody's.
@@ -32,9 +33,8 @@ impl Refusals {
     }
 }
 
-/// Which fault of the client's it was. What the client says of the gate (`GOAWAY`), and connections that break, are none.
+/// Which fault of the client's it was. Connections that break are none.
 fn fault(error: &(dyn Error + 'static)) -> Option<&'static str> {
-    let error = error.downcast_ref::<h2::Error>()?;
-    let is_ours = error.is_library() && error.is_go_away();
-    FAULTS.iter().find(|(reason, _)| is_ours && error.reason() == Some(*reason)).map(|(_, name)| *name)
+    let Http2Error::Connection(fault) = error.downcast_ref()? else { return None };
+    FAULTS.iter().find(|(reason, _)| reason == fault).map(|(_, name)| *name)
 }

@@ -7,7 +7,6 @@ use std::{
     time::Duration,
 };
 
-use h2::{Ping, PingPong};
 use tokio::time::{Instant, Sleep, sleep};
 
 use crate::{seldom::Seldom, server::patience::Progress};
@@ -15,7 +14,6 @@ use crate::{seldom::Seldom, server::patience::Progress};
 /// Asks, and waits for an answer.
 #[derive(Debug)]
 pub(super) struct Liveness {
-    pings: PingPong,
     progress: Arc<Progress>,
     /// After how much silence it is asked.
     interval: Duration,
@@ -28,13 +26,13 @@ pub(super) struct Liveness {
 }
 
 impl Liveness {
-    pub(super) fn new(pings: PingPong, progress: Arc<Progress>, interval: Duration, patience: Duration) -> Self {
+    pub(super) fn new(progress: Arc<Progress>, interval: Duration, patience: Duration) -> Self {
         let timer = Seldom::new(Box::pin(sleep(interval)));
-        Self { pings, progress, interval, patience, timer, heard: 0, is_asked: false }
+        Self { progress, interval, patience, timer, heard: 0, is_asked: false }
     }
 
-    /// Whether nothing came of it, not even an answer.
-    pub(super) fn poll_gone(&mut self, context: &mut Context<'_>) -> Poll<()> {
+    /// Whether nothing came of it, not even an answer. `ask` sends a `PING`.
+    pub(super) fn poll_gone(&mut self, context: &mut Context<'_>, ask: impl Fn()) -> Poll<()> {
         while Pin::new(&mut self.timer).poll(context).is_ready() {
             let heard = self.progress.heard();
             let is_silent = heard == self.heard;
@@ -44,9 +42,7 @@ impl Liveness {
             }
             self.is_asked = is_silent;
             if is_silent {
-                // The answer to the one before has to be taken before another can be sent. One that ends takes none.
-                let _ = self.pings.poll_pong(context);
-                let _ = self.pings.send_ping(Ping::opaque());
+                ask();
             }
             let wait = if is_silent { self.patience } else { self.interval };
             self.timer.inner_mut().as_mut().reset(Instant::now() + wait);

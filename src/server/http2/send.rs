@@ -3,10 +3,11 @@
 use std::{error::Error, future::poll_fn, pin::Pin, task::Poll};
 
 use bytes::Bytes;
-use h2::{Reason, SendStream};
-use http::{HeaderMap, HeaderValue, Response, header};
+use h2::Reason;
+use http::{HeaderValue, Response, header};
 use http_body::Body;
 
+use super::streams::Responder;
 use crate::{
     server::date,
     upstream::{body::BodyError, fields},
@@ -29,64 +30,50 @@ pub(super) fn put_in_form<B: Body>(response: &mut Response<B>) {
 ///
 /// # Errors
 /// It broke off: of itself, which the client is told, or because the client takes no more.
-pub(super) async fn content<B>(stream: &mut SendStream<Bytes>, mut body: B) -> Result<(), BodyError>
+pub(super) async fn content<B>(stream: &Responder, mut body: B) -> Result<(), BodyError>
 where
     B: Body<Data = Bytes, Error = BodyError> + Unpin,
 {
     loop {
         let frame = poll_fn(|context| {
-            if let Poll::Ready(reason) = stream.poll_reset(context)? {
-                return Poll::Ready(Err(BodyError::from(h2::Error::from(reason))));
+            if let Poll::Ready(why) = stream.poll_ended(context) {
+                return Poll::Ready(Err(BodyError::from(why)));
             }
             Pin::new(&mut body).poll_frame(context).map(Ok)
         });
         let frame = match frame.await?.transpose() {
             Ok(frame) => frame,
             Err(error) => {
-                stream.send_reset(reason(&*error));
+                stream.reset(reason(&*error));
                 return Err(error);
             }
         };
-        let Some(frame) = frame else { return Ok(stream.send_data(Bytes::new(), true)?) };
+        let Some(frame) = frame else { return Ok(stream.send(Bytes::new(), true).map(drop)?) };
         match frame.into_data() {
             Ok(data) => {
                 let is_last = body.is_end_stream();
-                if !data.is_empty() {
-                    room(stream).await?;
+                poll_fn(|context| stream.poll_room(context)).await?;
+                let is_taken = stream.send(data, is_last)?;
+                if is_last && !is_taken {
+                    // Until then the response is there, and what holds it to its time.
+                    poll_fn(|context| stream.poll_room(context)).await?;
                 }
-                stream.send_data(data, is_last)?;
                 if is_last {
                     return Ok(());
                 }
             }
             Err(frame) => {
                 if let Ok(mut trailers) = frame.into_trailers() {
-                    return end_with(stream, &mut trailers);
+                    fields::strip_response_trailers(&mut trailers);
+                    // Behind what the client may not have taken yet.
+                    if !stream.end_with(trailers)? {
+                        poll_fn(|context| stream.poll_room(context)).await?;
+                    }
+                    return Ok(());
                 }
             }
         }
     }
-}
-
-fn end_with(stream: &mut SendStream<Bytes>, trailers: &mut HeaderMap) -> Result<(), BodyError> {
-    fields::strip_response_trailers(trailers);
-    Ok(stream.send_trailers(std::mem::take(trailers))?)
-}
-
-/// Resolves when the client takes more. No more is claimed of the connection's window than that: the library asks for as much as there is
-/// once it has it, and a stream that has nothing to send must not hold what others need.
-///
-/// # Errors
-/// It takes no more.
-pub(super) async fn room(stream: &mut SendStream<Bytes>) -> Result<(), h2::Error> {
-    stream.reserve_capacity(1);
-    while stream.capacity() == 0 {
-        match poll_fn(|context| stream.poll_capacity(context)).await {
-            Some(more) => drop(more?),
-            None => return Err(Reason::CANCEL.into()),
-        }
-    }
-    Ok(())
 }
 
 /// What the client is told of content that broke off.

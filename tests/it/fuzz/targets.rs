@@ -28,7 +28,10 @@ use portcullis::{
     management::{export::lines::Lines, user::UserReader},
     marker::{Kind, MarkerRecord, record::MAX_VALUE_LENGTH},
     route::path,
-    server::http1::read_in_pieces,
+    server::{
+        http1::read_in_pieces,
+        http2::{self, Trial},
+    },
     stream::websocket::Frames,
     token::{
         claims::{ClientId, MAX_ID_LENGTH, SessionId, Subject, TokenId},
@@ -67,6 +70,7 @@ pub(crate) const TARGETS: &[Target] = &[
     Target { name: "websocket", run: websocket, seeds: FRAMES },
     Target { name: "response", run: response, seeds: RESPONSES },
     Target { name: "request", run: request, seeds: REQUESTS },
+    Target { name: "http2_frames", run: http2_frames, seeds: HTTP2 },
 ];
 
 const ISSUER: &str = "https://issuer.example/";
@@ -642,4 +646,63 @@ pub(crate) fn request(data: &[u8]) {
     assert_eq!(read_in_pieces(requests.chunks(1)), whole);
     let content: usize = whole.iter().flatten().map(|(target, content)| target.len() + content.len()).sum();
     assert!(content <= requests.len());
+}
+
+/// Frames of a client, behind its preface.
+const HTTP2: &[&[u8]] = &[
+    // A request without content, and its `SETTINGS`.
+    b"\x00\x04\0\0\0\x04\0\0\0\0\0\0\0\x0b\x01\x05\0\0\0\x01\x82\x86\x84\x41\x01a\x0f\x1f\x01x\x90",
+    // One with content in two parts, one of them padded, and trailers; a ping.
+    b"\x09\x04\0\0\0\x04\0\0\0\0\0\0\0\x06\x01\x04\0\0\0\x01\x83\x86\x84\x41\x01a\0\0\x02\0\0\0\0\0\x01hi\0\0\x05\0\x08\0\0\0\x01\x02me\0\0\0\0\x06\x01\x05\0\0\0\x01\x40\x01t\x02uv\0\0\x08\x06\0\0\0\0\x00pingpong",
+    // A header in pieces, a name that is put into the table and one that is found there, a window and the end of another stream.
+    b"\x1e\x18\0\0\0\x04\0\0\0\0\0\0\0\x04\x01\x01\0\0\0\x01\x82\x86\x84\x41\0\0\x02\x09\0\0\0\0\x01\x01a\0\0\x05\x09\x04\0\0\0\x01\x40\x01k\x01v\0\0\x07\x01\x05\0\0\0\x03\x82\x86\x84\x41\x01a\xbe\0\0\x04\x08\0\0\0\0\x01\0\0\0\x01\0\0\x04\x03\0\0\0\0\x03\0\0\0\x08",
+    // Small windows, and settings that change.
+    b"\x20\x20\0\0\x06\x04\0\0\0\0\0\0\x04\0\0\0\x01\0\0\x06\x01\x04\0\0\0\x01\x83\x86\x84\x41\x01a\0\0\x05\0\x01\0\0\0\x01hello\0\0\x0c\x04\0\0\0\0\0\0\x04\0\0\0\x09\0\x01\0\0\0\0\0\0\0\x04\x01\0\0\0\0\0\0\x08\x07\0\0\0\0\0\0\0\0\0\0\0\0\0",
+];
+
+/// A client's frames, cut in three at places that the first two bytes tell: they come to the same as byte by byte, and what goes out is what
+/// a client can understand.
+pub(crate) fn http2_frames(data: &[u8]) {
+    let [first, second, frames @ ..] = data else { return };
+    let bytes = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", frames].concat();
+    let first = usize::from(*first).min(bytes.len());
+    let second = (first + usize::from(*second)).min(bytes.len());
+    let pieces = http2::read_in_pieces([&bytes[..first], &bytes[first..second], &bytes[second..]], 1000);
+    let bytewise = http2::read_in_pieces(bytes.chunks(1), 1000);
+    for trial in [&pieces, &bytewise] {
+        let content: usize = trial.requests.iter().map(|(_, content, _)| content.len()).sum();
+        assert!(content <= frames.len());
+        understood(&trial.sent);
+    }
+    // What is too much at once may be well in pieces, and what is answered by then may be the end of a client that has said goodbye.
+    let depends = |trial: &Trial| trial.end.as_ref().is_some_and(|end| end.contains("calm") || end == "in order");
+    if !depends(&pieces) && !depends(&bytewise) {
+        // What comes at once with what resets it was not answered.
+        for request in &pieces.requests {
+            assert!(bytewise.requests.contains(request), "{request:?} is not among {:?}", bytewise.requests);
+        }
+        assert_eq!(pieces.end, bytewise.end);
+    }
+}
+
+/// Whether these are whole frames, and those of each stream in their order: headers, content, and nothing after the end.
+fn understood(mut bytes: &[u8]) {
+    let mut streams = std::collections::BTreeMap::new();
+    while let Some((&[a, b, c, kind, flags, w, x, y, z], rest)) = bytes.split_first_chunk::<9>() {
+        let length = usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c);
+        assert!(length <= 16_384);
+        let stream = u32::from_be_bytes([w, x, y, z]);
+        let (_, rest) = rest.split_at_checked(length).expect("a whole frame");
+        bytes = rest;
+        let state = streams.entry(stream).or_insert("new");
+        *state = match (kind, *state) {
+            (4 | 6..=8, _) if stream == 0 => "new",
+            (8, state) if state != "reset" => state,
+            (3, _) => "reset",
+            (1, "new") | (0, "answered") if flags & 1 != 0 => "ended",
+            (1, "new") | (0, "answered") => "answered",
+            (kind, state) => panic!("frame {kind} for stream {stream}, which is {state}"),
+        };
+    }
+    assert!(bytes.is_empty(), "a frame is cut off");
 }

@@ -40,7 +40,7 @@ async fn what_a_client_did_wrong_is_counted_by_what_it_is() {
         ("flow_control_error", 3, frame(WINDOW_UPDATE, 0, 0, &0x7fff_ffff_u32.to_be_bytes())),
         // Of a frame that is too large its head is enough.
         ("frame_size_error", 6, frame(DATA, 0, 1, &vec![0; 20_000])[..9].to_vec()),
-        ("protocol_error", 1, frame(HEADERS, END_HEADERS | END_STREAM, 1, &[0xff; 64])),
+        ("compression_error", 9, frame(HEADERS, END_HEADERS | END_STREAM, 1, &[0xff; 64])),
     ];
     let mut expected = none;
     for (fault, code, bytes) in wrong {

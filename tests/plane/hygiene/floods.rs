@@ -220,6 +220,15 @@ async fn frames_that_cost_an_answer() {
         .await
     })
     .await;
+    survives("settings of windows", async |address| {
+        let mut connection = Http2::connect(address).await;
+        for number in 0..200 {
+            connection.send(get(stream(number), "/slow")).await;
+        }
+        let many: Vec<u8> = (0..2730).flat_map(|number| setting(4, number % 2)).collect();
+        flood(connection, 256, |_| frame(SETTINGS, 0, 0, &many)).await
+    })
+    .await;
     // Nobody reads the answers.
     survives("pings, deaf", async |address| {
         let mut connection = Http2::connect(address).await;
@@ -255,6 +264,24 @@ async fn frames_that_say_nothing() {
     .await;
     survives("frames of no known kind", async |address| {
         flood(Http2::connect(address).await, 200_000, |_| frame(0xbe, 0xff, 0, &[0; 32])).await
+    })
+    .await;
+}
+
+/// Content that nobody reads, a kibibyte in each block of what else comes.
+#[tokio::test(flavor = "multi_thread")]
+async fn content_among_much_else() {
+    survives("content that nobody reads", async |address| {
+        let mut connection = Http2::connect(address).await;
+        for number in 0..16 {
+            connection.send(frame(HEADERS, END_HEADERS, stream(number), &request("POST", "/slow"))).await;
+        }
+        let nothing = frame(0xbe, 0, 0, &[0; 16_000]);
+        flood(connection, 4000, |number| {
+            let data = frame(DATA, 0, stream(number % 16), &[b'x'; 1000]);
+            [&data[..], &nothing, &nothing, &nothing, &nothing].concat()
+        })
+        .await
     })
     .await;
 }

@@ -131,6 +131,11 @@ impl Http2 {
         connection
     }
 
+    /// One that has been begun.
+    pub(super) const fn over(stream: TcpStream) -> Self {
+        Self { stream, buffer: Vec::new() }
+    }
+
     /// Acknowledges the other side's settings, which take effect by that; what came after them is left to be read.
     pub(super) async fn settle(mut self) -> (Vec<u8>, Vec<u8>, TcpStream) {
         let settings = self.next().await.expect("settings");

@@ -131,3 +131,28 @@ async fn the_total_time_is_up_for_an_answer_that_stands() {
     eventually("it is asked for", async || open.load(Ordering::SeqCst) == 1).await;
     eventually("the upstream is let go", async || open.load(Ordering::SeqCst) == 0).await;
 }
+
+/// An answer that is there as a whole is no more than one of which there is more to come.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_small_answer_that_stands_is_ended_alone() {
+    let listener = "[listener]\nidle_timeout = \"2s\"\nheader_timeout = \"30s\"\n";
+    let route = "[[routes]]\nauth = \"none\"\nupstream = \"{upstream}\"\nlimits = { max_requests = 1 }\n";
+    let gate = TestGate::start(&[listener, route].concat()).await;
+    let mut connection = Http2::with_settings(gate.address(), &setting(4, 1)).await;
+    connection.send(get(1, "/stands")).await;
+    let begun = Instant::now();
+    loop {
+        let received = connection.next().await.expect("the connection goes on");
+        match (received.kind, received.stream) {
+            (PING, _) if received.flags == 0 => {
+                connection.send(frame(PING, 1, 0, &received.payload)).await;
+            }
+            (RST_STREAM, 1) => break assert_eq!(received.code(4), CANCEL),
+            _ => assert!(begun.elapsed() < Duration::from_secs(20), "never reset"),
+        }
+    }
+    assert!(begun.elapsed() > Duration::from_millis(1800), "{:?}", begun.elapsed());
+    // Its place is free.
+    connection.send([get(3, "/next"), frame(WINDOW_UPDATE, 0, 3, &100_000_u32.to_be_bytes())].concat()).await;
+    assert_eq!(connection.answer(3).await, Answer::Response(200, b"ok".to_vec()));
+}

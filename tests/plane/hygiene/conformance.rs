@@ -1,0 +1,298 @@
+//! What RFC 9113 says of frames that are wrong, or come at the wrong time: what each is answered by, and that nothing else is.
+
+use super::frames::{
+    ACK, Answer, CONTINUATION, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, Http2, PING, PRIORITY, RST_STREAM,
+    SETTINGS, WINDOW_UPDATE, block, frame, get, request, setting,
+};
+use crate::support::{gate::TestGate, upstream::StreamBody};
+
+const PUSH_PROMISE: u8 = 5;
+const PADDED: u8 = 8;
+const HAS_PRIORITY: u8 = 32;
+
+const PROTOCOL_ERROR: u32 = 1;
+const FLOW_CONTROL_ERROR: u32 = 3;
+const STREAM_CLOSED: u32 = 5;
+const FRAME_SIZE_ERROR: u32 = 6;
+const CANCEL: u32 = 8;
+const COMPRESSION_ERROR: u32 = 9;
+
+const OPEN: &str = "[[routes]]\nauth = \"none\"\nupstream = \"{upstream}\"\n";
+
+/// How the gate takes it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Taken {
+    /// The connection goes on, and so does stream 1.
+    Well,
+    /// Stream 1 is reset, and the connection goes on.
+    Stream(u32),
+    /// The connection ends.
+    Connection(u32),
+}
+
+use Taken::{Connection, Stream, Well};
+
+/// A request whose content is still to come.
+fn begun(stream: u32) -> Vec<u8> {
+    frame(HEADERS, END_HEADERS, stream, &request("POST", "/"))
+}
+
+/// A request with content.
+fn posted(stream: u32, content: &[u8]) -> Vec<u8> {
+    [begun(stream), frame(DATA, END_STREAM, stream, content)].concat()
+}
+
+fn number(number: u32) -> [u8; 4] {
+    number.to_be_bytes()
+}
+
+/// Frames after the client's first `SETTINGS`, with what section they are about. Those that are taken well end the request of stream 1, if
+/// there is one.
+fn cases() -> Vec<(&'static str, Vec<u8>, Taken)> {
+    let last = || frame(DATA, END_STREAM, 1, b"");
+    let fields = request("POST", "/");
+    let (first, second) = fields.split_at(7);
+    let padded = |padding: u8, payload: &[u8]| [&[padding], payload].concat();
+    let code = number(CANCEL);
+    vec![
+        ("4.1 frames of unknown kinds mean nothing", [frame(0xfe, 0xff, 0, b"x"), get(1, "/")].concat(), Well),
+        ("4.1 flags that are not defined mean nothing", frame(HEADERS, 0xd2 | 0x05, 1, &fields), Well),
+        (
+            "4.1 the reserved bit means nothing",
+            [begun(0x8000_0001), frame(DATA, END_STREAM, 0x8000_0001, b"")].concat(),
+            Well,
+        ),
+        ("4.2 the largest frame", posted(1, &[b'x'; 16_384]), Well),
+        ("4.2 a frame that is too large", frame(DATA, 0, 1, &[b'x'; 16_385]), Connection(FRAME_SIZE_ERROR)),
+        ("4.3 a block that cannot be read", frame(HEADERS, 5, 1, &[0xff; 8]), Connection(COMPRESSION_ERROR)),
+        ("4.3 a block that is cut off", frame(HEADERS, 5, 1, &[0x00, 0x05, b'a']), Connection(COMPRESSION_ERROR)),
+        (
+            "4.3 a block that is interrupted by another frame",
+            [frame(HEADERS, 0, 1, first), frame(PRIORITY, 0, 1, &[0; 5])].concat(),
+            Connection(PROTOCOL_ERROR),
+        ),
+        (
+            "4.3 a block that goes on in another stream",
+            [frame(HEADERS, 0, 1, first), frame(CONTINUATION, 4, 3, second)].concat(),
+            Connection(PROTOCOL_ERROR),
+        ),
+        (
+            "4.3 a block that is interrupted by a frame of no known kind",
+            [frame(HEADERS, 0, 1, first), frame(0xfe, 0, 0, b"")].concat(),
+            Connection(PROTOCOL_ERROR),
+        ),
+        ("5.1 DATA for a stream that was never begun", frame(DATA, END_STREAM, 1, b"x"), Connection(PROTOCOL_ERROR)),
+        ("5.1 RST_STREAM for one", frame(RST_STREAM, 0, 1, &code), Connection(PROTOCOL_ERROR)),
+        ("5.1 WINDOW_UPDATE for one", frame(WINDOW_UPDATE, 0, 1, &number(1)), Connection(PROTOCOL_ERROR)),
+        ("5.1 CONTINUATION for one", frame(CONTINUATION, 4, 1, &fields), Connection(PROTOCOL_ERROR)),
+        ("5.1 PRIORITY for one", [frame(PRIORITY, 0, 1, &[0; 5]), get(1, "/")].concat(), Well),
+        ("5.1 DATA after the end", [get(1, "/slow"), frame(DATA, 0, 1, b"x")].concat(), Stream(STREAM_CLOSED)),
+        ("5.1 HEADERS after the end", [get(1, "/slow"), frame(HEADERS, 5, 1, &fields)].concat(), Stream(STREAM_CLOSED)),
+        ("5.1 WINDOW_UPDATE after the end", [get(1, "/"), frame(WINDOW_UPDATE, 0, 1, &number(1))].concat(), Well),
+        (
+            "5.1 DATA after RST_STREAM",
+            [begun(1), frame(RST_STREAM, 0, 1, &code), frame(DATA, 0, 1, b"x"), get(3, "/")].concat(),
+            Well,
+        ),
+        ("5.1.1 a stream with an even number", get(2, "/"), Connection(PROTOCOL_ERROR)),
+        ("5.1.1 no stream", get(0, "/"), Connection(PROTOCOL_ERROR)),
+        ("5.1.1 a stream before another", [get(3, "/"), get(1, "/")].concat(), Stream(STREAM_CLOSED)),
+        (
+            "5.3.1 a stream that depends on itself",
+            [frame(PRIORITY, 0, 1, &[0, 0, 0, 1, 0]), get(1, "/")].concat(),
+            Well,
+        ),
+        ("6.1 DATA for no stream", frame(DATA, 0, 0, b"x"), Connection(PROTOCOL_ERROR)),
+        ("6.1 DATA with padding", [begun(1), frame(DATA, PADDED | END_STREAM, 1, &padded(2, b"x--"))].concat(), Well),
+        (
+            "6.1 DATA of padding alone",
+            [begun(1), frame(DATA, PADDED | END_STREAM, 1, &padded(2, b"--"))].concat(),
+            Well,
+        ),
+        (
+            "6.1 more padding than payload",
+            [begun(1), frame(DATA, PADDED, 1, &padded(2, b"x"))].concat(),
+            Connection(PROTOCOL_ERROR),
+        ),
+        (
+            "6.1 padding without its length",
+            [begun(1), frame(DATA, PADDED, 1, b"")].concat(),
+            Connection(FRAME_SIZE_ERROR),
+        ),
+        ("6.2 HEADERS with padding", frame(HEADERS, PADDED | 5, 1, &padded(1, &[&fields[..], b"-"].concat())), Well),
+        ("6.2 HEADERS with a priority", frame(HEADERS, HAS_PRIORITY | 5, 1, &[&[0; 5], &fields[..]].concat()), Well),
+        (
+            "6.2 more padding than a block",
+            frame(HEADERS, PADDED | 5, 1, &padded(255, &fields)),
+            Connection(PROTOCOL_ERROR),
+        ),
+        ("6.3 PRIORITY for no stream", frame(PRIORITY, 0, 0, &[0; 5]), Connection(PROTOCOL_ERROR)),
+        (
+            "6.3 PRIORITY of another length",
+            [begun(1), frame(PRIORITY, 0, 1, &[0; 4])].concat(),
+            Stream(FRAME_SIZE_ERROR),
+        ),
+        ("6.4 RST_STREAM for no stream", frame(RST_STREAM, 0, 0, &code), Connection(PROTOCOL_ERROR)),
+        (
+            "6.4 RST_STREAM of another length",
+            [begun(1), frame(RST_STREAM, 0, 1, &[0; 3])].concat(),
+            Connection(FRAME_SIZE_ERROR),
+        ),
+        (
+            "6.5 an acknowledgement that says something",
+            frame(SETTINGS, ACK, 0, &setting(3, 1)),
+            Connection(FRAME_SIZE_ERROR),
+        ),
+        ("6.5 SETTINGS of a stream", frame(SETTINGS, 0, 1, &setting(3, 1)), Connection(PROTOCOL_ERROR)),
+        ("6.5 SETTINGS of another length", frame(SETTINGS, 0, 0, &[0; 5]), Connection(FRAME_SIZE_ERROR)),
+        ("6.5.2 ENABLE_PUSH other than 0 and 1", frame(SETTINGS, 0, 0, &setting(2, 2)), Connection(PROTOCOL_ERROR)),
+        (
+            "6.5.2 a window that is too large",
+            frame(SETTINGS, 0, 0, &setting(4, 0x8000_0000)),
+            Connection(FLOW_CONTROL_ERROR),
+        ),
+        ("6.5.2 frames that are too small", frame(SETTINGS, 0, 0, &setting(5, 16_383)), Connection(PROTOCOL_ERROR)),
+        ("6.5.2 frames that are too large", frame(SETTINGS, 0, 0, &setting(5, 16_777_216)), Connection(PROTOCOL_ERROR)),
+        ("6.5.2 a setting that nobody knows", [frame(SETTINGS, 0, 0, &setting(0xff, 1)), get(1, "/")].concat(), Well),
+        (
+            "6.6 PUSH_PROMISE of a client",
+            [begun(1), frame(PUSH_PROMISE, 4, 1, &[&number(2)[..], &fields].concat())].concat(),
+            Connection(PROTOCOL_ERROR),
+        ),
+        ("6.7 PING of a stream", frame(PING, 0, 1, &[0; 8]), Connection(PROTOCOL_ERROR)),
+        ("6.7 PING of another length", frame(PING, 0, 0, &[0; 6]), Connection(FRAME_SIZE_ERROR)),
+        ("6.7 an acknowledgement that was not asked for", [frame(PING, ACK, 0, &[0; 8]), get(1, "/")].concat(), Well),
+        ("6.8 GOAWAY of a stream", frame(GOAWAY, 0, 1, &[0; 8]), Connection(PROTOCOL_ERROR)),
+        ("6.8 GOAWAY that is cut off", frame(GOAWAY, 0, 0, &[0; 7]), Connection(FRAME_SIZE_ERROR)),
+        ("6.9 a window that grows by nothing", frame(WINDOW_UPDATE, 0, 0, &number(0)), Connection(PROTOCOL_ERROR)),
+        (
+            "6.9 a stream's window that grows by nothing",
+            [begun(1), frame(WINDOW_UPDATE, 0, 1, &number(0))].concat(),
+            Stream(PROTOCOL_ERROR),
+        ),
+        ("6.9 WINDOW_UPDATE of another length", frame(WINDOW_UPDATE, 0, 0, &[0; 3]), Connection(FRAME_SIZE_ERROR)),
+        (
+            "6.9.1 a window that is too large",
+            frame(WINDOW_UPDATE, 0, 0, &number(0x7fff_ffff)),
+            Connection(FLOW_CONTROL_ERROR),
+        ),
+        (
+            "6.9.1 a stream's window that is too large",
+            [begun(1), frame(WINDOW_UPDATE, 0, 1, &number(0x7fff_ffff))].concat(),
+            Stream(FLOW_CONTROL_ERROR),
+        ),
+        (
+            "6.9.2 a window that becomes too large by a setting",
+            [
+                begun(1),
+                frame(WINDOW_UPDATE, 0, 1, &number(0x7fff_0000)),
+                frame(SETTINGS, 0, 0, &setting(4, 0x7fff_ffff)),
+            ]
+            .concat(),
+            Connection(FLOW_CONTROL_ERROR),
+        ),
+        (
+            "6.10 CONTINUATION after the end of a block",
+            [begun(1), frame(CONTINUATION, 4, 1, &fields)].concat(),
+            Connection(PROTOCOL_ERROR),
+        ),
+        (
+            "6.10 blocks in pieces, one of them empty",
+            [frame(HEADERS, END_STREAM, 1, first), frame(CONTINUATION, 0, 1, b""), frame(CONTINUATION, 4, 1, second)]
+                .concat(),
+            Well,
+        ),
+        (
+            "8.1 a second header that does not end the request",
+            [begun(1), frame(HEADERS, END_HEADERS, 1, &block([(&b"x"[..], &b"y"[..])]))].concat(),
+            Stream(PROTOCOL_ERROR),
+        ),
+        ("8.1 trailers", [begun(1), frame(HEADERS, 5, 1, &block([(&b"x"[..], &b"y"[..])]))].concat(), Well),
+        ("8.1 content of a request that has all of it", [begun(1), frame(DATA, 0, 1, b"x"), last()].concat(), Well),
+        (
+            "RFC 7541 4.2 a table that is too large",
+            frame(HEADERS, 5, 1, &[&[0x3f, 0xe2, 0x1f], &fields[..]].concat()),
+            Connection(COMPRESSION_ERROR),
+        ),
+        (
+            "RFC 7541 6.1 a field that nobody has named",
+            frame(HEADERS, 5, 1, &[&fields[..], &[0xbe]].concat()),
+            Connection(COMPRESSION_ERROR),
+        ),
+        ("RFC 7541 4.2 a table that is made empty", frame(HEADERS, 5, 1, &[&[0x20], &fields[..]].concat()), Well),
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn frames_are_taken_as_the_standard_says() {
+    let gate = TestGate::start(OPEN).await;
+    gate.upstream.handle(|request| async move {
+        if request.uri().path() == "/slow" {
+            std::future::pending::<()>().await;
+        }
+        http::Response::new(StreamBody::from("ok"))
+    });
+    let mut wrong = Vec::new();
+    for (what, bytes, expected) in cases() {
+        for pieces in [bytes.len().max(1), 1] {
+            let found = taken(&gate, &bytes, pieces, &expected).await;
+            if found != expected {
+                wrong.push(format!("{what}: {found:?} instead of {expected:?}"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// Sends this in such pieces, and a request behind it.
+async fn taken(gate: &TestGate, bytes: &[u8], pieces: usize, expected: &Taken) -> Taken {
+    let mut connection = Http2::connect(gate.address()).await;
+    for piece in bytes.chunks(pieces) {
+        connection.send(piece).await;
+    }
+    // Of a frame that cannot be understood nothing more is.
+    connection.send(get(1001, "/")).await;
+    let mut reset = None;
+    let mut answered = std::collections::BTreeSet::new();
+    while let Some(frame) = connection.next().await {
+        match frame.kind {
+            GOAWAY => return Connection(frame.code(8)),
+            // An answer came without the content that was still to come (RFC 9113 §8.1).
+            RST_STREAM if frame.code(4) == 0 => {}
+            RST_STREAM => reset = Some(Stream(frame.code(4))),
+            HEADERS => drop(answered.insert(frame.stream)),
+            _ => {}
+        }
+        let is_over = match expected {
+            Well => answered.contains(&1) || answered.contains(&3) || reset.is_some(),
+            Stream(_) => reset.is_some(),
+            Connection(_) => true,
+        };
+        if is_over && answered.contains(&1001) {
+            break;
+        }
+    }
+    reset.unwrap_or(Well)
+}
+
+/// What does not begin as HTTP/2 does is none.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_begins_with_settings() {
+    let gate = TestGate::start(OPEN).await;
+    for first in [frame(PING, 0, 0, &[0; 8]), get(1, "/"), frame(SETTINGS, ACK, 0, &[])] {
+        let mut stream = tokio::net::TcpStream::connect(gate.address()).await.unwrap();
+        tokio::io::AsyncWriteExt::write_all(&mut stream, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
+        let mut connection = Http2::over(stream);
+        connection.send(first).await;
+        assert_eq!(connection.answer(1).await, Answer::GoAway(PROTOCOL_ERROR));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_says_goodbye_gets_its_answers() {
+    let gate = TestGate::start(OPEN).await;
+    let mut connection = Http2::connect(gate.address()).await;
+    connection.send([get(1, "/"), frame(GOAWAY, 0, 0, &[0; 8])].concat()).await;
+    assert_eq!(connection.answer(1).await, Answer::Response(200, b"ok".to_vec()));
+    while connection.next().await.is_some() {}
+}
