@@ -16,7 +16,7 @@
 mod connection;
 pub mod content;
 mod duplex;
-pub mod error;
+pub(crate) mod error;
 pub(crate) mod fault;
 mod frame;
 mod head;

@@ -4,7 +4,7 @@ use h2::Reason;
 
 /// What ended a stream, or its connection (RFC 9113 §5.4).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum Http2Error {
+pub(crate) enum Http2Error {
     /// The client has reset the stream.
     #[error("the client reset the stream: {0}")]
     ResetByClient(Reason),
