@@ -14,8 +14,10 @@ const PROTOCOL_ERROR: u32 = 1;
 const FLOW_CONTROL_ERROR: u32 = 3;
 const STREAM_CLOSED: u32 = 5;
 const FRAME_SIZE_ERROR: u32 = 6;
+const REFUSED_STREAM: u32 = 7;
 const CANCEL: u32 = 8;
 const COMPRESSION_ERROR: u32 = 9;
+const ENHANCE_YOUR_CALM: u32 = 11;
 
 const OPEN: &str = "[[routes]]\nauth = \"none\"\nupstream = \"{upstream}\"\n";
 
@@ -294,5 +296,104 @@ async fn a_client_that_says_goodbye_gets_its_answers() {
     let mut connection = Http2::connect(gate.address()).await;
     connection.send([get(1, "/"), frame(GOAWAY, 0, 0, &[0; 8])].concat()).await;
     assert_eq!(connection.answer(1).await, Answer::Response(200, b"ok".to_vec()));
-    while connection.next().await.is_some() {}
+    // It is told up to where it was served.
+    let mut goodbye = None;
+    while let Some(frame) = connection.next().await {
+        goodbye = goodbye.or((frame.kind == GOAWAY).then(|| (frame.code(4), frame.code(8))));
+    }
+    assert_eq!(goodbye, Some((1, 0)));
+}
+
+/// As many streams, errors, and frames that say nothing, and no more.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_too_much_ends_the_connection() {
+    let gate = TestGate::start(OPEN).await;
+    gate.upstream.handle(async |_| std::future::pending().await);
+    let number = |stream: usize| 2 * u32::try_from(stream).unwrap() + 1;
+    let times = |count: usize, next: &dyn Fn(usize) -> Vec<u8>| (0..count).flat_map(next).collect::<Vec<u8>>();
+    let fields = request("GET", "/");
+    let large = block([(&b"x"[..], &[b'x'; 16_000][..])]);
+    let empty = |count| [begun(1), times(count, &|_| frame(DATA, 0, 1, b""))].concat();
+    let pieces = |count, piece: &[u8]| {
+        let (first, last) = (frame(HEADERS, END_STREAM, 1, &fields), frame(CONTINUATION, END_HEADERS, 1, b""));
+        [first, times(count, &|_| frame(CONTINUATION, 0, 1, piece)), last].concat()
+    };
+    let wrong = |count| times(count, &|stream| get(number(stream), ""));
+    let early = |count| {
+        let taken_back = |stream| [get(number(stream), "/"), frame(RST_STREAM, 0, number(stream), &[0, 0, 0, 8])];
+        times(count, &|stream| taken_back(stream).concat())
+    };
+    for (what, bytes, is_too_much) in [
+        ("a hundred empty frames", empty(100), false),
+        ("one more", empty(101), true),
+        ("a hundred pieces", pieces(98, b""), false),
+        ("one more", pieces(99, b""), true),
+        ("a block of four headers", pieces(8, &large), false),
+        ("a larger one", pieces(9, &large), true),
+        ("as many requests that are none as may be", wrong(256), false),
+        ("one more", wrong(257), true),
+        ("as many requests taken back at once as may be", early(20), false),
+        ("one more", early(21), true),
+    ] {
+        let mut connection = Http2::connect(gate.address()).await;
+        connection.send([bytes, frame(PING, 0, 0, b"is there")].concat()).await;
+        let found = loop {
+            let frame = connection.next().await.expect("a goodbye");
+            match frame.kind {
+                GOAWAY => break Some(frame.code(8)),
+                PING if frame.flags == ACK => break None,
+                _ => {}
+            }
+        };
+        assert_eq!(found, is_too_much.then_some(ENHANCE_YOUR_CALM), "{what}");
+    }
+    // Of streams there is room for two hundred.
+    let mut connection = Http2::connect(gate.address()).await;
+    connection.send(times(201, &|stream| get(number(stream), "/"))).await;
+    assert_eq!(connection.answer(number(200)).await, Answer::Reset(REFUSED_STREAM));
+}
+
+/// A request that is taken back before anybody has seen it goes nowhere.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_is_taken_back_at_once_goes_nowhere() {
+    let gate = TestGate::start(OPEN).await;
+    let mut connection = Http2::connect(gate.address()).await;
+    connection.send([get(1, "/"), frame(RST_STREAM, 0, 1, &[0, 0, 0, 8]), get(3, "/")].concat()).await;
+    assert_eq!(connection.answer(3).await, Answer::Response(200, b"ok".to_vec()));
+    assert_eq!(gate.upstream.hits(), 1);
+}
+
+/// What a client takes of each stream counts for those that are there, too (RFC 9113 §6.9.2).
+#[tokio::test(flavor = "multi_thread")]
+async fn windows_change_for_streams_that_are_there() {
+    let gate = TestGate::start(OPEN).await;
+    let mut connection = Http2::with_settings(gate.address(), &setting(4, 0)).await;
+    connection.send(get(1, "/")).await;
+    while connection.next().await.expect("a header").kind != HEADERS {}
+    connection.send(frame(SETTINGS, 0, 0, &setting(4, 1))).await;
+    let mut content = Vec::new();
+    while content.is_empty() {
+        let frame = connection.next().await.expect("a part of the content");
+        if frame.kind == DATA {
+            content = frame.payload;
+        }
+    }
+    assert_eq!(content, b"o");
+    // Less than nothing: what it took counts.
+    connection.send([frame(SETTINGS, 0, 0, &setting(4, 0)), frame(WINDOW_UPDATE, 0, 1, &number(1))].concat()).await;
+    connection.send(frame(PING, 0, 0, b"is there")).await;
+    loop {
+        let frame = connection.next().await.expect("an answer");
+        assert_ne!(frame.kind, DATA);
+        if frame.kind == PING && frame.flags == ACK {
+            break;
+        }
+    }
+    connection.send(frame(WINDOW_UPDATE, 0, 1, &number(1))).await;
+    loop {
+        let frame = connection.next().await.expect("the rest");
+        if frame.kind == DATA {
+            break assert_eq!((&*frame.payload, frame.flags & END_STREAM), (&b"k"[..], END_STREAM));
+        }
+    }
 }
