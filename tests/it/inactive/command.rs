@@ -132,7 +132,13 @@ async fn only_those_who_are_asked_for_are_looked_at(world: World) {
         "auth0|a",
         "auth0|b",
     ] {
-        site.tenant.add_user(logged_in(id, if id == "auth0|b" { 400 } else { 200 }));
+        // Each at its own time: those who are gone longest come first.
+        let days = match id {
+            "auth0|b" => 400,
+            "auth0|a" => 300,
+            _ => 200,
+        };
+        site.tenant.add_user(logged_in(id, days));
     }
     let role = site.tenant.add_role("admins");
     assert!(site.tenant.assign_role(&role, ["auth0|admin"]));
