@@ -123,7 +123,7 @@ const CASES: [Case; 7] = [
         tokens: Tokens::Known,
         expected: StatusCode::OK,
         manner: Manner::Http2,
-        instructions: 60_100,
+        instructions: 61_200,
     },
 ];
 
