@@ -5,7 +5,7 @@ use std::{error::Error, future::poll_fn, pin::Pin, task::Poll};
 use bytes::Bytes;
 use h2::Reason;
 use http::{HeaderValue, Response, header};
-use http_body::Body;
+use http_body::{Body, Frame};
 
 use super::streams::Responder;
 use crate::{
@@ -48,30 +48,25 @@ where
                 return Err(error);
             }
         };
-        let Some(frame) = frame else { return Ok(stream.send(Bytes::new(), true).map(drop)?) };
-        match frame.into_data() {
-            Ok(data) => {
-                let is_last = body.is_end_stream();
+        let (is_taken, is_last) = match frame.map(Frame::into_data) {
+            None => (stream.send(Bytes::new(), true)?, true),
+            Some(Ok(data)) => {
                 poll_fn(|context| stream.poll_room(context)).await?;
-                let is_taken = stream.send(data, is_last)?;
-                if is_last && !is_taken {
-                    // Until then the response is there, and what holds it to its time.
-                    poll_fn(|context| stream.poll_room(context)).await?;
-                }
-                if is_last {
-                    return Ok(());
-                }
+                let is_last = body.is_end_stream();
+                (stream.send(data, is_last)?, is_last)
             }
-            Err(frame) => {
-                if let Ok(mut trailers) = frame.into_trailers() {
-                    fields::strip_response_trailers(&mut trailers);
-                    // Behind what the client may not have taken yet.
-                    if !stream.end_with(trailers)? {
-                        poll_fn(|context| stream.poll_room(context)).await?;
-                    }
-                    return Ok(());
-                }
+            Some(Err(frame)) => {
+                let Ok(mut trailers) = frame.into_trailers() else { continue };
+                fields::strip_response_trailers(&mut trailers);
+                (stream.end_with(trailers)?, true)
             }
+        };
+        if !is_taken {
+            // Until then the response is there, and what holds it to its time.
+            poll_fn(|context| stream.poll_room(context)).await?;
+        }
+        if is_last {
+            return Ok(());
         }
     }
 }

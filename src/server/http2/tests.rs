@@ -100,6 +100,21 @@ async fn many_requests_are_served_beside_each_other() {
     }
 }
 
+/// Content of which nobody knows beforehand that there is no more.
+struct Endless(Incoming);
+
+impl Body for Endless {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<Bytes>, BodyError>>> {
+        Pin::new(&mut self.0).poll_frame(context)
+    }
+}
+
 /// Content, sent in pieces of this size.
 async fn send(stream: &mut SendStream<Bytes>, content: Bytes, piece: usize, trailer: Option<&str>) {
     let mut rest = content;
@@ -232,6 +247,7 @@ proptest! {
     fn content_passes_whatever_the_windows_are(
         window in prop_oneof![1_u32..50, 50_u32..200_000],
         of_all in 65_535_u32..200_000,
+        knows_end: bool,
         requests in prop::collection::vec((0_usize..150_000, 1_usize..40_000, any::<bool>()), 1..8),
     ) {
         let total: usize = requests.iter().map(|(length, ..)| length).sum();
@@ -240,7 +256,11 @@ proptest! {
         tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
             let mut builder = h2::client::Builder::new();
             builder.initial_window_size(window).initial_connection_window_size(of_all);
-            let client = connect(async |request: Box<Request<Incoming>>| request.into_body(), &builder).await;
+            let client = if knows_end {
+                connect(async |request: Box<Request<Incoming>>| request.into_body(), &builder).await
+            } else {
+                connect(async |request: Box<Request<Incoming>>| Endless(request.into_body()), &builder).await
+            };
             let mut all = JoinSet::new();
             for (number, (length, piece, has_trailers)) in requests.into_iter().enumerate() {
                 let mut client = client.clone();
