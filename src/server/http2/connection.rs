@@ -475,7 +475,7 @@ impl<T: AsyncRead + AsyncWrite + fmt::Debug + Unpin> Connection<T> {
             let reason = Reason::STREAM_CLOSED;
             return if streams.was_reset(stream) { Ok(()) } else { Err(Fault::Stream(stream, reason)) };
         }
-        streams.is_open(stream)?;
+        streams.check_open(stream)?;
         let is_too_large = fields.is_too_large();
         let trailers = fields.into_trailers().ok().filter(|_| head.has(frame::END_STREAM) && !is_too_large);
         let trailers = trailers.ok_or(Fault::Stream(stream, Reason::PROTOCOL_ERROR))?;

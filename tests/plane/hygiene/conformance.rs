@@ -56,6 +56,7 @@ fn cases() -> Vec<(&'static str, Vec<u8>, Taken)> {
     let (first, second) = fields.split_at(7);
     let padded = |padding: u8, payload: &[u8]| [&[padding], payload].concat();
     let code = number(CANCEL);
+    let to_slow = frame(HEADERS, END_HEADERS, 1, &request("POST", "/slow"));
     vec![
         ("4.1 frames of unknown kinds mean nothing", [frame(0xfe, 0xff, 0, b"x"), get(1, "/")].concat(), Well),
         ("4.1 flags that are not defined mean nothing", frame(HEADERS, 0xd2 | 0x05, 1, &fields), Well),
@@ -93,7 +94,7 @@ fn cases() -> Vec<(&'static str, Vec<u8>, Taken)> {
         ("5.1 WINDOW_UPDATE after the end", [get(1, "/"), frame(WINDOW_UPDATE, 0, 1, &number(1))].concat(), Well),
         (
             "5.1 DATA after RST_STREAM",
-            [begun(1), frame(RST_STREAM, 0, 1, &code), frame(DATA, 0, 1, b"x"), get(3, "/")].concat(),
+            [to_slow, frame(RST_STREAM, 0, 1, &code), get(3, "/"), frame(DATA, 0, 1, b"x")].concat(),
             Well,
         ),
         ("5.1.1 a stream with an even number", get(2, "/"), Connection(PROTOCOL_ERROR)),
