@@ -364,6 +364,24 @@ async fn a_request_that_is_taken_back_at_once_goes_nowhere() {
     assert_eq!(gate.upstream.hits(), 1);
 }
 
+/// What was on its way when a client reset a stream is passed over (RFC 9113 §5.1).
+#[tokio::test(flavor = "multi_thread")]
+async fn content_of_a_stream_that_was_taken_back_harms_nobody() {
+    let gate = TestGate::start(OPEN).await;
+    let mut connection = Http2::connect(gate.address()).await;
+    connection.send([begun(1), frame(RST_STREAM, 0, 1, &number(CANCEL)), get(3, "/")].concat()).await;
+    assert_eq!(connection.answer(3).await, Answer::Response(200, b"ok".to_vec()));
+    // By now nobody serves the first one.
+    connection.send([frame(DATA, END_STREAM, 1, b"x"), get(5, "/")].concat()).await;
+    loop {
+        let received = connection.next().await.expect("the connection goes on");
+        assert_ne!(received.kind, RST_STREAM, "stream {} is reset", received.stream);
+        if received.stream == 5 && received.flags & END_STREAM != 0 {
+            break;
+        }
+    }
+}
+
 /// What a client takes of each stream counts for those that are there, too (RFC 9113 §6.9.2).
 #[tokio::test(flavor = "multi_thread")]
 async fn windows_change_for_streams_that_are_there() {
