@@ -3,16 +3,16 @@
 //! - [`fields`]: which header fields stop here, and which are added.
 //! - [`body`]: bodies and trailers, streamed with their limits.
 //! - [`pool`]: connections, kept and new.
-//! - [`http1`]: HTTP/1.1 over one connection.
+//! - [`http1`]: HTTP/1.1 over one connection; `http2`: HTTP/2 over one that all requests share.
 //! - `endpoints`: all endpoints of an upstream, and whose turn it is; [`endpoint`]: one of them.
 //! - [`balance`]: how one of several is chosen; [`ejection`]: who is left alone for a while; [`health`]: asking who is well.
 //! - [`resolve`]: names and their addresses.
 //! - [`retry`]: what may be sent once more.
 //! - [`metrics`]: what is counted.
 //! - [`transport`]: how an endpoint is reached: TCP, TLS, Unix sockets.
-//! - [`interim`]: interim responses on their way back.
+//! - [`interim`]: interim responses on their way back; [`waiting`]: whoever waits for them and for the response.
 //! - `outbound`: a request as its upstream gets it; `send`: one try; [`error`]: why there is no response.
-//! - `websocket`: handshakes of WebSockets; `settled`: whether an upstream of HTTP/2 takes them; [`tunnel`]: what passes after them.
+//! - `websocket`: handshakes of WebSockets; [`tunnel`]: what passes after them.
 //! - [`proxy`]: the service that puts them together.
 
 pub mod balance;
@@ -24,6 +24,7 @@ pub mod error;
 pub mod fields;
 pub mod health;
 pub mod http1;
+mod http2;
 pub mod interim;
 pub mod metrics;
 mod outbound;
@@ -32,9 +33,9 @@ pub mod proxy;
 pub mod resolve;
 pub mod retry;
 mod send;
-mod settled;
 pub mod transport;
 pub mod tunnel;
+pub mod waiting;
 mod websocket;
 
 use std::time::Duration;

@@ -19,6 +19,7 @@ use super::{
     endpoint::InFlight,
     fields,
     http1::{ResponseBody, body::hint},
+    http2,
     transport::Stream,
 };
 use crate::{
@@ -151,6 +152,11 @@ impl Upload {
         }
     }
 
+    /// It is not asked for yet, and its time has not begun.
+    pub(super) fn hold(&self) {
+        self.set(WAITS);
+    }
+
     fn progress(&self) {
         self.set(u64::try_from(self.begun.elapsed().as_millis()).unwrap_or_default());
     }
@@ -231,11 +237,6 @@ impl RequestBody {
             streamed.leash = leash;
         }
         self
-    }
-
-    /// The body once more, if it is empty.
-    pub(super) fn again(&self) -> Option<Self> {
-        self.streamed().is_none().then(Self::default)
     }
 
     /// How it gets on; `None`: it is empty.
@@ -361,7 +362,7 @@ struct SessionOver(Reason);
 #[derive(Debug)]
 enum Inbound {
     Http1 { body: ResponseBody<Stream>, in_flight: InFlight },
-    Http2 { incoming: hyper::body::Incoming, _in_flight: InFlight },
+    Http2 { body: http2::ResponseBody, _in_flight: InFlight },
 }
 
 impl Body {
@@ -376,8 +377,8 @@ impl Body {
     }
 
     /// The body of a response over HTTP/2.
-    pub(super) fn http2(incoming: hyper::body::Incoming, in_flight: InFlight, limits: Limits) -> Self {
-        Self::Upstream(Box::new(UpstreamBody::new(Inbound::Http2 { incoming, _in_flight: in_flight }, limits)))
+    pub(super) fn http2(body: http2::ResponseBody, in_flight: InFlight, limits: Limits) -> Self {
+        Self::Upstream(Box::new(UpstreamBody::new(Inbound::Http2 { body, _in_flight: in_flight }, limits)))
     }
 
     /// When it must have ended, however its client gets on; `None`: it may take any time, or is there already.
@@ -407,8 +408,8 @@ impl Inbound {
                 }
                 Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
             }
-            Self::Http2 { incoming, .. } => {
-                let frame = ready!(Pin::new(incoming).poll_frame(context));
+            Self::Http2 { body, .. } => {
+                let frame = ready!(body.poll_frame(context));
                 Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
             }
         }
@@ -417,14 +418,14 @@ impl Inbound {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Http1 { body, .. } => body.is_end_stream(),
-            Self::Http2 { incoming, .. } => incoming.is_end_stream(),
+            Self::Http2 { body, .. } => body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Http1 { body, .. } => hint(body.size_hint()),
-            Self::Http2 { incoming, .. } => incoming.size_hint(),
+            Self::Http2 { body, .. } => body.size_hint(),
         }
     }
 }

@@ -29,7 +29,7 @@ use crate::http1::content;
 pub use self::{
     body::ResponseBody,
     connection::{Connection, Link, Upgraded},
-    exchange::{Answer, Exchange, Failure, Unanswered, Waiting, exchange},
+    exchange::{Answer, Exchange, Failure, Unanswered, exchange},
 };
 
 /// What an upstream sent that is not HTTP/1.1, or that can be read in more than one way.

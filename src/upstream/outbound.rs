@@ -26,20 +26,6 @@ pub(super) struct Outbound {
     pub(super) body: RequestBody,
 }
 
-/// As hyper wants it.
-impl From<Outbound> for Request<RequestBody> {
-    fn from(Outbound { head, body }: Outbound) -> Self {
-        head.map(|_| body)
-    }
-}
-
-impl From<Request<RequestBody>> for Outbound {
-    fn from(request: Request<RequestBody>) -> Self {
-        let (parts, body) = request.into_parts();
-        Self { head: Box::new(Request::from_parts(parts, Incoming::Empty)), body }
-    }
-}
-
 impl Shared {
     /// The request as the upstream gets it, once it is [addressed](Self::address).
     pub(super) fn outbound(
@@ -51,9 +37,8 @@ impl Shared {
         let body = mem::replace(head.body_mut(), Incoming::Empty);
         let version = head.version();
         fields::add_forwarded(head.headers_mut(), &arrival.downstream, version, &self.reserved);
-        // HTTP/1.0 knows of no expectations, and without content there is nothing to wait with (RFC 9110 §10.1.1). Over HTTP/2 the
-        // library tells nobody of `100 Continue`.
-        if self.settings().protocol != Protocol::Http1 || version == Version::HTTP_10 || body.is_end_stream() {
+        // HTTP/1.0 knows of no expectations, and without content there is nothing to wait with (RFC 9110 §10.1.1).
+        if version == Version::HTTP_10 || body.is_end_stream() {
             head.headers_mut().remove(header::EXPECT);
         }
         match self.settings().protocol {

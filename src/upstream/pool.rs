@@ -12,31 +12,16 @@ use std::{
     time::Duration,
 };
 
-use hyper::client::conn::http2;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::{
     sync::Semaphore,
     time::{Instant, timeout},
 };
 
 use super::{
-    body::RequestBody,
     http1::{Connection, Link as _},
-    settled::{Settled, Settling},
+    http2,
     transport::{ConnectError, Stream, Transport},
 };
-
-/// The largest response header, in bytes.
-const MAX_RESPONSE_HEADER: u32 = 64 * 1024;
-
-/// How much of one response may be on its way to the gate over HTTP/2, and of all: one whose client is slow to read it must not
-/// hold up the others, so only the former is limited. It is what each response takes whose client reads nothing, as over HTTP/1.1, so it
-/// is no larger than it has to be: an upstream that is a millisecond away sends 64 MB/s of a response.
-const STREAM_WINDOW: u32 = 64 * 1024;
-const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
-
-/// How much of one request is held for an upstream that is slow to read it over HTTP/2.
-const SEND_BUFFER: usize = 64 * 1024;
 
 /// How connections are made and kept.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -127,7 +112,7 @@ impl Http1Pool {
 #[derive(Debug)]
 pub struct Http2Pool {
     settings: PoolSettings,
-    shared: Mutex<Option<Http2Connection>>,
+    shared: Mutex<Option<Shared>>,
     /// Whoever makes a connection has it: one is enough for all who wait.
     turn: Semaphore,
     made: AtomicU64,
@@ -135,13 +120,19 @@ pub struct Http2Pool {
     fault: Mutex<Option<(Instant, ConnectError)>>,
 }
 
+#[derive(Debug)]
+struct Shared {
+    connection: Http2Connection,
+    /// When it was last seen in use.
+    used: Instant,
+}
+
 /// A share of the connection.
 #[derive(Clone, Debug)]
 pub(super) struct Http2Connection {
-    pub(super) sender: http2::SendRequest<RequestBody>,
+    pub(super) connection: http2::Connection,
     /// Which one it is.
     pub(super) number: u64,
-    pub(super) settled: Settled,
 }
 
 impl Http2Pool {
@@ -160,15 +151,19 @@ impl Http2Pool {
     /// The connection that is there, if it is open.
     pub(super) fn open(&self) -> Option<Http2Connection> {
         let mut shared = self.shared();
-        if shared.as_ref().is_some_and(|connection| connection.sender.is_closed()) {
-            *shared = None;
-        }
-        shared.clone()
+        shared.take_if(|shared| !shared.connection.connection.is_open());
+        Some(shared.as_ref()?.connection.clone())
     }
 
-    /// Lets go of a connection that is closed. A request that was handed to it in its last moment comes back when no sender is left.
+    /// Lets go of a connection that is closed, or was unused for too long.
     pub fn reap(&self) {
-        drop(self.open());
+        let (mut shared, now) = (self.shared(), Instant::now());
+        shared.take_if(|Shared { connection: Http2Connection { connection, .. }, used }| {
+            if !connection.is_unused() {
+                *used = now;
+            }
+            !connection.is_open() || now.saturating_duration_since(*used) > self.settings.keep_alive
+        });
     }
 
     /// Lets go of the connection: it ends with the requests that are under way.
@@ -178,7 +173,7 @@ impl Http2Pool {
 
     /// The same, if it is this one.
     pub(super) fn forget(&self, number: u64) {
-        self.shared().take_if(|connection| connection.number == number);
+        self.shared().take_if(|shared| shared.connection.number == number);
     }
 
     /// The connection that is there, or a new one. Several who ask at once wait for one, and share its failure.
@@ -205,33 +200,15 @@ impl Http2Pool {
 
     async fn make(&self) -> Result<Http2Connection, ConnectError> {
         let stream = self.settings.transport.connect(self.settings.connect_timeout).await?;
-        let (stream, settled) = Settling::new(stream);
-        let (sender, connection) = http2::Builder::new(TokioExecutor::new())
-            .timer(TokioTimer::new())
-            .keep_alive_interval(self.settings.keep_alive)
-            .max_header_list_size(MAX_RESPONSE_HEADER)
-            .initial_stream_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
-            .max_send_buf_size(SEND_BUFFER)
-            // Clients that break off make the gate reset their streams, as many as they like.
-            .max_local_error_reset_streams(None)
-            .handshake(TokioIo::new(stream))
-            .await
-            .map_err(|source| ConnectError::Handshake {
-                upstream: self.settings.transport.to_string(),
-                source: Arc::new(source),
-            })?;
-        tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(error = &error as &dyn std::error::Error, "connection to upstream ended");
-            }
-        });
-        let connection = Http2Connection { sender, number: self.made.fetch_add(1, Ordering::Relaxed), settled };
-        *self.shared() = Some(connection.clone());
+        let connection = http2::Connection::new(stream, self.settings.keep_alive).await.map_err(|source| {
+            ConnectError::Handshake { upstream: self.settings.transport.to_string(), source: Arc::new(source) }
+        })?;
+        let connection = Http2Connection { connection, number: self.made.fetch_add(1, Ordering::Relaxed) };
+        *self.shared() = Some(Shared { connection: connection.clone(), used: Instant::now() });
         Ok(connection)
     }
 
-    fn shared(&self) -> MutexGuard<'_, Option<Http2Connection>> {
+    fn shared(&self) -> MutexGuard<'_, Option<Shared>> {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -18,7 +18,6 @@ use super::{
     endpoints::{self, Endpoints},
     error::UpstreamError,
     fields::Arrival,
-    http1::Waiting,
     interim::Interim,
     metrics::RouteUpstreamMetrics,
     outbound::Outbound,
@@ -26,6 +25,7 @@ use super::{
     send::Failed,
     transport::ConnectError,
     tunnel::Handshake,
+    waiting::Waiting,
 };
 use crate::{
     gate::{Admission, grpc, identity::ReservedNames},
@@ -186,7 +186,7 @@ impl Shared {
                     Err(failed) => Err((failed, in_flight)),
                 },
                 Connections::Http2(pool) => match Box::pin(self.send_http2(pool, request, way, &mut tries)).await {
-                    Ok(response) => self.answered_http2(response, in_flight, way, &mut tries),
+                    Ok(answer) => self.answered_http2(answer, in_flight, way, &mut tries),
                     Err(failed) => Err((failed, in_flight)),
                 },
             };

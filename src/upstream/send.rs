@@ -6,7 +6,6 @@ use std::{
 };
 
 use http::{Method, Request, Response, StatusCode, Version};
-use hyper::body::Incoming;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{
@@ -15,13 +14,15 @@ use super::{
     endpoint::{Endpoint, InFlight},
     error::UpstreamError,
     fields,
-    http1::{self, Answer, Failure, Unanswered, Waiting},
+    http1::{self, Answer, Failure, Unanswered},
+    http2,
     outbound::Outbound,
     pool::{Http1Pool, Http2Connection, Http2Pool},
     proxy::{Shared, Tries, Way},
     transport::Stream,
+    waiting::Waiting,
 };
-use crate::{incoming as client, verdict::Reason};
+use crate::{incoming::Incoming, verdict::Reason};
 
 /// An endpoint that did not answer, and the request if it may be sent once more.
 #[derive(Debug)]
@@ -63,14 +64,12 @@ impl Shared {
     /// Likewise over HTTP/2.
     pub(super) fn answered_http2(
         &self,
-        response: Response<Incoming>,
+        answer: http2::Answer,
         in_flight: InFlight,
         way: &Way,
         tries: &mut Tries,
     ) -> Result<Response<Body>, (Failed, InFlight)> {
-        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            return Err((UpstreamError::Switched.into(), in_flight));
-        }
+        let http2::Answer::Response(response) = answer else { return Err((UpstreamError::Switched.into(), in_flight)) };
         tries.at = Instant::now();
         self.judge(in_flight.endpoint(), response.status());
         Ok(passed_on(response.map(|body| Body::http2(body, in_flight, way.limits))))
@@ -137,7 +136,7 @@ impl Shared {
         mut request: Outbound,
         way: &Way,
         tries: &mut Tries,
-    ) -> Result<Response<Incoming>, Failed> {
+    ) -> Result<http2::Answer, Failed> {
         let upload = request.body.upload();
         let upload = upload.as_deref();
         for _ in 0..MAX_STALE {
@@ -177,23 +176,19 @@ impl Shared {
         request: Outbound,
         upload: Option<&Upload>,
         waiting: &Waiting,
-    ) -> Result<Response<Incoming>, (Failed, bool)> {
-        if *request.head.method() == Method::CONNECT {
-            self.may_connect(&connection).await.map_err(|error| (error.into(), false))?;
+    ) -> Result<http2::Answer, (Failed, bool)> {
+        let (Http2Connection { mut connection, .. }, Outbound { head, body }) = (connection, request);
+        if *head.method() == Method::CONNECT {
+            self.may_connect(&mut connection).await.map_err(|error| (error.into(), false))?;
         }
-        let Http2Connection { mut sender, .. } = connection;
-        let spare = again(&request);
-        let response = sender.try_send_request(request.into());
-        // A request that came too late for the connection is given back when the last sender goes.
-        drop(sender);
-        let answered = self
-            .in_time(upload, pin!(response), waiting.look)
-            .await
-            .ok_or((UpstreamError::ResponseTimeout.into(), true))?;
-        answered.map_err(|mut failed| {
-            let unsent = failed.take_message().map(Outbound::from);
-            let was_sent = unsent.is_none();
-            (Failed { error: whose_fault(failed.into_error(), upload), again: unsent.or(spare) }, was_sent)
+        let answered = {
+            let exchange = pin!(http2::exchange(connection, &head, body, waiting));
+            self.in_time(upload, exchange, waiting.look).await
+        };
+        answered.ok_or((UpstreamError::ResponseTimeout.into(), true))?.map_err(|unanswered| {
+            let was_sent = unanswered.sent;
+            let (failure, again) = again_http2(head, unanswered);
+            (Failed { error: whose_fault(failure, upload), again }, was_sent)
         })
     }
 
@@ -241,7 +236,7 @@ fn is_of_stream(error: &UpstreamError) -> bool {
 }
 
 /// A request that was not answered, if sending it again does no harm.
-fn again_http1(unanswered: Unanswered<client::Incoming, RequestBody>) -> (Failure, Option<Outbound>) {
+fn again_http1(unanswered: Unanswered<Incoming, RequestBody>) -> (Failure, Option<Outbound>) {
     let Unanswered { failure, sent, answered, request: head, body } = unanswered;
     let broke_off = matches!(failure, Failure::BrokeOff(_)) && !answered;
     // What was sent and still has its body had none, or was not asked for it.
@@ -254,15 +249,12 @@ fn again_http1(unanswered: Unanswered<client::Incoming, RequestBody>) -> (Failur
     (failure, again)
 }
 
-/// The request once more, if its repetition does no harm.
-fn again(request: &Outbound) -> Option<Outbound> {
-    let Outbound { head, body } = request;
-    let body = body.again().filter(|_| head.method().is_idempotent())?;
-    let mut again = Box::new(Request::new(client::Incoming::Empty));
-    again.method_mut().clone_from(head.method());
-    again.uri_mut().clone_from(head.uri());
-    again.headers_mut().clone_from(head.headers());
-    Some(Outbound { head: again, body })
+/// Likewise over HTTP/2, where an upstream can say that it did nothing about it (RFC 9113 §8.7).
+fn again_http2(head: Box<Request<Incoming>>, unanswered: http2::Unanswered) -> (http2::Failure, Option<Outbound>) {
+    let http2::Unanswered { failure, refused, answered, body, .. } = unanswered;
+    let broke_off = matches!(failure, http2::Failure::BrokeOff(_)) && !answered;
+    let again = body.filter(|_| broke_off && (refused || head.method().is_idempotent()));
+    (failure, again.map(|body| Outbound { head, body }))
 }
 
 /// A request's body that fails makes the exchange with the upstream fail.
@@ -283,9 +275,12 @@ enum WhyNot {
     Other(BodyError),
 }
 
-impl From<hyper::Error> for WhyNot {
-    fn from(error: hyper::Error) -> Self {
-        Self::Other(error.into())
+impl From<http2::Failure> for WhyNot {
+    fn from(failure: http2::Failure) -> Self {
+        match failure {
+            http2::Failure::Request(_) => Self::Request(failure.into()),
+            failure => Self::Other(failure.into()),
+        }
     }
 }
 

@@ -71,7 +71,7 @@ pub enum ConnectError {
         /// Which one.
         upstream: String,
         /// What happened.
-        source: Arc<hyper::Error>,
+        source: Arc<h2::Error>,
     },
 }
 

@@ -5,9 +5,8 @@
 use std::{pin::pin, sync::Arc};
 
 use bytes::Bytes;
+use h2::ext::Protocol as Spoken;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
-use hyper::{ext::Protocol as Spoken, upgrade};
-use hyper_util::rt::TokioIo;
 use tokio::time::{Instant, timeout};
 use tokio_util::either::Either;
 
@@ -17,11 +16,12 @@ use super::{
     endpoint::{Connections, InFlight},
     error::UpstreamError,
     fields::{self, Arrival},
-    http1::{Answer, Waiting},
-    pool::Http2Connection,
+    http1::Answer,
+    http2,
     proxy::{Shared, Tries, Unserved, Way, interim_of, kind_of},
     transport::Stream,
     tunnel::{Handshake, Tunnel},
+    waiting::Waiting,
 };
 use crate::{
     incoming::Incoming,
@@ -32,13 +32,13 @@ use crate::{
 /// What an upstream answered, by the protocol it speaks.
 enum Answered {
     Http1(Box<Answer<Stream>>),
-    Http2(Response<hyper::body::Incoming>),
+    Http2(Box<http2::Answer>),
 }
 
 /// What it comes to.
 enum Outcome {
     /// A WebSocket: the header of the answer, the upstream's end, and what came over it already.
-    Open(Response<()>, Either<Stream, TokioIo<upgrade::Upgraded>>, Bytes),
+    Open(Response<()>, Either<Stream, http2::Duplex>, Bytes),
     /// Anything but yes, which is passed on as it is.
     Refused(Response<Body>),
 }
@@ -82,7 +82,7 @@ impl Shared {
         };
         self.judge(in_flight.endpoint(), answered.status());
         let endpoint = Arc::clone(in_flight.endpoint());
-        let (outcome, in_flight) = match self.outcome(answered, in_flight, &handshake, &keys).await {
+        let (outcome, in_flight) = match self.outcome(answered, in_flight, &handshake, &keys) {
             Ok(outcome) => outcome,
             Err(error) => {
                 error.log(self.endpoints.route(), Some(&endpoint));
@@ -160,7 +160,10 @@ impl Shared {
                     .send_http1(pool, request, way, &mut tries)
                     .await
                     .map(|answer| Answered::Http1(Box::new(answer))),
-                Connections::Http2(pool) => self.send_http2(pool, request, way, &mut tries).await.map(Answered::Http2),
+                Connections::Http2(pool) => self
+                    .send_http2(pool, request, way, &mut tries)
+                    .await
+                    .map(|answer| Answered::Http2(Box::new(answer))),
             };
             let failed = match answered {
                 Ok(answered) => return Ok((answered, in_flight)),
@@ -171,15 +174,15 @@ impl Shared {
     }
 
     /// Whether an upstream can be asked to `CONNECT` at all. What it says of that comes first of all it says.
-    pub(super) async fn may_connect(&self, connection: &Http2Connection) -> Result<(), UpstreamError> {
-        let settled = timeout(self.settings().response_timeout, connection.settled.connects()).await;
-        let connects = settled.map_err(|_| UpstreamError::ResponseTimeout)?;
+    pub(super) async fn may_connect(&self, connection: &mut http2::Connection) -> Result<(), UpstreamError> {
+        let connects = timeout(self.settings().response_timeout, connection.connects()).await;
+        let connects = connects.map_err(|_| UpstreamError::ResponseTimeout)?;
         // One that has ended in the meantime is none to judge by; the request will find out.
-        if connects || connection.sender.is_closed() { Ok(()) } else { Err(UpstreamError::NoWebSockets) }
+        if connects || !connection.is_open() { Ok(()) } else { Err(UpstreamError::NoWebSockets) }
     }
 
     /// What an answer comes to, and what still counts as a request under way.
-    async fn outcome(
+    fn outcome(
         &self,
         answered: Answered,
         in_flight: InFlight,
@@ -202,19 +205,15 @@ impl Shared {
                     Ok((Outcome::Open(response, Either::Left(upgraded.stream), upgraded.leftover), Some(in_flight)))
                 }
             },
-            Answered::Http2(response) if response.status() == StatusCode::OK => {
-                let (parts, body) = response.into_parts();
-                let mut response = Response::from_parts(parts, ());
-                let upgraded =
-                    upgrade::on(&mut response).await.map_err(|error| UpstreamError::Exchange(error.into()))?;
-                drop(body);
-                Ok((Outcome::Open(response, Either::Right(TokioIo::new(upgraded)), Bytes::new()), Some(in_flight)))
-            }
-            Answered::Http2(response) if response.status().is_success() => Err(UpstreamError::NotSwitched),
-            Answered::Http2(response) if response.status().is_informational() => Err(UpstreamError::Switched),
-            Answered::Http2(response) => {
-                Ok((Outcome::Refused(response.map(|body| Body::http2(body, in_flight, limits))), None))
-            }
+            Answered::Http2(answer) => match *answer {
+                http2::Answer::Connected(response, upgraded) => {
+                    Ok((Outcome::Open(response, Either::Right(upgraded), Bytes::new()), Some(in_flight)))
+                }
+                http2::Answer::Response(response) if response.status().is_success() => Err(UpstreamError::NotSwitched),
+                http2::Answer::Response(response) => {
+                    Ok((Outcome::Refused(response.map(|body| Body::http2(body, in_flight, limits))), None))
+                }
+            },
         }
     }
 }
@@ -226,7 +225,10 @@ impl Answered {
                 Answer::Response(response) => response.status(),
                 Answer::Switched(response, _) => response.status(),
             },
-            Self::Http2(response) => response.status(),
+            Self::Http2(answer) => match &**answer {
+                http2::Answer::Response(response) => response.status(),
+                http2::Answer::Connected(response, _) => response.status(),
+            },
         }
     }
 }

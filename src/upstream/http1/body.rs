@@ -8,15 +8,15 @@ use std::{
 
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
-use tokio::{
-    io::{AsyncRead, ReadBuf, ReadHalf},
-    task::JoinHandle,
-};
+use tokio::io::{AsyncRead, ReadBuf, ReadHalf};
 
 use super::{Connection, Link, exchange::Failure};
-use crate::http1::{
-    content::{Decoder, Framing, Malformed, Sender, Step},
-    read::{BLOCK, poll_fill},
+use crate::{
+    http1::{
+        content::{Decoder, Framing, Malformed, Sender, Step},
+        read::{BLOCK, poll_fill},
+    },
+    upstream::waiting::Sending,
 };
 
 /// How much is read at first behind what came with the header, in bytes; then twice as much each time, up to [`BLOCK`]. Some clients take
@@ -42,31 +42,8 @@ pub struct ResponseBody<S> {
 enum Source<S> {
     Whole(Connection<S>),
     /// The request is still being sent over the other half.
-    Half(ReadHalf<S>, Sending),
+    Half(ReadHalf<S>, Sending<Failure>),
     Closed,
-}
-
-/// The task that sends the rest of a request.
-#[derive(Debug)]
-struct Sending(Option<JoinHandle<Result<(), Failure>>>);
-
-impl Drop for Sending {
-    fn drop(&mut self) {
-        if let Some(task) = &self.0 {
-            task.abort();
-        }
-    }
-}
-
-impl Sending {
-    /// Fails when the rest of the request could not be sent, through no fault of the upstream's.
-    fn check(&mut self, context: &mut Context<'_>) -> Result<(), Failure> {
-        let Some(task) = &mut self.0 else { return Ok(()) };
-        let Poll::Ready(result) = Pin::new(task).poll(context) else { return Ok(()) };
-        self.0 = None;
-        // Nobody else aborts the task, and it does not panic: then it is as if the connection had broken off.
-        result.unwrap_or_else(|error| Err(Failure::BrokeOff(io::Error::other(error))))
-    }
 }
 
 impl<S: Link> ResponseBody<S> {
@@ -76,13 +53,8 @@ impl<S: Link> ResponseBody<S> {
     }
 
     /// A response whose request is still being sent: its connection ends with it.
-    pub(super) fn early(
-        read: ReadHalf<S>,
-        buffer: Bytes,
-        framing: Framing,
-        sending: JoinHandle<Result<(), Failure>>,
-    ) -> Self {
-        Self::over(Source::Half(read, Sending(Some(sending))), buffer, framing, false)
+    pub(super) fn early(read: ReadHalf<S>, buffer: Bytes, framing: Framing, sending: Sending<Failure>) -> Self {
+        Self::over(Source::Half(read, sending), buffer, framing, false)
     }
 
     fn over(source: Source<S>, buffer: Bytes, framing: Framing, persistent: bool) -> Self {
@@ -140,7 +112,8 @@ impl<S: Link> ResponseBody<S> {
                 step => return Poll::Ready(step.map_err(malformed)),
             }
             if let Source::Half(_, sending) = &mut self.source {
-                sending.check(context)?;
+                // Then it is as if the connection had broken off.
+                sending.check(context, |error| Failure::BrokeOff(io::Error::other(error)))?;
             }
             let filled = poll_fill(Sender::Upstream, &mut self.source, &mut self.buffer, context, self.most);
             match ready!(filled).map_err(Failure::BrokeOff)? {

@@ -24,24 +24,11 @@ use crate::{
         read::{BLOCK, poll_fill},
         spare,
     },
-    upstream::{body::BodyError, interim::Interim},
+    upstream::{
+        body::BodyError,
+        waiting::{CONTINUE, MAX_INTERIM, Sending as Rest, Waiting},
+    },
 };
-
-/// How many interim responses may come before the final one.
-const MAX_INTERIM: usize = 64;
-
-/// How long a body waits for `100 Continue`: some upstreams do not know of it (RFC 9110 §10.1.1).
-const CONTINUE: Duration = Duration::from_secs(1);
-
-/// Whoever waits for a response.
-#[derive(Clone, Default, Debug)]
-pub struct Waiting {
-    /// When they want to be woken once, whether anything came or not.
-    pub look: Option<Instant>,
-    /// Where interim responses go that are theirs (RFC 9110 §15.2): all but `100`, which they get from whoever takes their body, and
-    /// `101`.
-    pub interim: Option<Interim>,
-}
 
 /// What came back.
 #[derive(Debug)]
@@ -178,10 +165,10 @@ where
         // The rest of the request is not wanted.
         ResponseBody::new(connection, framing, false)
     } else {
-        // Rare enough for a task: both sides may go on for as long as they like, and neither may hold up the other.
+        // Rare enough for a task.
         let Connection { stream, buffer, .. } = connection;
         let (read, mut write) = tokio::io::split(stream);
-        let sending = tokio::spawn(async move {
+        let rest = Rest::spawn(async move {
             let result = poll_fn(|context| match upload.poll(&mut write, context) {
                 Ok(Sending::Done) => Poll::Ready(Ok(())),
                 Ok(_) => Poll::Pending,
@@ -194,7 +181,7 @@ where
             }
             result
         });
-        ResponseBody::early(read, buffer, framing, sending)
+        ResponseBody::early(read, buffer, framing, rest)
     };
     Answer::Response(response.map(|()| body))
 }

@@ -2,8 +2,8 @@ use bytes::Bytes;
 use http::{HeaderMap, Method};
 use proptest::prelude::*;
 
-use super::{Connection, Decoded, Failure, Link, Malformed, Waiting, decode_in_pieces, exchange};
-use crate::upstream::body::RequestBody;
+use super::{Connection, Decoded, Failure, Link, Malformed, decode_in_pieces, exchange};
+use crate::upstream::{body::RequestBody, waiting::Waiting};
 
 fn decode(method: &Method, bytes: &[u8], ended: bool) -> Result<Option<Decoded>, Malformed> {
     decode_in_pieces(method, [bytes], ended)

@@ -1,0 +1,25 @@
+//! HTTP/2 towards upstreams (RFC 9113), by the `h2` library.
+//!
+//! A connection has one task, which reads and writes for all that share it. Whoever wants a response drives all else: first the future of
+//! [`exchange`](exchange()), then [`ResponseBody::poll_frame`].
+//!
+//! - `connection`: what requests share, and the task that keeps it.
+//! - `link`: what is known of it without a look at what it says.
+//! - [`exchange`](mod@exchange): one request and its response.
+//! - `upload`: sending its content.
+//! - [`body`]: the content of a response.
+//! - [`duplex`]: a stream after an extended `CONNECT` (RFC 8441).
+
+pub(super) mod body;
+pub(super) mod connection;
+pub(super) mod duplex;
+pub(super) mod exchange;
+mod link;
+mod upload;
+
+pub(super) use self::{
+    body::ResponseBody,
+    connection::Connection,
+    duplex::Duplex,
+    exchange::{Answer, Failure, Unanswered, exchange},
+};

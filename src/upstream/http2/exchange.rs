@@ -1,0 +1,235 @@
+//! One request and its response.
+
+use std::{
+    future::poll_fn,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use h2::{
+    Reason, RecvStream,
+    client::{ResponseFuture, SendRequest},
+    ext::Protocol,
+};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
+use http_body::Body as _;
+use tokio::time::{Sleep, sleep};
+
+use super::{Connection, Duplex, ResponseBody, connection::Share, upload::Upload};
+use crate::upstream::{
+    body::{BodyError, RequestBody},
+    waiting::{CONTINUE, MAX_INTERIM, Sending, Waiting},
+};
+
+/// What came back.
+#[derive(Debug)]
+pub(in crate::upstream) enum Answer {
+    /// A response.
+    Response(Response<ResponseBody>),
+    /// `200` to an extended `CONNECT`.
+    Connected(Response<()>, Duplex),
+}
+
+/// Why there is no response, or no more of it.
+#[derive(Debug, thiserror::Error)]
+pub(in crate::upstream) enum Failure {
+    /// The stream or the connection ended or failed.
+    #[error("upstream broke off, or does not speak HTTP/2 as it should")]
+    BrokeOff(#[source] h2::Error),
+    /// `101 Switching Protocols`, which HTTP/2 does not have (RFC 9113 §8.6).
+    #[error("upstream switched protocols")]
+    Switched,
+    /// One interim response after another.
+    #[error("too many interim responses")]
+    Interim,
+    /// `Content-Length` is no length, or several.
+    #[error("length of the response is malformed")]
+    Length,
+    /// The request's body failed.
+    #[error("request body failed")]
+    Request(#[source] BodyError),
+}
+
+/// A request that was not answered.
+#[derive(Debug)]
+pub(in crate::upstream) struct Unanswered {
+    /// Why.
+    pub(in crate::upstream) failure: Failure,
+    /// Whether any of it may have gone out.
+    pub(in crate::upstream) sent: bool,
+    /// Whether the upstream has said that it did nothing about it (RFC 9113 §8.7).
+    pub(in crate::upstream) refused: bool,
+    /// Whether anything came back.
+    pub(in crate::upstream) answered: bool,
+    /// Its body, as long as nothing of it is lost.
+    pub(in crate::upstream) body: Option<RequestBody>,
+}
+
+/// Sends a request over a connection, with this body, and resolves with the header of its response. With `Expect: 100-continue` the body
+/// waits until it is wanted. How long it takes is for the caller to say.
+///
+/// # Errors
+/// [`Unanswered`].
+///
+/// # Cancel safety
+/// Dropping the future resets the stream; the upstream may have acted on the request.
+pub(in crate::upstream) async fn exchange<H>(
+    connection: Connection,
+    head: &Request<H>,
+    body: RequestBody,
+    waiting: &Waiting,
+) -> Result<Answer, Unanswered> {
+    let (requests, share) = connection.into_parts();
+    let mut underway = Underway::begin(requests, share, head, body, waiting)?;
+    match poll_fn(|context| underway.poll_head(context)).await {
+        Ok((head, incoming)) => underway.answer(head, incoming),
+        Err(failure) => Err(underway.unanswered(failure)),
+    }
+}
+
+#[derive(Debug)]
+struct Underway<'a> {
+    response: ResponseFuture,
+    upload: Upload,
+    is_connect: bool,
+    waiting: &'a Waiting,
+    interim: usize,
+    /// When content that waits has waited for long enough.
+    until: Option<Pin<Box<Sleep>>>,
+    share: Share,
+}
+
+impl<'a> Underway<'a> {
+    fn begin<H>(
+        mut requests: SendRequest<Bytes>,
+        share: Share,
+        head: &Request<H>,
+        body: RequestBody,
+        waiting: &'a Waiting,
+    ) -> Result<Self, Unanswered> {
+        let is_connect = *head.method() == Method::CONNECT;
+        let is_whole = body.is_end_stream() && !is_connect;
+        let expects = !is_whole && head.headers().contains_key(header::EXPECT);
+        match requests.send_request(request(head, &body), is_whole) {
+            Ok((response, stream)) => Ok(Self {
+                response,
+                upload: Upload::new(stream, body, is_whole || is_connect, expects),
+                is_connect,
+                waiting,
+                interim: 0,
+                until: None,
+                share,
+            }),
+            Err(error) => Err(Unanswered {
+                failure: Failure::BrokeOff(error),
+                sent: false,
+                refused: true,
+                answered: false,
+                body: Some(body),
+            }),
+        }
+    }
+
+    fn poll_head(&mut self, context: &mut Context<'_>) -> Poll<Result<(Response<()>, RecvStream), Failure>> {
+        loop {
+            if let Poll::Ready(Err(error)) = self.upload.poll(context) {
+                return Poll::Ready(Err(Failure::Request(error)));
+            }
+            match self.response.poll_informational(context) {
+                Poll::Ready(Some(interim)) => {
+                    self.take_interim(interim.map_err(Failure::BrokeOff)?)?;
+                    continue;
+                }
+                Poll::Ready(None) => {
+                    let response = ready!(Pin::new(&mut self.response).poll(context)).map_err(Failure::BrokeOff)?;
+                    let (head, incoming) = response.into_parts();
+                    return Poll::Ready(Ok((Response::from_parts(head, ()), incoming)));
+                }
+                Poll::Pending if !self.upload.is_held() => return Poll::Pending,
+                Poll::Pending => {}
+            }
+            let until = self.until.get_or_insert_with(|| Box::pin(sleep(CONTINUE)));
+            ready!(until.as_mut().poll(context));
+            self.upload.release();
+        }
+    }
+
+    fn take_interim(&mut self, response: Response<()>) -> Result<(), Failure> {
+        self.interim += 1;
+        if self.interim > MAX_INTERIM {
+            return Err(Failure::Interim);
+        }
+        match response.status() {
+            StatusCode::SWITCHING_PROTOCOLS => return Err(Failure::Switched),
+            StatusCode::CONTINUE => self.upload.release(),
+            status => {
+                if let Some(interim) = &self.waiting.interim {
+                    interim.push(status, response.into_parts().0.headers);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn answer(self, head: Response<()>, incoming: RecvStream) -> Result<Answer, Unanswered> {
+        let Self { mut upload, share, is_connect, .. } = self;
+        if is_connect && head.status() == StatusCode::OK {
+            return Ok(Answer::Connected(head, Duplex::new(upload.into_stream(), incoming, share)));
+        }
+        let Ok(length) = length(head.headers()) else {
+            return Err(Unanswered {
+                failure: Failure::Length,
+                sent: true,
+                refused: false,
+                answered: true,
+                body: upload.into_body(),
+            });
+        };
+        // What is held is not wanted, nor is what comes after all of the response.
+        let goes_on = !upload.is_over() && !upload.is_held() && !incoming.is_end_stream();
+        let sending =
+            goes_on.then(|| Sending::spawn(poll_fn(move |context| upload.poll(context).map_err(Failure::Request))));
+        Ok(Answer::Response(head.map(|()| ResponseBody::new(incoming, length, sending, share))))
+    }
+
+    fn unanswered(self, failure: Failure) -> Unanswered {
+        let refused = matches!(&failure, Failure::BrokeOff(error) if error.is_remote()
+            && (error.is_go_away() || error.is_reset() && error.reason() == Some(Reason::REFUSED_STREAM)));
+        let sent = !matches!(&failure, Failure::BrokeOff(error) if error.is_remote() && error.is_go_away());
+        Unanswered { failure, sent, refused, answered: self.interim > 0, body: self.upload.into_body() }
+    }
+}
+
+/// The header as the library wants it. Its fields are copied, so that it can be sent elsewhere.
+fn request<H>(head: &Request<H>, body: &RequestBody) -> Request<()> {
+    let mut request = Request::new(());
+    request.method_mut().clone_from(head.method());
+    request.uri_mut().clone_from(head.uri());
+    *request.version_mut() = Version::HTTP_2;
+    request.headers_mut().clone_from(head.headers());
+    let fields = request.headers_mut();
+    // A field of one connection (RFC 9113 §8.2.2): how the content is framed over this one is said by frames.
+    fields.remove(header::TRANSFER_ENCODING);
+    let may_be_empty = matches!(*head.method(), Method::GET | Method::HEAD | Method::DELETE | Method::CONNECT);
+    if let Some(length) = body.size_hint().exact().filter(|length| *length > 0 || !may_be_empty) {
+        fields.entry(header::CONTENT_LENGTH).or_insert_with(|| HeaderValue::from(length));
+    }
+    if let Some(protocol) = head.extensions().get::<Protocol>() {
+        request.extensions_mut().insert(protocol.clone());
+    }
+    request
+}
+
+/// What a response says of its length. Several that say the same are one (RFC 9110 §8.6).
+fn length(fields: &HeaderMap) -> Result<Option<u64>, ()> {
+    let mut length = None;
+    for value in fields.get_all(header::CONTENT_LENGTH) {
+        let said = value.to_str().ok().and_then(|said| said.parse().ok()).ok_or(())?;
+        if length.is_some_and(|length| length != said) {
+            return Err(());
+        }
+        length = Some(said);
+    }
+    Ok(length)
+}
