@@ -15,6 +15,7 @@ mod mutations;
 mod process;
 mod recorder;
 mod responses;
+mod responses_http2;
 mod slow;
 mod stalled;
 mod strict;

@@ -71,9 +71,9 @@ where
     }
 }
 
-/// What the client is told of content that broke off.
+/// What the client is told of content that broke off: what the upstream said of it. But for "no error", which clients may take for its end.
 fn reason(error: &(dyn Error + 'static)) -> Reason {
     let mut causes = std::iter::successors(Some(error), |&error| error.source());
     let told = causes.find_map(|error| error.downcast_ref::<h2::Error>()?.reason());
-    told.unwrap_or(Reason::INTERNAL_ERROR)
+    told.filter(|told| *told != Reason::NO_ERROR).unwrap_or(Reason::INTERNAL_ERROR)
 }

@@ -54,8 +54,8 @@ pub(in crate::upstream) struct Connection {
 pub(super) struct Share(Arc<DropGuard>);
 
 impl Connection {
-    /// Begins a connection over `stream`. While requests are under way and nothing was heard for `silence`, the upstream is asked whether it
-    /// is still there.
+    /// Begins a connection over `stream`. While requests are under way and nothing was heard for `silence`, or for twice as long at most, the
+    /// upstream is asked whether it is still there.
     ///
     /// # Errors
     /// Nothing can be written.
@@ -178,5 +178,84 @@ pub(super) fn broke_off(error: h2::Error) -> io::Error {
         error.into_io().unwrap_or_else(|| io::ErrorKind::BrokenPipe.into())
     } else {
         io::Error::other(error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Request;
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream},
+        time::timeout,
+    };
+
+    use super::{super::exchange, *};
+    use crate::upstream::{body::RequestBody, waiting::Waiting};
+
+    const SILENCE: Duration = Duration::from_secs(60);
+
+    /// A connection, and its other end, which has said what it takes.
+    async fn connected() -> (Connection, DuplexStream) {
+        let (near, mut far) = tokio::io::duplex(64 * 1024);
+        let connection = Connection::new(near, SILENCE).await.unwrap();
+        far.read_exact(&mut [0; 24]).await.unwrap();
+        far.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await.unwrap();
+        connection.known.settled().await;
+        (connection, far)
+    }
+
+    /// The kinds and flags of the frames that have come.
+    async fn frames(far: &mut DuplexStream) -> Vec<(u8, u8)> {
+        let (mut frames, mut head) = (Vec::new(), [0; 9]);
+        // Time is not real: whatever is on its way comes first.
+        while let Ok(Ok(_)) = timeout(Duration::from_millis(1), far.read_exact(&mut head)).await {
+            let mut payload = vec![0; usize::from(head[1]) << 8 | usize::from(head[2])];
+            far.read_exact(&mut payload).await.unwrap();
+            frames.push((head[3], head[4]));
+        }
+        frames
+    }
+
+    const PING: (u8, u8) = (6, 0);
+    const GOAWAY: (u8, u8) = (7, 0);
+
+    #[tokio::test(start_paused = true)]
+    async fn an_upstream_that_has_gone_without_a_word_is_given_up() {
+        let (mut connection, mut far) = connected().await;
+        let request = Request::get("http://a/").body(()).unwrap();
+        let waiting = Waiting::default();
+        let mut asking = pin!(exchange(connection.clone(), &request, RequestBody::default(), &waiting));
+        // Its settings were heard in the first of them.
+        assert!(timeout(2 * SILENCE - Duration::from_secs(1), asking.as_mut()).await.is_err());
+        assert!(!frames(&mut far).await.contains(&PING), "not yet");
+        assert!(timeout(Duration::from_secs(2), asking.as_mut()).await.is_err());
+        assert!(frames(&mut far).await.contains(&PING));
+        // Any word will do.
+        far.write_all(&[0, 0, 0, 4, 1, 0, 0, 0, 0]).await.unwrap();
+        assert!(timeout(PING_TIMEOUT + Duration::from_secs(1), asking.as_mut()).await.is_err());
+        assert!(connection.is_open());
+        let gone = timeout(SILENCE + PING_TIMEOUT + Duration::from_secs(2), asking).await;
+        assert!(gone.expect("given up in time").is_err());
+        assert!(!connection.is_open());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_is_asked_when_nothing_is_waited_for() {
+        let (mut connection, mut far) = connected().await;
+        tokio::time::sleep(10 * SILENCE).await;
+        assert!(!frames(&mut far).await.contains(&PING));
+        assert!(connection.is_open() && connection.is_unused());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_ends_when_nobody_has_a_share() {
+        let (connection, mut far) = connected().await;
+        let another = connection.clone();
+        assert!(!connection.is_unused());
+        drop(connection);
+        assert!(!frames(&mut far).await.contains(&GOAWAY));
+        drop(another);
+        assert!(frames(&mut far).await.contains(&GOAWAY));
+        assert_eq!(far.read(&mut [0; 1]).await.unwrap(), 0);
     }
 }

@@ -26,7 +26,7 @@ const EVIL: &str = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil";
 
 /// How the first request ends for its client.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Ends {
+pub(super) enum Ends {
     /// With 502.
     BadGateway,
     /// In the middle of the answer.
@@ -138,7 +138,7 @@ const ANSWERS: [(&str, Ends); 74] = [
 ];
 
 /// Fields that no client gets.
-const CONNECTION: [&str; 7] =
+pub(super) const CONNECTION: [&str; 7] =
     ["x-evil", "connection", "keep-alive", "upgrade", "proxy-connection", "proxy-authenticate", "set-cookie"];
 
 fn expand(answer: &str) -> String {

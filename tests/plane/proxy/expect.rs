@@ -8,19 +8,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http::{Request, StatusCode};
+use http::{Request, Response, StatusCode};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
     sync::Notify,
+    task::JoinSet,
     time::timeout,
 };
 
-use super::{
-    HTTP2,
-    interim::{self, read_head},
-    route,
-};
+use super::interim::{self, read_head};
 use crate::{
     secure::{Secure, connect},
     support::{client::Raw, eventually, gate::TestGate, upstream::RawUpstream},
@@ -154,14 +151,125 @@ async fn clients_of_http2_are_asked_likewise() {
             assert_eq!(seen.all().last().unwrap(), "body");
         }
     }
-    // An upstream of HTTP/2 gets no expectation: the content is asked for at once.
-    let gate = TestGate::start(&route(HTTP2, "auth = \"none\"")).await;
-    let mut requests = interim::http2(None, &gate).await;
-    let (mut response, mut content) = requests.send_request(waiting_request(), false).unwrap();
-    assert_eq!(interim::next(&mut response).await.unwrap().status(), StatusCode::CONTINUE);
-    content.send_data("body".into(), true).unwrap();
-    assert_eq!(interim::whole(response).await.0, StatusCode::OK);
-    assert_eq!(gate.upstream.last().body, "body");
+}
+
+/// What an upstream of HTTP/2 does when it is asked, and is given the word.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Answer {
+    /// It asks for the content, and answers when it has it.
+    Asks,
+    /// It answers without the content.
+    Refuses,
+    /// It waits for the content, and answers when it has it.
+    Waits,
+}
+
+/// An upstream of HTTP/2.
+async fn http2_upstream(how: Answer) -> (RawUpstream, Seen, Arc<Notify>) {
+    let (seen, go) = (Seen::default(), Arc::new(Notify::new()));
+    let (noted, word) = (seen.clone(), Arc::clone(&go));
+    let upstream = RawUpstream::start(move |stream, _| {
+        let (seen, word) = (noted.clone(), Arc::clone(&word));
+        async move {
+            let mut requests = h2::server::handshake(stream).await.unwrap();
+            let mut answering = JoinSet::new();
+            while let Some(Ok((request, mut answer))) = requests.accept().await {
+                let (seen, word) = (seen.clone(), Arc::clone(&word));
+                answering.spawn(async move {
+                    let (head, mut content) = request.into_parts();
+                    seen.note(format!("{:?} {:?}", head.method, head.headers.get("expect")));
+                    word.notified().await;
+                    if how == Answer::Asks {
+                        answer.send_informational(Response::builder().status(100).body(()).unwrap()).unwrap();
+                    }
+                    if how != Answer::Refuses {
+                        let mut body = Vec::new();
+                        while let Some(data) = content.data().await {
+                            let data = data.unwrap();
+                            content.flow_control().release_capacity(data.len()).unwrap();
+                            body.extend_from_slice(&data);
+                        }
+                        seen.note(String::from_utf8_lossy(&body));
+                    }
+                    let status = if how == Answer::Refuses { 413 } else { 200 };
+                    let response = Response::builder().status(status).body(()).unwrap();
+                    answer.send_response(response, false).unwrap().send_data("done".into(), true).unwrap();
+                    // Whatever else comes is noted.
+                    while let Some(Ok(data)) = content.data().await {
+                        seen.note(String::from_utf8_lossy(&data));
+                    }
+                });
+            }
+        }
+    })
+    .await;
+    (upstream, seen, go)
+}
+
+const EXPECTED: &str = "POST Some(\"100-continue\")";
+
+/// Upstreams of HTTP/2 ask for the content likewise, or answer without it.
+#[tokio::test(flavor = "multi_thread")]
+async fn upstreams_of_http2_ask_likewise() {
+    for how in [Answer::Asks, Answer::Refuses] {
+        let (upstream, seen, go) = http2_upstream(how).await;
+        let gate = TestGate::start(&upstream.route("auth = \"none\"\nprotocol = \"http2\"")).await;
+        let answers = match how {
+            Answer::Refuses => vec![EXPECTED],
+            _ => vec![EXPECTED, "body"],
+        };
+        // From a client of HTTP/1.1.
+        let mut raw = Raw::connect(gate.address()).await;
+        raw.write(head("POST")).await;
+        eventually("the upstream has the header", async || seen.all() == [EXPECTED]).await;
+        let mut byte = [0];
+        assert!(timeout(Duration::from_millis(200), raw.0.read(&mut byte)).await.is_err(), "not yet");
+        go.notify_one();
+        if how == Answer::Asks {
+            assert_eq!(raw.read_until("\r\n\r\n").await, CONTINUE);
+            raw.write("body").await;
+        }
+        let reply = raw.read_until("done").await;
+        assert_eq!(reply.starts_with("HTTP/1.1 200"), how == Answer::Asks, "{reply}");
+        assert_eq!(seen.all(), answers);
+        // And of HTTP/2.
+        seen.0.lock().unwrap().clear();
+        let mut requests = interim::http2(None, &gate).await;
+        let (mut response, mut content) = requests.send_request(waiting_request(), false).unwrap();
+        eventually("the upstream has the header", async || seen.all() == [EXPECTED]).await;
+        assert!(timeout(Duration::from_millis(200), interim::next(&mut response)).await.is_err(), "not yet");
+        go.notify_one();
+        if how == Answer::Asks {
+            assert_eq!(interim::next(&mut response).await.unwrap().status(), StatusCode::CONTINUE);
+            content.send_data("body".into(), true).unwrap();
+        } else {
+            assert!(interim::next(&mut response).await.is_none(), "asked for content that nobody wants");
+        }
+        let status = if how == Answer::Asks { StatusCode::OK } else { StatusCode::PAYLOAD_TOO_LARGE };
+        assert_eq!(interim::whole(response).await, (status, "done".to_owned()));
+        assert_eq!(seen.all(), answers);
+    }
+}
+
+/// Those who say nothing get it after a second, which is no part of the time that the upstream has to answer.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upstream_of_http2_that_says_nothing_gets_the_content_too() {
+    let (upstream, seen, go) = http2_upstream(Answer::Waits).await;
+    let settings = "auth = \"none\"\nprotocol = \"http2\"\nresponse_timeout = \"700ms\"";
+    let gate = TestGate::start(&upstream.route(settings)).await;
+    go.notify_one();
+    let mut raw = Raw::connect(gate.address()).await;
+    let begun = Instant::now();
+    raw.write(head("POST")).await;
+    assert_eq!(raw.read_until("\r\n\r\n").await, CONTINUE);
+    assert!(begun.elapsed() >= Duration::from_millis(900), "{:?}", begun.elapsed());
+    raw.write("body").await;
+    assert!(raw.read_until("done").await.starts_with("HTTP/1.1 200"));
+    assert_eq!(seen.all(), [EXPECTED, "body"]);
+    // Then it has that time, and no more.
+    raw.write(format!("{}body", head("POST"))).await;
+    let reply = raw.read_until("upstream_timeout").await;
+    assert!(reply.contains("HTTP/1.1 504"), "{reply}");
 }
 
 /// Some upstreams know of no expectations: the content goes to them after a while.
@@ -257,18 +365,9 @@ async fn content_that_still_waits_goes_elsewhere() {
     assert_eq!((failed, seen.all().len() - before), (2, 4));
 }
 
-/// Where nobody tells of `100 Continue`, or nobody knows of it, the expectation ends at the gate.
+/// Where nobody knows of it, the expectation ends at the gate.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_expectation_that_cannot_be_passed_on_is_met_by_the_gate() {
-    let gate = TestGate::start(&route(HTTP2, "auth = \"none\"")).await;
-    let mut raw = Raw::connect(gate.address()).await;
-    raw.write(head("POST")).await;
-    assert_eq!(raw.read_until("\r\n\r\n").await, CONTINUE);
-    raw.write("body").await;
-    assert!(raw.read_until("ok").await.starts_with("HTTP/1.1 200"));
-    let got = gate.upstream.last();
-    assert_eq!((&got.body[..], got.values("expect")), (&b"body"[..], vec![]));
-
     let gate = TestGate::start("[[routes]]\nauth = \"none\"\nupstream = \"{upstream}\"\n").await;
     let old = head("POST").replace("HTTP/1.1", "HTTP/1.0");
     let reply = Raw::exchange(gate.address(), format!("{old}body")).await;

@@ -15,6 +15,7 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
     sync::Notify,
+    task::JoinSet,
 };
 
 use crate::{
@@ -137,6 +138,81 @@ async fn over_http2_they_come_on_the_stream_of_their_request() {
             go.notify_one();
             assert_eq!(whole(response).await, (StatusCode::OK, "body".to_owned()));
         }
+    }
+}
+
+/// The same, over HTTP/2.
+async fn hinting_http2(hints: Vec<Response<()>>) -> (RawUpstream, Arc<Notify>) {
+    let go = Arc::new(Notify::new());
+    let word = Arc::clone(&go);
+    let upstream = RawUpstream::start(move |stream, _| {
+        let (hints, word) = (hints.clone(), Arc::clone(&word));
+        async move {
+            let mut requests = h2::server::handshake(stream).await.unwrap();
+            let mut answering = JoinSet::new();
+            while let Some(Ok((_, mut answer))) = requests.accept().await {
+                let (hints, word) = (hints.clone(), Arc::clone(&word));
+                answering.spawn(async move {
+                    for hint in hints {
+                        answer.send_informational(hint).unwrap();
+                    }
+                    word.notified().await;
+                    answer.send_response(Response::new(()), false).unwrap().send_data("body".into(), true).unwrap();
+                });
+            }
+        }
+    })
+    .await;
+    (upstream, go)
+}
+
+fn hint(status: u16, fields: &[(&str, &str)]) -> Response<()> {
+    let hint = fields.iter().fold(Response::builder().status(status), |hint, (name, value)| hint.header(*name, *value));
+    hint.body(()).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn those_of_upstreams_of_http2_pass_likewise() {
+    let links =
+        [("link", "</style.css>; rel=preload"), ("link", "</a.js>"), ("x-request-id", "theirs"), ("x-kept", "1")];
+    let (upstream, go) = hinting_http2(vec![hint(103, &links), hint(100, &[]), hint(102, &[])]).await;
+    let secure = Secure::new();
+    for secure in [None, Some(&secure)] {
+        let listener = secure.map(Secure::listener).unwrap_or_default();
+        let route = upstream.route("auth = \"none\"\nprotocol = \"http2\"");
+        let gate = TestGate::start(&format!("{listener}{route}")).await;
+        let mut raw = Raw(connect(secure, gate.address(), "http/1.1").await);
+        for _ in 0..3 {
+            raw.write(GET).await;
+            assert_eq!(
+                raw.read_until("102 Processing\r\n\r\n").await,
+                "HTTP/1.1 103 Early Hints\r\nlink: </style.css>; rel=preload\r\nlink: </a.js>\r\nx-kept: 1\r\n\r\n\
+                 HTTP/1.1 102 Processing\r\n\r\n"
+            );
+            go.notify_one();
+            let reply = raw.read_until("body").await;
+            assert!(reply.starts_with("HTTP/1.1 200 OK\r\n") && reply.matches("HTTP/1.1").count() == 1, "{reply}");
+        }
+        let mut requests = http2(secure, &gate).await;
+        let mut waiting = Vec::new();
+        for _ in 0..3 {
+            let request = Request::get("https://api.example/").body(()).unwrap();
+            let (mut response, _) = requests.send_request(request, true).unwrap();
+            let hint = next(&mut response).await.unwrap();
+            assert_eq!((hint.status(), hint.headers().len()), (StatusCode::EARLY_HINTS, 3));
+            assert_eq!(next(&mut response).await.unwrap().status(), StatusCode::PROCESSING);
+            waiting.push(response);
+        }
+        for response in waiting {
+            go.notify_one();
+            assert_eq!(whole(response).await, (StatusCode::OK, "body".to_owned()));
+        }
+        // Whoever knows of none gets none.
+        go.notify_one();
+        let mut raw = Raw(connect(secure, gate.address(), "http/1.1").await);
+        raw.write("GET / HTTP/1.0\r\nHost: a\r\n\r\n").await;
+        let reply = raw.read_to_end().await;
+        assert!(reply.ends_with("body") && !reply.contains("103"), "{reply}");
     }
 }
 
