@@ -8,10 +8,7 @@ use std::{
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
-use crate::server::{
-    http1,
-    http2::{self, error::Http2Error},
-};
+use crate::server::{http1, http2};
 
 /// The content of a request. It is read no faster than it is asked for.
 #[derive(Debug)]
@@ -32,7 +29,7 @@ impl Body for Incoming {
         match self.get_mut() {
             Self::Empty => Poll::Ready(None),
             Self::Http1(body) => body.poll_frame(context).map(|frame| frame.map(|frame| frame.map_err(Into::into))),
-            Self::Http2(body) => body.poll_frame(context).map(|frame| frame.map(|frame| frame.map_err(told))),
+            Self::Http2(body) => body.poll_frame(context).map(|frame| frame.map(|frame| frame.map_err(Into::into))),
         }
     }
 
@@ -50,13 +47,5 @@ impl Body for Incoming {
             Self::Http1(body) => body.size_hint(),
             Self::Http2(body) => body.size_hint(),
         }
-    }
-}
-
-/// The error of a stream as the library that speaks HTTP/2 to upstreams tells it on.
-fn told(error: Http2Error) -> Box<dyn std::error::Error + Send + Sync> {
-    match error {
-        Http2Error::ResetByClient(reason) | Http2Error::Reset(reason) => h2::Error::from(reason).into(),
-        Http2Error::Connection(_) | Http2Error::Gone => error.into(),
     }
 }

@@ -239,6 +239,14 @@ impl RequestBody {
         self
     }
 
+    /// Whether what was taken off it may still go out.
+    ///
+    /// # Errors
+    /// The session of its request has ended.
+    pub(super) fn check(&self) -> Result<(), BodyError> {
+        self.streamed().map_or(Ok(()), Streamed::check)
+    }
+
     /// How it gets on; `None`: it is empty.
     pub(super) fn upload(&self) -> Option<Arc<Upload>> {
         self.streamed().map(|streamed| Arc::clone(&streamed.upload))
@@ -246,12 +254,17 @@ impl RequestBody {
 }
 
 impl Streamed {
-    fn poll_frame(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn check(&self) -> Result<(), BodyError> {
         if self.leash.as_ref().is_some_and(Leash::has_ended) {
             self.upload.set(BROKEN);
-            return Poll::Ready(Some(
-                Err(io::Error::new(io::ErrorKind::ConnectionAborted, "session has ended").into()),
-            ));
+            return Err(io::Error::new(io::ErrorKind::ConnectionAborted, "session has ended").into());
+        }
+        Ok(())
+    }
+
+    fn poll_frame(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if let Err(ended) = self.check() {
+            return Poll::Ready(Some(Err(ended)));
         }
         let progress = Pin::new(&mut self.incoming).poll_frame(context);
         let watched = self.patience.watch(context, progress);

@@ -7,15 +7,18 @@
 //! - `link`: what is known of it without a look at what it says.
 //! - [`exchange`](mod@exchange): one request and its response.
 //! - `upload`: sending its content.
-//! - [`body`]: the content of a response.
-//! - [`duplex`]: a stream after an extended `CONNECT` (RFC 8441).
+//! - `body`: the content of a response.
+//! - `duplex`: a stream after an extended `CONNECT` (RFC 8441).
 
-pub(super) mod body;
-pub(super) mod connection;
-pub(super) mod duplex;
-pub(super) mod exchange;
+mod body;
+mod connection;
+mod duplex;
+mod exchange;
 mod link;
 mod upload;
+
+#[cfg(test)]
+mod tests;
 
 pub(super) use self::{
     body::ResponseBody,

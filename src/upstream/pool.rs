@@ -123,7 +123,7 @@ pub struct Http2Pool {
 #[derive(Debug)]
 struct Shared {
     connection: Http2Connection,
-    /// When it was last seen in use.
+    /// When it was last asked for, or seen in use.
     used: Instant,
 }
 
@@ -152,7 +152,9 @@ impl Http2Pool {
     pub(super) fn open(&self) -> Option<Http2Connection> {
         let mut shared = self.shared();
         shared.take_if(|shared| !shared.connection.connection.is_open());
-        Some(shared.as_ref()?.connection.clone())
+        let shared = shared.as_mut()?;
+        shared.used = Instant::now();
+        Some(shared.connection.clone())
     }
 
     /// Lets go of a connection that is closed, or was unused for too long.
@@ -222,16 +224,36 @@ mod tests {
     use super::*;
     use crate::upstream::transport::Target;
 
-    #[tokio::test]
-    async fn a_pool_that_is_closed_keeps_nothing() {
+    const KEEP_ALIVE: Duration = Duration::from_secs(60);
+
+    async fn settings() -> (PoolSettings, tokio::net::TcpListener) {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let target = Target::Tcp(listener.local_addr().unwrap());
-        let pool = Http1Pool::new(PoolSettings {
-            transport: Transport { target, tls: None },
-            connect_timeout: Duration::from_secs(10),
-            keep_alive: Duration::from_secs(60),
-            max_idle: 10,
-        });
+        let transport = Transport { target, tls: None };
+        let connect_timeout = Duration::from_secs(10);
+        (PoolSettings { transport, connect_timeout, keep_alive: KEEP_ALIVE, max_idle: 10 }, listener)
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_is_asked_for_is_kept_though_no_request_is_ever_seen() {
+        let (settings, _listener) = settings().await;
+        let pool = Http2Pool::new(settings);
+        let number = pool.connect().await.unwrap().number;
+        tokio::time::pause();
+        for _ in 0..10 {
+            tokio::time::advance(KEEP_ALIVE * 9 / 10).await;
+            pool.reap();
+            assert_eq!(pool.open().map(|connection| connection.number), Some(number));
+        }
+        tokio::time::advance(KEEP_ALIVE * 11 / 10).await;
+        pool.reap();
+        assert!(pool.open().is_none());
+    }
+
+    #[tokio::test]
+    async fn a_pool_that_is_closed_keeps_nothing() {
+        let (settings, _listener) = settings().await;
+        let pool = Http1Pool::new(settings);
         let (kept, in_use) = (pool.connect().await.unwrap(), pool.connect().await.unwrap());
         pool.keep(kept, Instant::now());
         pool.close();

@@ -252,8 +252,9 @@ fn again_http1(unanswered: Unanswered<Incoming, RequestBody>) -> (Failure, Optio
 /// Likewise over HTTP/2, where an upstream can say that it did nothing about it (RFC 9113 §8.7).
 fn again_http2(head: Box<Request<Incoming>>, unanswered: http2::Unanswered) -> (http2::Failure, Option<Outbound>) {
     let http2::Unanswered { failure, refused, answered, body, .. } = unanswered;
-    let broke_off = matches!(failure, http2::Failure::BrokeOff(_)) && !answered;
-    let again = body.filter(|_| broke_off && (refused || head.method().is_idempotent()));
+    // What the library found wrong with a response is no end of it.
+    let broke_off = matches!(&failure, http2::Failure::BrokeOff(error) if !(error.is_reset() && error.is_library()));
+    let again = body.filter(|_| broke_off && !answered && (refused || head.method().is_idempotent()));
     (failure, again.map(|body| Outbound { head, body }))
 }
 
@@ -262,6 +263,7 @@ fn whose_fault(error: impl Into<WhyNot>, upload: Option<&Upload>) -> UpstreamErr
     let error = error.into();
     match (upload.and_then(Upload::fault), error) {
         (_, WhyNot::TimedOut) => UpstreamError::ResponseTimeout,
+        (_, WhyNot::Switched) => UpstreamError::Switched,
         (Some(Fault::Stalled), _) => UpstreamError::RequestTimeout,
         (Some(Fault::Broken), WhyNot::Other(error)) | (_, WhyNot::Request(error)) => UpstreamError::RequestBody(error),
         (None, WhyNot::Other(error)) => UpstreamError::Exchange(error),
@@ -271,6 +273,7 @@ fn whose_fault(error: impl Into<WhyNot>, upload: Option<&Upload>) -> UpstreamErr
 /// Why an exchange failed, as far as its connection knows.
 enum WhyNot {
     TimedOut,
+    Switched,
     Request(BodyError),
     Other(BodyError),
 }
@@ -279,6 +282,7 @@ impl From<http2::Failure> for WhyNot {
     fn from(failure: http2::Failure) -> Self {
         match failure {
             http2::Failure::Request(_) => Self::Request(failure.into()),
+            http2::Failure::Switched => Self::Switched,
             failure => Self::Other(failure.into()),
         }
     }

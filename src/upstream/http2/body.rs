@@ -1,12 +1,9 @@
 //! The content of a response, read as it is asked for.
 
-use std::{
-    io,
-    task::{Context, Poll, ready},
-};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use h2::{Reason, RecvStream};
+use h2::RecvStream;
 use http_body::{Frame, SizeHint};
 
 use super::{connection::Share, exchange::Failure};
@@ -54,7 +51,7 @@ impl ResponseBody {
 
     fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<Frame<Bytes>>, Failure>> {
         if let Some(sending) = &mut self.sending {
-            sending.check(context, |error| Failure::Request(io::Error::other(error).into()))?;
+            sending.check(context, Failure::Panicked)?;
         }
         if !self.is_read {
             match ready!(self.stream.poll_data(context)) {
@@ -74,11 +71,10 @@ impl ResponseBody {
         }
     }
 
-    /// Whoever has answered in full need not take the rest of the request, and says so by a reset without error (RFC 9113 §8.1). It may come
-    /// before the end of the response is looked at, which the library forgets then.
+    /// A reset behind the end of a response, as whoever answers in full without the rest of the request sends it (RFC 9113 §8.1), is none to
+    /// the library. The end of the connection is, and may be heard of first.
     fn end(&self, error: h2::Error) -> Result<Option<Frame<Bytes>>, Failure> {
-        let is_whole = error.is_reset() && error.is_remote() && error.reason() == Some(Reason::NO_ERROR);
-        if is_whole && self.left.is_none_or(|left| left == 0) { Ok(None) } else { Err(Failure::BrokeOff(error)) }
+        if self.left == Some(0) { Ok(None) } else { Err(Failure::BrokeOff(error)) }
     }
 
     /// Whether nothing more comes.

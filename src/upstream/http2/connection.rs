@@ -4,18 +4,23 @@ use std::{
     future::poll_fn,
     io,
     pin::{Pin, pin},
-    sync::{Arc, Weak},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     task::{Context, Poll, Waker, ready},
     time::Duration,
 };
 
 use bytes::Bytes;
 use h2::{
-    Ping, PingPong,
-    client::{self, SendRequest},
+    Ping, PingPong, SendStream,
+    client::{self, ResponseFuture, SendRequest},
 };
+use http::Request;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
+    sync::Semaphore,
     time::{Instant, Sleep, sleep},
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -31,31 +36,50 @@ const MAX_RESPONSE_HEADER: u32 = 64 * 1024;
 const STREAM_WINDOW: u32 = 64 * 1024;
 const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
 
-/// How much of one request is held for an upstream that is slow to read it.
+/// How much of one request is held for an upstream that is slow to read it, beside the part that is on its way there.
 const SEND_BUFFER: usize = 64 * 1024;
 
 /// How many requests go out before the upstream has said how many it takes.
 const FIRST_STREAMS: usize = 100;
 
-/// How long an upstream may take to answer a `PING`.
-const PING_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long an upstream may take to answer a `PING`, or to let a connection end.
+const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A share of a connection. When the last one is gone, it ends.
+/// A handle of a connection. When the last one is gone, and the last [`Share`], it ends.
 #[derive(Clone, Debug)]
 pub(in crate::upstream) struct Connection {
-    // Before the share: whoever ends the connection has to find it unused.
     requests: SendRequest<Bytes>,
     known: Known,
-    share: Share,
+    line: Arc<Line>,
+    under_way: Arc<AtomicUsize>,
+    handle: Arc<DropGuard>,
 }
 
-/// Keeps a connection.
-#[derive(Clone, Debug)]
-pub(super) struct Share(Arc<DropGuard>);
+/// Those who wait for a stream: the upstream takes so many at once, and a request that is given up meanwhile must not go out any more.
+#[derive(Debug)]
+struct Line {
+    /// Whoever is next has it.
+    turn: Semaphore,
+    /// Takes no request before the last one has gone out.
+    requests: Mutex<SendRequest<Bytes>>,
+}
+
+/// What a request that is under way has of its connection.
+#[derive(Debug)]
+pub(super) struct Share {
+    under_way: Arc<AtomicUsize>,
+    _handle: Arc<DropGuard>,
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.under_way.fetch_sub(1, Ordering::Relaxed);
+    }
+}
 
 impl Connection {
-    /// Begins a connection over `stream`. While requests are under way and nothing was heard for `silence`, or for twice as long at most, the
-    /// upstream is asked whether it is still there.
+    /// Begins a connection over `stream`. While requests are under way and nothing was heard for `silence`, the upstream is asked whether it
+    /// is still there.
     ///
     /// # Errors
     /// Nothing can be written.
@@ -75,44 +99,66 @@ impl Connection {
             .max_local_error_reset_streams(None)
             .handshake(link)
             .await?;
-        let unused = CancellationToken::new();
-        let share = Share(Arc::new(unused.clone().drop_guard()));
+        let (unused, under_way) = (CancellationToken::new(), Arc::new(AtomicUsize::new(0)));
+        let handle = Arc::new(unused.clone().drop_guard());
         let liveness = Liveness {
             pings: connection.ping_pong(),
             known: known.clone(),
-            shares: Arc::downgrade(&share.0),
+            under_way: Arc::clone(&under_way),
             silence,
             timer: Box::pin(sleep(silence)),
-            is_asked: false,
+            asked: None,
         };
         tokio::spawn(async move {
             if let Err(error) = keep(connection, liveness, unused).await {
                 tracing::debug!(error = &error as &dyn std::error::Error, "connection to upstream ended");
             }
         });
-        Ok(Self { requests, known, share })
+        let queue = Arc::new(Line { turn: Semaphore::new(1), requests: Mutex::new(requests.clone()) });
+        Ok(Self { requests, known, line: queue, under_way, handle })
     }
 
-    /// Whether it takes requests.
+    /// Whether it takes requests, be it later.
     pub(in crate::upstream) fn is_open(&mut self) -> bool {
         matches!(self.requests.poll_ready(&mut Context::from_waker(Waker::noop())), Poll::Ready(Ok(())))
     }
 
-    /// Whether nobody else has a share.
+    /// Whether no request is under way.
     pub(in crate::upstream) fn is_unused(&self) -> bool {
-        Arc::strong_count(&self.share.0) == 1
+        self.under_way.load(Ordering::Relaxed) == 0
     }
 
-    /// Resolves when it is known what the upstream takes: whether extended `CONNECT` is among it (RFC 8441 §3). One that has ended takes
-    /// nothing.
+    /// Resolves when it is known what the upstream takes, or the connection has ended: whether extended `CONNECT` is among it (RFC 8441 §3).
     pub(in crate::upstream) async fn connects(&self) -> bool {
         self.known.settled().await;
         self.requests.is_extended_connect_protocol_enabled()
     }
 
-    /// For one request.
-    pub(super) fn into_parts(self) -> (SendRequest<Bytes>, Share) {
-        (self.requests, self.share)
+    /// For one request. To be had before it is sent.
+    pub(super) fn share(&self) -> Share {
+        self.under_way.fetch_add(1, Ordering::Relaxed);
+        Share { under_way: Arc::clone(&self.under_way), _handle: Arc::clone(&self.handle) }
+    }
+
+    /// Sends the header of a request once the upstream takes another one; `is_whole`: it is all of it.
+    ///
+    /// # Errors
+    /// Nothing was sent: the connection takes no more, or the library does not take this one.
+    pub(super) async fn send(
+        &self,
+        request: Request<()>,
+        is_whole: bool,
+    ) -> Result<(ResponseFuture, SendStream<Bytes>), h2::Error> {
+        let Line { turn, requests } = &*self.line;
+        let requests = || requests.lock().unwrap_or_else(PoisonError::into_inner);
+        // Nobody closes it.
+        let _turn = turn.acquire().await;
+        poll_fn(|context| requests().poll_ready(context)).await?;
+        let sent = requests().send_request(request, is_whole)?;
+        // Until it has gone out, which has to be known before anything else is asked of its stream: only one can wait for that. Whether it
+        // ever does, the response tells.
+        let _ = poll_fn(|context| requests().poll_ready(context)).await;
+        Ok(sent)
     }
 }
 
@@ -125,13 +171,15 @@ async fn keep<T>(
 where
     T: AsyncRead + AsyncWrite + Unpin,
 {
-    let (mut connection, mut unused) = (pin!(connection), pin!(unused.cancelled()));
-    let mut is_unused = false;
+    let mut connection = pin!(connection);
+    // An upstream that takes nothing any more does not take a goodbye either.
+    let mut farewell = pin!(async {
+        unused.cancelled().await;
+        sleep(PATIENCE).await;
+    });
     poll_fn(|context| {
-        // The library finds out by itself, but only when it is looked at.
-        is_unused = is_unused || unused.as_mut().poll(context).is_ready();
-        if liveness.poll_gone(context).is_ready() {
-            tracing::debug!("upstream does not answer a PING any more");
+        if liveness.poll_gone(context).is_ready() || farewell.as_mut().poll(context).is_ready() {
+            tracing::debug!("upstream has gone without a word");
             return Poll::Ready(Ok(()));
         }
         connection.as_mut().poll(context)
@@ -139,35 +187,48 @@ where
     .await
 }
 
-/// Whether an upstream is still there: it is asked when nothing was heard of it for long while something was waited for (RFC 9113 §6.7).
+/// Whether an upstream is still there: it is asked when nothing was heard of it for long while something is waited for (RFC 9113 §6.7).
 #[derive(Debug)]
 struct Liveness {
     pings: Option<PingPong>,
     known: Known,
-    shares: Weak<DropGuard>,
+    under_way: Arc<AtomicUsize>,
     silence: Duration,
     timer: Pin<Box<Sleep>>,
-    is_asked: bool,
+    /// When it was asked.
+    asked: Option<Instant>,
 }
 
 impl Liveness {
+    /// To be called whenever something is sent, too: nothing else tells that a request is under way.
     fn poll_gone(&mut self, context: &mut Context<'_>) -> Poll<()> {
         let Some(pings) = &mut self.pings else { return Poll::Pending };
         loop {
-            if self.is_asked && pings.poll_pong(context).is_ready() {
-                self.is_asked = false;
+            let (now, heard) = (Instant::now(), self.known.heard());
+            if self.asked.is_some_and(|asked| heard > asked) && pings.poll_pong(context).is_ready() {
+                self.asked = None;
             }
-            ready!(self.timer.as_mut().poll(context));
-            let is_silent = !self.known.heard();
-            if is_silent && self.is_asked {
+            let due = match self.asked {
+                // Any word will do, but another question has to wait for the answer.
+                Some(asked) => heard.max(asked) + PATIENCE,
+                None if self.under_way.load(Ordering::Relaxed) == 0 => return Poll::Pending,
+                None => heard + self.silence,
+            };
+            if now < due {
+                // It is moved only if it goes off too late, or has gone off.
+                if self.timer.deadline() > due || self.timer.is_elapsed() {
+                    self.timer.as_mut().reset(due);
+                }
+                ready!(self.timer.as_mut().poll(context));
+                continue;
+            }
+            if self.asked.is_some() {
                 return Poll::Ready(());
             }
-            // Whoever keeps it for later has a share as well.
-            let asks = is_silent && self.shares.strong_count() > 1;
-            if asks {
-                self.is_asked = pings.send_ping(Ping::opaque()).is_ok();
+            if pings.send_ping(Ping::opaque()).is_err() {
+                return Poll::Pending;
             }
-            self.timer.as_mut().reset(Instant::now() + if asks { PING_TIMEOUT } else { self.silence });
+            self.asked = Some(now);
         }
     }
 }
@@ -192,6 +253,7 @@ mod tests {
     use super::{super::exchange, *};
     use crate::upstream::{body::RequestBody, waiting::Waiting};
 
+    const SECOND: Duration = Duration::from_secs(1);
     const SILENCE: Duration = Duration::from_secs(60);
 
     /// A connection, and its other end, which has said what it takes.
@@ -221,37 +283,59 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_upstream_that_has_gone_without_a_word_is_given_up() {
+        for is_kept in [true, false] {
+            let (mut connection, mut far) = connected().await;
+            let request = Request::get("http://a/").body(()).unwrap();
+            let waiting = Waiting::default();
+            let mut asking = pin!(exchange(connection.clone(), &request, RequestBody::default(), &waiting));
+            assert!(timeout(SILENCE.saturating_sub(SECOND), asking.as_mut()).await.is_err());
+            let (other, _far) = connected().await;
+            if !is_kept {
+                // Whoever has one under way needs nobody else to keep the connection.
+                connection = other;
+            }
+            assert!(!frames(&mut far).await.contains(&PING), "not yet");
+            assert!(timeout(2 * SECOND, asking.as_mut()).await.is_err());
+            assert!(frames(&mut far).await.contains(&PING));
+            // Any word will do.
+            far.write_all(&[0, 0, 0, 4, 1, 0, 0, 0, 0]).await.unwrap();
+            assert!(timeout(PATIENCE.saturating_sub(SECOND), asking.as_mut()).await.is_err());
+            let gone = timeout(2 * SECOND, asking).await;
+            assert!(gone.expect("given up in time").is_err());
+            assert_eq!(connection.is_open(), !is_kept);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_comes_after_a_long_silence_has_the_upstream_asked_at_once() {
         let (mut connection, mut far) = connected().await;
+        tokio::time::sleep(10 * SILENCE).await;
+        assert!(!frames(&mut far).await.contains(&PING), "nothing is waited for");
+        assert!(connection.is_open() && connection.is_unused());
         let request = Request::get("http://a/").body(()).unwrap();
         let waiting = Waiting::default();
         let mut asking = pin!(exchange(connection.clone(), &request, RequestBody::default(), &waiting));
-        // Its settings were heard in the first of them.
-        assert!(timeout(2 * SILENCE - Duration::from_secs(1), asking.as_mut()).await.is_err());
-        assert!(!frames(&mut far).await.contains(&PING), "not yet");
-        assert!(timeout(Duration::from_secs(2), asking.as_mut()).await.is_err());
+        assert!(timeout(SECOND, asking.as_mut()).await.is_err());
         assert!(frames(&mut far).await.contains(&PING));
-        // Any word will do.
-        far.write_all(&[0, 0, 0, 4, 1, 0, 0, 0, 0]).await.unwrap();
-        assert!(timeout(PING_TIMEOUT + Duration::from_secs(1), asking.as_mut()).await.is_err());
-        assert!(connection.is_open());
-        let gone = timeout(SILENCE + PING_TIMEOUT + Duration::from_secs(2), asking).await;
-        assert!(gone.expect("given up in time").is_err());
+        assert!(timeout(PATIENCE, asking).await.expect("given up in time").is_err());
         assert!(!connection.is_open());
     }
 
+    /// An upstream that takes nothing any more, not even a goodbye.
     #[tokio::test(start_paused = true)]
-    async fn nobody_is_asked_when_nothing_is_waited_for() {
-        let (mut connection, mut far) = connected().await;
-        tokio::time::sleep(10 * SILENCE).await;
-        assert!(!frames(&mut far).await.contains(&PING));
-        assert!(connection.is_open() && connection.is_unused());
+    async fn it_does_not_outlive_its_last_handle_for_long() {
+        let (near, mut far) = tokio::io::duplex(60);
+        let connection = Connection::new(near, SILENCE).await.unwrap();
+        drop(connection);
+        tokio::time::sleep(PATIENCE + SECOND).await;
+        let mut rest = Vec::new();
+        timeout(SECOND, far.read_to_end(&mut rest)).await.expect("it has ended").unwrap();
     }
 
     #[tokio::test(start_paused = true)]
-    async fn it_ends_when_nobody_has_a_share() {
+    async fn it_ends_with_its_last_handle() {
         let (connection, mut far) = connected().await;
         let another = connection.clone();
-        assert!(!connection.is_unused());
         drop(connection);
         assert!(!frames(&mut far).await.contains(&GOAWAY));
         drop(another);

@@ -37,7 +37,10 @@ impl AsyncRead for Duplex {
         while self.rest.is_empty() {
             match ready!(self.from_upstream.poll_data(context)) {
                 Some(Ok(data)) => self.rest = data,
-                Some(Err(error)) if matches!(error.reason(), Some(Reason::NO_ERROR | Reason::CANCEL)) => {
+                // It is not needed any more; what was said before has been heard.
+                Some(Err(error))
+                    if error.is_reset() && matches!(error.reason(), Some(Reason::NO_ERROR | Reason::CANCEL)) =>
+                {
                     return Poll::Ready(Ok(()));
                 }
                 Some(Err(error)) => return Poll::Ready(Err(broke_off(error))),
@@ -76,6 +79,8 @@ impl AsyncWrite for Duplex {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(self.to_upstream.send_data(Bytes::new(), true).map_err(broke_off))
+        // It fails where the stream has ended already, by whomever: then it is done.
+        let _ = self.to_upstream.send_data(Bytes::new(), true);
+        Poll::Ready(Ok(()))
     }
 }

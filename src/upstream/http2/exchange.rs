@@ -6,15 +6,13 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use bytes::Bytes;
-use h2::{
-    Reason, RecvStream,
-    client::{ResponseFuture, SendRequest},
-    ext::Protocol,
-};
+use h2::{Reason, RecvStream, client::ResponseFuture, ext::Protocol};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use http_body::Body as _;
-use tokio::time::{Sleep, sleep};
+use tokio::{
+    task::JoinError,
+    time::{Sleep, sleep},
+};
 
 use super::{Connection, Duplex, ResponseBody, connection::Share, upload::Upload};
 use crate::upstream::{
@@ -43,12 +41,15 @@ pub(in crate::upstream) enum Failure {
     /// One interim response after another.
     #[error("too many interim responses")]
     Interim,
-    /// `Content-Length` is no length, or several.
+    /// `Content-Length` is no length, several, or in the answer to `CONNECT`.
     #[error("length of the response is malformed")]
     Length,
     /// The request's body failed.
     #[error("request body failed")]
     Request(#[source] BodyError),
+    /// Sending the request's body panicked.
+    #[error("request could not be sent to its end")]
+    Panicked(#[source] JoinError),
 }
 
 /// A request that was not answered.
@@ -66,8 +67,8 @@ pub(in crate::upstream) struct Unanswered {
     pub(in crate::upstream) body: Option<RequestBody>,
 }
 
-/// Sends a request over a connection, with this body, and resolves with the header of its response. With `Expect: 100-continue` the body
-/// waits until it is wanted. How long it takes is for the caller to say.
+/// Sends a request over a connection, with this body, and resolves with the header of its response. It waits until the upstream takes another
+/// request. With `Expect: 100-continue` the body waits until it is wanted. How long all that takes is for the caller to say.
 ///
 /// # Errors
 /// [`Unanswered`].
@@ -80,12 +81,36 @@ pub(in crate::upstream) async fn exchange<H>(
     body: RequestBody,
     waiting: &Waiting,
 ) -> Result<Answer, Unanswered> {
-    let (requests, share) = connection.into_parts();
-    let mut underway = Underway::begin(requests, share, head, body, waiting)?;
+    let is_connect = *head.method() == Method::CONNECT;
+    let is_whole = body.is_end_stream() && !is_connect;
+    let expects = !is_whole && head.headers().contains_key(header::EXPECT);
+    let share = connection.share();
+    let (response, stream) = match connection.send(request(head, &body), is_whole).await {
+        Ok(sent) => sent,
+        Err(error) => return Err(unsent(error, body)),
+    };
+    // It ends with those who use it.
+    drop(connection);
+    let mut underway = Underway {
+        response,
+        upload: Upload::new(stream, body, is_whole || is_connect, expects),
+        is_connect,
+        waiting,
+        interim: 0,
+        until: None,
+        share,
+    };
     match poll_fn(|context| underway.poll_head(context)).await {
         Ok((head, incoming)) => underway.answer(head, incoming),
         Err(failure) => Err(underway.unanswered(failure)),
     }
+}
+
+/// A request that the connection does not take, or that the library refuses itself: then no other connection takes it either.
+fn unsent(error: h2::Error, body: RequestBody) -> Unanswered {
+    let refused = error.is_go_away() || error.is_io() || error.is_reset();
+    let body = Some(body).filter(|_| refused);
+    Unanswered { failure: Failure::BrokeOff(error), sent: false, refused, answered: false, body }
 }
 
 #[derive(Debug)]
@@ -100,37 +125,7 @@ struct Underway<'a> {
     share: Share,
 }
 
-impl<'a> Underway<'a> {
-    fn begin<H>(
-        mut requests: SendRequest<Bytes>,
-        share: Share,
-        head: &Request<H>,
-        body: RequestBody,
-        waiting: &'a Waiting,
-    ) -> Result<Self, Unanswered> {
-        let is_connect = *head.method() == Method::CONNECT;
-        let is_whole = body.is_end_stream() && !is_connect;
-        let expects = !is_whole && head.headers().contains_key(header::EXPECT);
-        match requests.send_request(request(head, &body), is_whole) {
-            Ok((response, stream)) => Ok(Self {
-                response,
-                upload: Upload::new(stream, body, is_whole || is_connect, expects),
-                is_connect,
-                waiting,
-                interim: 0,
-                until: None,
-                share,
-            }),
-            Err(error) => Err(Unanswered {
-                failure: Failure::BrokeOff(error),
-                sent: false,
-                refused: true,
-                answered: false,
-                body: Some(body),
-            }),
-        }
-    }
-
+impl Underway<'_> {
     fn poll_head(&mut self, context: &mut Context<'_>) -> Poll<Result<(Response<()>, RecvStream), Failure>> {
         loop {
             if let Poll::Ready(Err(error)) = self.upload.poll(context) {
@@ -173,19 +168,17 @@ impl<'a> Underway<'a> {
     }
 
     fn answer(self, head: Response<()>, incoming: RecvStream) -> Result<Answer, Unanswered> {
-        let Self { mut upload, share, is_connect, .. } = self;
-        if is_connect && head.status() == StatusCode::OK {
+        let length = length(head.headers());
+        let is_connected = self.is_connect && head.status() == StatusCode::OK;
+        // A tunnel has no length (RFC 9110 §9.3.6), and the library would hold it to that.
+        let Ok(length) = length.and_then(|length| if is_connected && length.is_some() { Err(()) } else { Ok(length) })
+        else {
+            return Err(Unanswered { answered: true, ..self.unanswered(Failure::Length) });
+        };
+        let Self { mut upload, share, .. } = self;
+        if is_connected {
             return Ok(Answer::Connected(head, Duplex::new(upload.into_stream(), incoming, share)));
         }
-        let Ok(length) = length(head.headers()) else {
-            return Err(Unanswered {
-                failure: Failure::Length,
-                sent: true,
-                refused: false,
-                answered: true,
-                body: upload.into_body(),
-            });
-        };
         // What is held is not wanted, nor is what comes after all of the response.
         let goes_on = !upload.is_over() && !upload.is_held() && !incoming.is_end_stream();
         let sending =
@@ -194,10 +187,15 @@ impl<'a> Underway<'a> {
     }
 
     fn unanswered(self, failure: Failure) -> Unanswered {
-        let refused = matches!(&failure, Failure::BrokeOff(error) if error.is_remote()
-            && (error.is_go_away() || error.is_reset() && error.reason() == Some(Reason::REFUSED_STREAM)));
-        let sent = !matches!(&failure, Failure::BrokeOff(error) if error.is_remote() && error.is_go_away());
-        Unanswered { failure, sent, refused, answered: self.interim > 0, body: self.upload.into_body() }
+        let said = |is: fn(&h2::Error) -> bool, reason| {
+            matches!(&failure, Failure::BrokeOff(error)
+                if error.is_remote() && is(error) && error.reason() == Some(reason))
+        };
+        // A goodbye for a reason may be for this very request.
+        let left_out = said(h2::Error::is_go_away, Reason::NO_ERROR);
+        let refused = left_out || said(h2::Error::is_reset, Reason::REFUSED_STREAM);
+        let body = self.upload.into_body();
+        Unanswered { failure, sent: !left_out, refused, answered: self.interim > 0, body }
     }
 }
 
@@ -221,7 +219,7 @@ fn request<H>(head: &Request<H>, body: &RequestBody) -> Request<()> {
     request
 }
 
-/// What a response says of its length. Several that say the same are one (RFC 9110 §8.6).
+/// What a response says of its length. Several that say the same are one (RFC 9110 §8.6), and an empty one, which the library takes for 0, is none.
 fn length(fields: &HeaderMap) -> Result<Option<u64>, ()> {
     let mut length = None;
     for value in fields.get_all(header::CONTENT_LENGTH) {

@@ -8,12 +8,16 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::Instant,
+};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// A frame's header, in bytes (RFC 9113 §4.1), and how many of them are its length.
@@ -21,26 +25,37 @@ const HEADER: usize = 9;
 const LENGTH: usize = 3;
 
 /// What is known of a connection. Clones know the same.
-#[derive(Clone, Default, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Known(Arc<Shared>);
 
-#[derive(Default, Debug)]
+#[derive(Debug)]
 struct Shared {
+    begun: Instant,
     /// The first frame of the other side is read, or nothing more comes.
     settled: CancellationToken,
-    /// Something was read since somebody asked.
-    is_heard: AtomicBool,
+    /// When something was read last, in milliseconds from `begun`.
+    heard: AtomicU64,
 }
 
 impl Known {
+    fn new() -> Self {
+        Self(Arc::new(Shared { begun: Instant::now(), settled: CancellationToken::new(), heard: AtomicU64::new(0) }))
+    }
+
     /// Resolves when the first that the other side says holds, or the connection has ended.
     pub(super) async fn settled(&self) {
         self.0.settled.cancelled().await;
     }
 
-    /// Whether anything has come since this was asked before.
-    pub(super) fn heard(&self) -> bool {
-        self.0.is_heard.swap(false, Ordering::Relaxed)
+    /// When something was read last, if only that it began.
+    pub(super) fn heard(&self) -> Instant {
+        self.0.begun + Duration::from_millis(self.0.heard.load(Ordering::Relaxed))
+    }
+
+    fn hear(&self) {
+        // Rounded up: what comes after a question is no earlier than that.
+        let now = self.0.begun.elapsed().as_millis() + 1;
+        self.0.heard.store(u64::try_from(now).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 }
 
@@ -48,7 +63,7 @@ impl Known {
 #[derive(Debug)]
 pub(super) struct Link<T> {
     stream: T,
-    /// How much of the first frame is still to come, once its length is known.
+    /// How much of the first frame has come; `None`: all of it.
     first: Option<First>,
     /// Told when it is dropped.
     settled: Option<DropGuard>,
@@ -75,7 +90,7 @@ impl First {
 impl<T> Link<T> {
     /// Looks at `stream`, and tells of it.
     pub(super) fn new(stream: T) -> (Self, Known) {
-        let known = Known::default();
+        let known = Known::new();
         let settled = Some(known.0.settled.clone().drop_guard());
         (Self { stream, first: Some(First::default()), settled, known: known.clone() }, known)
     }
@@ -94,7 +109,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Link<T> {
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
         let read = &buffer.filled()[before..];
-        self.known.0.is_heard.store(true, Ordering::Relaxed);
+        self.known.hear();
         self.first.take_if(|first| first.is_whole(read));
         Poll::Ready(Ok(()))
     }
@@ -169,13 +184,18 @@ mod tests {
         known.settled().await;
     }
 
-    #[tokio::test]
-    async fn what_was_heard_is_told_once() {
+    #[tokio::test(start_paused = true)]
+    async fn it_is_known_when_something_was_heard() {
         let (near, mut far) = tokio::io::duplex(64);
         let (mut near, known) = Link::new(near);
-        assert!(!known.heard());
-        far.write_all(b"word").await.unwrap();
-        drain(&mut near).await;
-        assert!(known.heard() && !known.heard());
+        let begun = Instant::now();
+        for seconds in [0, 5, 70] {
+            tokio::time::advance(begun + Duration::from_secs(seconds) - Instant::now()).await;
+            let before = Instant::now();
+            far.write_all(b"word").await.unwrap();
+            near.read_exact(&mut [0; 4]).await.unwrap();
+            let heard = known.heard();
+            assert!(heard > before && heard <= before + Duration::from_millis(2), "{:?}", heard - before);
+        }
     }
 }

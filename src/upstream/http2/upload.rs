@@ -19,7 +19,7 @@ pub(super) struct Upload {
     /// What was taken off the body and waits for the upstream to take it, and whether it is the last of it.
     next: Option<(Bytes, bool)>,
     stage: Stage,
-    /// Whether anything was taken off the body.
+    /// Whether anything of it was sent.
     is_begun: bool,
 }
 
@@ -72,7 +72,8 @@ impl Upload {
     }
 
     /// The body as it was; `None`: part of it is gone.
-    pub(super) fn into_body(self) -> Option<RequestBody> {
+    pub(super) fn into_body(mut self) -> Option<RequestBody> {
+        self.body.put_back(self.next.map(|(data, _)| data));
         (!self.is_begun).then_some(self.body)
     }
 
@@ -94,20 +95,18 @@ impl Upload {
                         return Poll::Pending;
                     }
                 };
-                if has_room {
+                if !has_room {
+                    self.next = Some((data, is_last));
+                } else if let Err(error) = self.body.check() {
+                    return Poll::Ready(Err(self.fail(error)));
+                } else {
                     self.send(data, is_last);
                 }
                 continue;
             }
-            let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
-            self.is_begun = true;
-            let frame = match frame {
+            let frame = match ready!(Pin::new(&mut self.body).poll_frame(context)) {
                 Some(Ok(frame)) => frame,
-                Some(Err(error)) => {
-                    self.stage = Stage::Cut;
-                    self.stream.send_reset(Reason::CANCEL);
-                    return Poll::Ready(Err(error));
-                }
+                Some(Err(error)) => return Poll::Ready(Err(self.fail(error))),
                 None => {
                     self.send(Bytes::new(), true);
                     continue;
@@ -122,6 +121,7 @@ impl Upload {
                     self.next = Some((data, self.body.is_end_stream()));
                 }
                 Err(Ok(trailers)) => {
+                    self.is_begun = true;
                     let sent = self.stream.send_trailers(trailers);
                     self.stage = if sent.is_ok() { Stage::Done } else { Stage::Cut };
                 }
@@ -142,7 +142,15 @@ impl Upload {
         Poll::Ready(true)
     }
 
+    fn fail(&mut self, error: BodyError) -> BodyError {
+        self.is_begun = true;
+        self.stage = Stage::Cut;
+        self.stream.send_reset(Reason::CANCEL);
+        error
+    }
+
     fn send(&mut self, data: Bytes, is_last: bool) {
+        self.is_begun = true;
         match self.stream.send_data(data, is_last) {
             Ok(()) if is_last => self.stage = Stage::Done,
             Ok(()) => {}

@@ -162,6 +162,8 @@ fn answers() -> Vec<(&'static str, Vec<u8>, Ends, bool)> {
             true,
         ),
         ("a part, and a reset", [part(), reset(1, INTERNAL_ERROR)].concat(), BrokenOff, false),
+        ("a part, and a reset without error", [part(), reset(1, NO_ERROR)].concat(), BrokenOff, false),
+        ("an empty length", length("", ""), BadGateway, false),
         ("a part, and it is given up", [part(), reset(1, CANCEL)].concat(), BrokenOff, false),
         (
             "a part of a length, and a reset without error",
@@ -267,48 +269,88 @@ async fn each_request_has_one_answer_or_none_over_http2() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// What an upstream says it did not touch is sent once more, whatever it was: over another connection if it said goodbye.
+/// What an upstream says it did not touch is sent once more, whatever it was: over another connection if it said goodbye. Content that it did
+/// not ask for is still there, and so is content that it had no room for.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_upstream_did_not_touch_is_sent_once_more() {
+    let expecting =
+        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\nExpect: 100-continue\r\nConnection: close\r\n\r\n";
+    let at_once = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\nConnection: close\r\n\r\nbody";
     for (what, refuse, connections) in [
-        ("a goodbye before it", (|_| goaway(0, NO_ERROR)) as fn(u32) -> Vec<u8>, 2),
+        ("a goodbye before it", (|stream| goaway(stream - 2, NO_ERROR)) as fn(u32) -> Vec<u8>, 2),
         ("a stream that is refused", |stream| reset(stream, REFUSED_STREAM), 1),
     ] {
-        let count = Arc::new(AtomicUsize::new(0));
-        let seen = Arc::clone(&count);
-        let upstream = RawUpstream::start(move |stream, number| {
-            seen.fetch_add(1, Ordering::SeqCst);
-            async move {
-                let mut upstream = Upstream::begin(stream, &[]).await;
-                let mut is_asked = number > 0;
-                while let Some(frame) = upstream.next().await {
-                    if frame.kind != HEADERS {
-                        continue;
+        for request in [expecting, at_once] {
+            let count = Arc::new(AtomicUsize::new(0));
+            let seen = Arc::clone(&count);
+            let upstream = RawUpstream::start(move |stream, number| {
+                seen.fetch_add(1, Ordering::SeqCst);
+                async move {
+                    // SETTINGS_INITIAL_WINDOW_SIZE: it has room for nothing, which is known after the first request.
+                    let mut upstream = Upstream::begin(stream, &setting(4, 0)).await;
+                    let mut asked = if number == 0 { 0 } else { 2 };
+                    while let Some(Frame { kind, flags, stream, .. }) = upstream.next().await {
+                        let answer = || [ok(stream), data(END_STREAM, stream, "done")].concat();
+                        let more = || frame(WINDOW_UPDATE, 0, stream, &4_u32.to_be_bytes());
+                        if kind == HEADERS {
+                            asked += 1;
+                            let answers = flags & END_STREAM != 0 || request == expecting;
+                            if asked == 2 {
+                                // What its client has to say has come as far as it can.
+                                tokio::time::sleep(Duration::from_millis(100)).await;
+                                upstream.send(refuse(stream)).await;
+                            } else {
+                                upstream.send(if answers { answer() } else { more() }).await;
+                            }
+                        } else if kind == DATA && flags & END_STREAM != 0 {
+                            upstream.send(answer()).await;
+                        }
                     }
-                    let answer = || [ok(frame.stream), data(END_STREAM, frame.stream, "done")].concat();
-                    let is_first = !std::mem::replace(&mut is_asked, true);
-                    upstream.send(if is_first { refuse(frame.stream) } else { answer() }).await;
+                }
+            })
+            .await;
+            let gate = TestGate::start(&upstream.route("auth = \"none\"\nprotocol = \"http2\"")).await;
+            assert_eq!(gate.get("/", "").await.text(), "done");
+            let reply = Raw::exchange(gate.address(), request).await;
+            assert!(reply.starts_with("HTTP/1.1 200") && reply.contains("done"), "{what}: {reply}");
+            assert_eq!(count.load(Ordering::SeqCst), connections, "{what}");
+        }
+    }
+}
+
+/// What is wrong with an answer is no reason to ask again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_malformed_answer_is_an_answer() {
+    let count = Arc::new(AtomicUsize::new(0));
+    let seen = Arc::clone(&count);
+    let upstream = RawUpstream::start(move |stream, _| {
+        let seen = Arc::clone(&seen);
+        async move {
+            let mut upstream = Upstream::begin(stream, &[]).await;
+            while let Some(frame) = upstream.next().await {
+                if frame.kind == HEADERS {
+                    seen.fetch_add(1, Ordering::SeqCst);
+                    upstream.send(head(END_STREAM, frame.stream, &[("x", "no status")])).await;
                 }
             }
-        })
-        .await;
-        let gate = TestGate::start(&upstream.route("auth = \"none\"\nprotocol = \"http2\"")).await;
-        // Content that was not asked for is still there.
-        let reply = Raw::exchange(
-            gate.address(),
-            "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\nExpect: 100-continue\r\nConnection: close\r\n\r\n",
-        )
-        .await;
-        assert!(reply.starts_with("HTTP/1.1 200") && reply.contains("done"), "{what}: {reply}");
-        assert_eq!(count.load(Ordering::SeqCst), connections, "{what}");
-    }
+        }
+    })
+    .await;
+    let gate = TestGate::start(&upstream.route("auth = \"none\"\nprotocol = \"http2\"\nretries.attempts = 3")).await;
+    assert_eq!(gate.get("/", "").await.code(), "upstream_unavailable");
+    assert_eq!(count.load(Ordering::SeqCst), 1);
 }
 
 /// What may have been done is not done twice: content that has gone is gone, and so is a request that was looked at.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_upstream_may_have_touched_is_sent_once() {
-    for refuse in [(|stream| reset(stream, CANCEL)) as fn(u32) -> Vec<u8>, |stream| goaway(stream, NO_ERROR)] {
-        let (count, (noted, mut requests)) = (Arc::new(AtomicUsize::new(0)), mpsc::unbounded_channel());
+    for refuse in [
+        (|stream| reset(stream, CANCEL)) as fn(u32) -> Vec<u8>,
+        |stream| goaway(stream, NO_ERROR),
+        // It may have been this very request.
+        |stream| goaway(stream - 1, INTERNAL_ERROR),
+    ] {
+        let (count, (noted, mut requests)) = (Arc::new(AtomicUsize::new(0)), mpsc::channel(100));
         let seen = Arc::clone(&count);
         let upstream = RawUpstream::start(move |stream, _| {
             let (seen, noted) = (Arc::clone(&seen), noted.clone());
@@ -318,7 +360,7 @@ async fn what_the_upstream_may_have_touched_is_sent_once() {
                     if frame.kind == HEADERS {
                         seen.fetch_add(1, Ordering::SeqCst);
                         upstream.send(refuse(frame.stream)).await;
-                        let _ = noted.send(());
+                        let _ = noted.send(()).await;
                         return;
                     }
                 }
@@ -337,7 +379,7 @@ async fn what_the_upstream_may_have_touched_is_sent_once() {
 /// A connection that nobody uses is let go of, and one that somebody does is not.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unused_connection_is_let_go_of() {
-    let (noted, mut ended) = mpsc::unbounded_channel();
+    let (noted, mut ended) = mpsc::channel(100);
     let upstream = RawUpstream::start(move |stream, number| {
         let noted = noted.clone();
         async move {
@@ -350,12 +392,12 @@ async fn an_unused_connection_is_let_go_of() {
                     }
                     HEADERS => upstream.send([ok(frame.stream), data(END_STREAM, frame.stream, "ok")].concat()).await,
                     GOAWAY => {
-                        let _ = noted.send((number, frame.code(8)));
+                        let _ = noted.send((number, frame.code(8))).await;
                     }
                     _ => {}
                 }
             }
-            let _ = noted.send((number, u32::MAX));
+            let _ = noted.send((number, u32::MAX)).await;
         }
     })
     .await;

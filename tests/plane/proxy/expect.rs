@@ -225,8 +225,10 @@ async fn upstreams_of_http2_ask_likewise() {
         let mut byte = [0];
         assert!(timeout(Duration::from_millis(200), raw.0.read(&mut byte)).await.is_err(), "not yet");
         go.notify_one();
+        let given = Instant::now();
         if how == Answer::Asks {
             assert_eq!(raw.read_until("\r\n\r\n").await, CONTINUE);
+            assert!(given.elapsed() < Duration::from_millis(600), "it did not need to be asked");
             raw.write("body").await;
         }
         let reply = raw.read_until("done").await;

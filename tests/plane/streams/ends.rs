@@ -5,7 +5,10 @@ use portcullis::clock::Timestamp;
 use serde_json::json;
 
 use super::*;
-use crate::support::full::{MARGIN, now};
+use crate::support::{
+    full::{MARGIN, now},
+    upstream::RawUpstream,
+};
 
 /// The default of `markers.max_staleness`.
 const MAX_STALENESS: Duration = Duration::from_secs(2);
@@ -299,4 +302,50 @@ async fn what_a_client_sends_ends_with_its_session_though_it_reads_nothing() {
         })
         .await;
     }
+}
+
+/// What waits for an upstream that has no room for it does not go on when there is some, once the session is over.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_for_room_ends_with_its_session() {
+    let (noted, mut seen) = mpsc::channel(2);
+    let go = Arc::new(tokio::sync::Notify::new());
+    let cue = Arc::clone(&go);
+    let upstream = RawUpstream::start(move |stream, _| {
+        let (noted, cue) = (noted.clone(), Arc::clone(&cue));
+        async move {
+            // Room for the first word of the content.
+            let mut builder = h2::server::Builder::new();
+            builder.initial_window_size(5);
+            let mut requests = builder.handshake::<_, Bytes>(stream).await.unwrap();
+            while let Some(Ok((request, mut answer))) = requests.accept().await {
+                let (noted, cue) = (noted.clone(), Arc::clone(&cue));
+                tokio::spawn(async move {
+                    let mut content = request.into_body();
+                    noted.send(content.data().await.unwrap().ok()).await.unwrap();
+                    let mut response = answer.send_response(Response::new(()), false).unwrap();
+                    // Its client takes nothing of it.
+                    response.send_data(vec![b'x'; 16 << 20].into(), false).unwrap();
+                    cue.notified().await;
+                    content.flow_control().release_capacity(5).unwrap();
+                    noted.send(content.data().await.and_then(Result::ok)).await.unwrap();
+                });
+            }
+        }
+    })
+    .await;
+    let world = World::embedded().await;
+    let route = format!("\n{}name = \"room\"\npath = \"/room\"\nprotocol = \"http2\"", upstream.route(""));
+    let gate = world.gate().route(&route).start().await;
+    let mut client = Client::connect(HTTP2, gate.address).await;
+    let (parts, body) = StreamBody::channel();
+    let request = request(HTTP2, Method::POST, "/room", &world.token(ALICE, json!({}))).body(body).unwrap();
+    parts.send(Ok(Frame::data("first".into()))).await.unwrap();
+    let _unread = client.send(request).await.unwrap();
+    assert_eq!(seen.recv().await.unwrap().unwrap(), "first");
+    parts.send(Ok(Frame::data("never".into()))).await.unwrap();
+    eventually("the request has become a stream", async || open_on(&gate, "room").await > 0.5).await;
+    block(&gate, ALICE).await;
+    eventually("the session has ended", async || gate.metric("portcullis_streams_judged_total").await > 0.5).await;
+    go.notify_one();
+    assert_eq!(seen.recv().await.unwrap(), None);
 }
