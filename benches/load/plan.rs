@@ -42,7 +42,7 @@ pub(crate) struct Arguments {
     /// Kept-alive connections
     #[arg(long, value_name = "N", default_value_t = 64)]
     connections: usize,
-    /// Other proxies to measure beside the gate, `none` for none; those of nginx and haproxy that are installed unless given; `direct` goes to the upstream without any, to compare latencies
+    /// Other proxies to measure beside the gate, `none` for none; those of nginx and haproxy that are installed unless given; `relay` passes bytes on and `direct` goes to the upstream without any, to compare latencies
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     peers: Option<Vec<String>>,
     /// Builds of the gate to measure beside each other; the one that cargo built unless given
@@ -126,8 +126,9 @@ impl Arguments {
             let kind = match name.as_str() {
                 "nginx" => Kind::Nginx,
                 "haproxy" => Kind::Haproxy,
+                "relay" => Kind::Relay,
                 "direct" => Kind::Direct,
-                _ => bail!("`{name}` is not among the peers that are known here: nginx, haproxy, direct"),
+                _ => bail!("`{name}` is not among the peers that are known here: nginx, haproxy, relay, direct"),
             };
             kind.version().with_context(|| format!("{name} is not installed"))?;
             peers.push(kind);

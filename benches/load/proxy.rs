@@ -32,6 +32,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub(crate) enum Kind {
     Nginx,
     Haproxy,
+    /// One that passes bytes on, and looks at none: what a process in between costs.
+    Relay,
     /// None: straight to the upstream.
     Direct,
     /// Which of the builds that are measured.
@@ -69,6 +71,7 @@ impl Kind {
         match self {
             Self::Nginx => "nginx",
             Self::Haproxy => "haproxy",
+            Self::Relay => "relay",
             Self::Direct => "direct",
             Self::Gate(0) => "portcullis",
             Self::Gate(1) => "portcullis-2",
@@ -80,7 +83,7 @@ impl Kind {
     pub(crate) fn version(self) -> Option<String> {
         let (program, flag) = match self {
             Self::Nginx => ("nginx", "-v"),
-            Self::Haproxy => ("haproxy", "-v"),
+            Self::Haproxy | Self::Relay => ("haproxy", "-v"),
             Self::Direct => return Some("none, direct".to_owned()),
             Self::Gate(_) => return Some(format!("portcullis {}", env!("CARGO_PKG_VERSION"))),
         };
@@ -106,6 +109,7 @@ impl Proxy {
         let text = match kind {
             Kind::Nginx => nginx(&directory, [address, admin], setup),
             Kind::Haproxy => haproxy([address, admin], setup),
+            Kind::Relay => relay(address, setup.upstream),
             Kind::Direct => String::new(),
             Kind::Gate(_) => gate::configuration(&gate::Settings {
                 address,
@@ -198,7 +202,7 @@ impl Drop for Proxy {
 fn command(kind: Kind, setup: &Setup<'_>, directory: &Path, configuration: &Path) -> anyhow::Result<Command> {
     let program = match kind {
         Kind::Nginx => Path::new("nginx"),
-        Kind::Haproxy => Path::new("haproxy"),
+        Kind::Haproxy | Kind::Relay => Path::new("haproxy"),
         Kind::Direct => bail!("nothing stands in between"),
         Kind::Gate(number) => setup.gates.get(number).context("there is no such gate")?,
     };
@@ -212,7 +216,7 @@ fn command(kind: Kind, setup: &Setup<'_>, directory: &Path, configuration: &Path
     };
     match kind {
         Kind::Nginx => command.arg("-p").arg(directory).arg("-e").arg("stderr").arg("-c").arg(configuration),
-        Kind::Haproxy => command.arg("-db").arg("-f").arg(configuration),
+        Kind::Haproxy | Kind::Relay => command.arg("-db").arg("-f").arg(configuration),
         Kind::Direct | Kind::Gate(_) => command
             .arg("serve")
             .arg("--config")
@@ -277,6 +281,26 @@ http {{
 }}
 ",
         directory.display()
+    )
+}
+
+/// HAProxy again, which passes the bytes of each connection on.
+fn relay(address: SocketAddr, upstream: SocketAddr) -> String {
+    format!(
+        "global
+    nbthread 1
+    maxconn 8000
+defaults
+    mode tcp
+    timeout connect 5s
+    timeout client 1h
+    timeout server 1h
+frontend public
+    bind {address}
+    default_backend api
+backend api
+    server api {upstream}
+"
     )
 }
 

@@ -397,3 +397,42 @@ fn content_beyond_a_window_is_not_taken() {
     assert_eq!(streams.begin_data(1, 1), Err(error::Fault::Stream(1, reason)));
     assert_eq!(streams.begin_data(33, full), Ok(true));
 }
+
+/// A part of what was read keeps all of it: parts that wait for whoever asks for them are put together.
+#[tokio::test]
+async fn small_parts_that_wait_are_put_together() {
+    const PARTS: usize = 400;
+    let (go, waits) = tokio::sync::watch::channel(false);
+    let (counted, mut counts) = tokio::sync::mpsc::channel(1);
+    let mut client = client(move |request| {
+        let (mut waits, counted) = (waits.clone(), counted.clone());
+        async move {
+            if request.uri().path() == "/now" {
+                return "served";
+            }
+            waits.wait_for(|go| *go).await.unwrap();
+            let (mut content, mut parts, mut length) = (request.into_body(), 0, 0);
+            while let Some(frame) = content.frame().await {
+                parts += 1;
+                length += frame.unwrap().into_data().unwrap().len();
+            }
+            counted.send((parts, length)).await.unwrap();
+            "served"
+        }
+    })
+    .await;
+    let request = Request::post("http://a/").body(()).unwrap();
+    let (response, mut content) = client.send_request(request, false).unwrap();
+    for _ in 0..PARTS {
+        content.send_data(Bytes::from_static(&[b'x'; 100]), false).unwrap();
+        tokio::task::yield_now().await;
+    }
+    content.send_data(Bytes::new(), true).unwrap();
+    // Whatever was sent before a request that was answered has come.
+    get(&mut client, "/now").await.unwrap();
+    go.send(true).unwrap();
+    let (parts, length) = counts.recv().await.unwrap();
+    assert_eq!(length, PARTS * 100);
+    assert!(parts < 10, "{parts}");
+    response.await.unwrap();
+}

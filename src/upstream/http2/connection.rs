@@ -268,12 +268,22 @@ mod tests {
 
     /// The kinds and flags of the frames that have come.
     async fn frames(far: &mut DuplexStream) -> Vec<(u8, u8)> {
+        whole_frames(far).await.into_iter().map(|(kind, flags, _)| (kind, flags)).collect()
+    }
+
+    /// The payload of a `PING` that has come.
+    async fn ping(far: &mut DuplexStream) -> Option<Vec<u8>> {
+        let asked = whole_frames(far).await.into_iter().find(|(kind, flags, _)| (*kind, *flags) == PING);
+        asked.map(|(_, _, payload)| payload)
+    }
+
+    async fn whole_frames(far: &mut DuplexStream) -> Vec<(u8, u8, Vec<u8>)> {
         let (mut frames, mut head) = (Vec::new(), [0; 9]);
         // Time is not real: whatever is on its way comes first.
         while let Ok(Ok(_)) = timeout(Duration::from_millis(1), far.read_exact(&mut head)).await {
             let mut payload = vec![0; usize::from(head[1]) << 8 | usize::from(head[2])];
             far.read_exact(&mut payload).await.unwrap();
-            frames.push((head[3], head[4]));
+            frames.push((head[3], head[4], payload));
         }
         frames
     }
@@ -321,15 +331,37 @@ mod tests {
         assert!(!connection.is_open());
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn whoever_answers_is_left_alone_for_as_long_again() {
+        let (mut connection, mut far) = connected().await;
+        let request = Request::get("http://a/").body(()).unwrap();
+        let waiting = Waiting::default();
+        let mut asking = pin!(exchange(connection.clone(), &request, RequestBody::default(), &waiting));
+        assert!(timeout(SILENCE.saturating_sub(SECOND), asking.as_mut()).await.is_err());
+        for _ in 0..5 {
+            assert!(timeout(2 * SECOND, asking.as_mut()).await.is_err());
+            let payload = ping(&mut far).await.expect("a question");
+            far.write_all(&[&[0, 0, 8, 6, 1, 0, 0, 0, 0][..], &payload].concat()).await.unwrap();
+            assert!(timeout(SILENCE.saturating_sub(SECOND), asking.as_mut()).await.is_err());
+            assert!(connection.is_open() && ping(&mut far).await.is_none());
+        }
+    }
+
+    /// Resolves when nobody reads any more.
+    async fn ended(far: &mut DuplexStream) {
+        while far.write_all(b"x").await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
     /// An upstream that takes nothing any more, not even a goodbye.
     #[tokio::test(start_paused = true)]
     async fn it_does_not_outlive_its_last_handle_for_long() {
         let (near, mut far) = tokio::io::duplex(60);
         let connection = Connection::new(near, SILENCE).await.unwrap();
         drop(connection);
-        tokio::time::sleep(PATIENCE + SECOND).await;
-        let mut rest = Vec::new();
-        timeout(SECOND, far.read_to_end(&mut rest)).await.expect("it has ended").unwrap();
+        assert!(timeout(PATIENCE.saturating_sub(SECOND), ended(&mut far)).await.is_err(), "not yet");
+        timeout(2 * SECOND, ended(&mut far)).await.expect("it has ended");
     }
 
     #[tokio::test(start_paused = true)]

@@ -179,8 +179,8 @@ impl Underway<'_> {
         if is_connected {
             return Ok(Answer::Connected(head, Duplex::new(upload.into_stream(), incoming, share)));
         }
-        // What is held is not wanted, nor is what comes after all of the response.
-        let goes_on = !upload.is_over() && !upload.is_held() && !incoming.is_end_stream();
+        // Nobody wants what comes after all of the response; what is held ends at once.
+        let goes_on = !upload.is_over() && !incoming.is_end_stream();
         let sending =
             goes_on.then(|| Sending::spawn(poll_fn(move |context| upload.poll(context).map_err(Failure::Request))));
         Ok(Answer::Response(head.map(|()| ResponseBody::new(incoming, length, sending, share))))
@@ -206,12 +206,9 @@ fn request<H>(head: &Request<H>, body: &RequestBody) -> Request<()> {
     request.uri_mut().clone_from(head.uri());
     *request.version_mut() = Version::HTTP_2;
     request.headers_mut().clone_from(head.headers());
-    let fields = request.headers_mut();
-    // A field of one connection (RFC 9113 §8.2.2): how the content is framed over this one is said by frames.
-    fields.remove(header::TRANSFER_ENCODING);
     let may_be_empty = matches!(*head.method(), Method::GET | Method::HEAD | Method::DELETE | Method::CONNECT);
     if let Some(length) = body.size_hint().exact().filter(|length| *length > 0 || !may_be_empty) {
-        fields.entry(header::CONTENT_LENGTH).or_insert_with(|| HeaderValue::from(length));
+        request.headers_mut().entry(header::CONTENT_LENGTH).or_insert_with(|| HeaderValue::from(length));
     }
     if let Some(protocol) = head.extensions().get::<Protocol>() {
         request.extensions_mut().insert(protocol.clone());

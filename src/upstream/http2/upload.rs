@@ -83,10 +83,6 @@ impl Upload {
     /// The body failed, and the stream was reset for it.
     pub(super) fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
         while self.stage == Stage::Open {
-            if self.stream.poll_reset(context).is_ready() {
-                self.stage = Stage::Cut;
-                break;
-            }
             if let Some((data, is_last)) = self.next.take() {
                 let has_room = match self.poll_room(context) {
                     Poll::Ready(has_room) => has_room,

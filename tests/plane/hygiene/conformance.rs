@@ -1,10 +1,18 @@
 //! What RFC 9113 says of frames that are wrong, or come at the wrong time: what each is answered by, and that nothing else is.
 
+use std::sync::Arc;
+
+use tokio::sync::Semaphore;
+
 use super::frames::{
     ACK, Answer, CONTINUATION, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, Http2, PING, PRIORITY, RST_STREAM,
     SETTINGS, WINDOW_UPDATE, block, frame, get, request, setting,
 };
-use crate::support::{gate::TestGate, upstream::StreamBody};
+use crate::support::{
+    eventually,
+    gate::TestGate,
+    upstream::{StreamBody, text},
+};
 
 const PUSH_PROMISE: u8 = 5;
 const PADDED: u8 = 8;
@@ -303,6 +311,64 @@ async fn a_client_that_says_goodbye_gets_its_answers() {
         goodbye = goodbye.or((frame.kind == GOAWAY).then(|| (frame.code(4), frame.code(8))));
     }
     assert_eq!(goodbye, Some((1, 0)));
+}
+
+/// What a client sends before it can know that the gate leaves is served, and what it sends after that is not (RFC 9113 §6.8).
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gate_that_leaves_serves_what_came_before_its_client_knew() {
+    let mut gate = TestGate::start(OPEN).await;
+    let go = Arc::new(Semaphore::new(0));
+    let waits = Arc::clone(&go);
+    gate.upstream.handle(move |_| {
+        let waits = Arc::clone(&waits);
+        async move {
+            waits.acquire().await.unwrap().forget();
+            text("done")
+        }
+    });
+    let upstream = Arc::clone(&gate.upstream);
+    let mut connection = Http2::connect(gate.address()).await;
+    connection.send(get(1, "/")).await;
+    eventually("the request is under way", async || upstream.hits() == 1).await;
+    let stopping = tokio::spawn(async move { gate.stop().await });
+    let mut goodbyes = Vec::new();
+    let ping = loop {
+        let frame = connection.next().await.expect("a question");
+        match frame.kind {
+            GOAWAY => goodbyes.push((frame.code(4), frame.code(8))),
+            PING => break frame.payload,
+            _ => {}
+        }
+    };
+    assert_eq!(goodbyes, [(u32::MAX >> 1, 0)]);
+    connection.send(get(3, "/")).await;
+    eventually("it is under way as well", async || upstream.hits() == 2).await;
+    // The answer to another question says nothing of this one.
+    connection.send(frame(PING, ACK, 0, b"whatever")).await;
+    connection.send(get(5, "/")).await;
+    eventually("and so is this one", async || upstream.hits() == 3).await;
+    connection.send([frame(PING, ACK, 0, &ping), get(7, "/"), frame(PING, 0, 0, b"and then")].concat()).await;
+    // The answer to the last question comes when all before it has been looked at.
+    loop {
+        let frame = connection.next().await.expect("an answer");
+        match frame.kind {
+            GOAWAY => goodbyes.push((frame.code(4), frame.code(8))),
+            PING if frame.flags == ACK && frame.payload == b"and then" => break,
+            _ => {}
+        }
+    }
+    assert_eq!(goodbyes[1..], [(5, 0)]);
+    go.add_permits(10);
+    let mut ended = Vec::new();
+    while let Some(frame) = connection.next().await {
+        assert!(!matches!(frame.kind, GOAWAY | RST_STREAM), "{frame:?}");
+        if frame.kind == DATA && frame.flags & END_STREAM != 0 {
+            ended.push(frame.stream);
+        }
+    }
+    ended.sort_unstable();
+    assert_eq!((ended, upstream.hits()), (vec![1, 3, 5], 3));
+    assert!(stopping.await.unwrap(), "nothing had to be cut off");
 }
 
 /// As many streams, errors, and frames that say nothing, and no more.

@@ -8,7 +8,8 @@ use std::{
     time::Duration,
 };
 
-use http::{Method, StatusCode, Version};
+use bytes::Bytes;
+use http::{Method, Response, StatusCode, Version};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -289,12 +290,12 @@ async fn what_the_upstream_did_not_touch_is_sent_once_more() {
                     // SETTINGS_INITIAL_WINDOW_SIZE: it has room for nothing, which is known after the first request.
                     let mut upstream = Upstream::begin(stream, &setting(4, 0)).await;
                     let mut asked = if number == 0 { 0 } else { 2 };
-                    while let Some(Frame { kind, flags, stream, .. }) = upstream.next().await {
+                    while let Some(Frame { kind, flags, stream, payload }) = upstream.next().await {
                         let answer = || [ok(stream), data(END_STREAM, stream, "done")].concat();
                         let more = || frame(WINDOW_UPDATE, 0, stream, &4_u32.to_be_bytes());
                         if kind == HEADERS {
                             asked += 1;
-                            let answers = flags & END_STREAM != 0 || request == expecting;
+                            let answers = asked == 1 || request == expecting;
                             if asked == 2 {
                                 // What its client has to say has come as far as it can.
                                 tokio::time::sleep(Duration::from_millis(100)).await;
@@ -302,7 +303,7 @@ async fn what_the_upstream_did_not_touch_is_sent_once_more() {
                             } else {
                                 upstream.send(if answers { answer() } else { more() }).await;
                             }
-                        } else if kind == DATA && flags & END_STREAM != 0 {
+                        } else if kind == DATA && flags & END_STREAM != 0 && payload == b"body" {
                             upstream.send(answer()).await;
                         }
                     }
@@ -374,6 +375,68 @@ async fn what_the_upstream_may_have_touched_is_sent_once() {
         requests.recv().await.unwrap();
         assert_eq!(count.load(Ordering::SeqCst), 1);
     }
+}
+
+/// Nor is content that has gone, whatever the upstream says of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn content_that_has_gone_is_not_sent_again() {
+    let count = Arc::new(AtomicUsize::new(0));
+    let seen = Arc::clone(&count);
+    let upstream = RawUpstream::start(move |stream, _| {
+        let seen = Arc::clone(&seen);
+        async move {
+            let mut upstream = Upstream::begin(stream, &[]).await;
+            while let Some(Frame { kind, stream, .. }) = upstream.next().await {
+                if kind == DATA {
+                    seen.fetch_add(1, Ordering::SeqCst);
+                    upstream.send(reset(stream, REFUSED_STREAM)).await;
+                }
+            }
+        }
+    })
+    .await;
+    let gate = TestGate::start(&upstream.route("auth = \"none\"\nprotocol = \"http2\"")).await;
+    let put = "PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 8\r\n\r\nsome";
+    let mut raw = Raw::connect(gate.address()).await;
+    raw.write(put).await;
+    let reply = raw.read_until("upstream_unavailable").await;
+    assert!(reply.starts_with("HTTP/1.1 502"), "{reply}");
+    assert_eq!(count.load(Ordering::SeqCst), 1);
+}
+
+/// Content that waits for a stream is sent when its turn has come, whoever waits behind it.
+#[tokio::test(flavor = "multi_thread")]
+async fn content_waits_for_its_stream() {
+    const LENGTH: usize = 300_000;
+    let upstream = RawUpstream::start(move |stream, _| async move {
+        let mut requests =
+            h2::server::Builder::new().max_concurrent_streams(1).handshake::<_, Bytes>(stream).await.unwrap();
+        while let Some(Ok((request, mut answer))) = requests.accept().await {
+            tokio::spawn(async move {
+                let (mut content, mut length) = (request.into_body(), 0);
+                while let Some(data) = content.data().await {
+                    length += data.as_ref().unwrap().len();
+                    content.flow_control().release_capacity(data.unwrap().len()).unwrap();
+                }
+                let mut response = answer.send_response(Response::new(()), false).unwrap();
+                response.send_data(length.to_string().into(), true).unwrap();
+            });
+        }
+    })
+    .await;
+    let gate = TestGate::start(&upstream.route("auth = \"none\"\nprotocol = \"http2\"")).await;
+    assert_eq!(gate.get("/", "").await.text(), "0");
+    let mut clients = Vec::new();
+    for _ in 0..12 {
+        clients.push(Client::connect(Version::HTTP_11, gate.address()).await);
+    }
+    let answers = clients.into_iter().enumerate().map(|(number, mut client)| async move {
+        let length = if number % 3 == 0 { 0 } else { LENGTH };
+        let body = StreamBody::from(vec![b'x'; length]);
+        let reply = client.fetch(request(Version::HTTP_11, Method::PUT, "/", "").body(body).unwrap()).await;
+        assert_eq!(reply.text(), length.to_string());
+    });
+    futures_util::future::join_all(answers).await;
 }
 
 /// A connection that nobody uses is let go of, and one that somebody does is not.

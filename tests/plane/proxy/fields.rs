@@ -244,3 +244,18 @@ async fn max_forwards_is_counted_down() {
     assert!(Raw::exchange(gate.address(), head("7")).await.starts_with("HTTP/1.1 200"));
     assert_eq!(gate.upstream.last().values("max-forwards"), ["6"]);
 }
+
+/// No content has no length, but where a method would have some (RFC 9110 §8.6).
+#[tokio::test(flavor = "multi_thread")]
+async fn a_length_is_said_where_it_is_expected() {
+    each_pair(async |downstream, upstream| {
+        let gate = TestGate::start(&route(upstream, "auth = \"none\"")).await;
+        let mut client = client(downstream, &gate).await;
+        for (method, expected) in [(Method::GET, vec![]), (Method::POST, vec!["0"]), (Method::DELETE, vec![])] {
+            let sent = request(downstream, method.clone(), "/", "").body(StreamBody::from("")).unwrap();
+            assert_eq!(client.fetch(sent).await.status, 200);
+            assert_eq!(gate.upstream.last().values("content-length"), expected, "{method}");
+        }
+    })
+    .await;
+}

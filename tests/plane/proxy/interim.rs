@@ -313,9 +313,28 @@ async fn a_hint_and_then_nothing_is_a_bad_gateway() {
     })
     .await;
     let gate = TestGate::start(&upstream.route("auth = \"none\"\nretries.attempts = 3")).await;
-    let mut raw = Raw::connect(gate.address()).await;
-    raw.write(GET).await;
-    let reply = raw.read_until("upstream_unavailable").await;
-    assert!(reply.starts_with("HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\nHTTP/1.1 502"), "{reply}");
+    let hint_and_no_more = async |gate: &TestGate| {
+        let mut raw = Raw::connect(gate.address()).await;
+        raw.write(GET).await;
+        let reply = raw.read_until("upstream_unavailable").await;
+        assert!(reply.starts_with("HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\nHTTP/1.1 502"), "{reply}");
+    };
+    hint_and_no_more(&gate).await;
     assert_eq!(count.load(Ordering::SeqCst), 1);
+    // Over HTTP/2 likewise.
+    let asked = Arc::clone(&count);
+    let upstream = RawUpstream::start(move |stream, _| {
+        asked.fetch_add(1, Ordering::SeqCst);
+        async move {
+            let mut requests = h2::server::handshake(stream).await.unwrap();
+            let (_, mut answer) = requests.accept().await.unwrap().unwrap();
+            answer.send_informational(hint(103, &[("link", "</a>")])).unwrap();
+            // It goes out while others are waited for, of whom there are none.
+            let _ = tokio::time::timeout(Duration::from_millis(300), requests.accept()).await;
+        }
+    })
+    .await;
+    let gate = TestGate::start(&upstream.route("auth = \"none\"\nprotocol = \"http2\"\nretries.attempts = 3")).await;
+    hint_and_no_more(&gate).await;
+    assert_eq!(count.load(Ordering::SeqCst), 2);
 }
