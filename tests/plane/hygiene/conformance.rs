@@ -18,6 +18,7 @@ const PUSH_PROMISE: u8 = 5;
 const PADDED: u8 = 8;
 const HAS_PRIORITY: u8 = 32;
 
+const NO_ERROR: u32 = 0;
 const PROTOCOL_ERROR: u32 = 1;
 const FLOW_CONTROL_ERROR: u32 = 3;
 const STREAM_CLOSED: u32 = 5;
@@ -311,6 +312,21 @@ async fn a_client_that_says_goodbye_gets_its_answers() {
         goodbye = goodbye.or((frame.kind == GOAWAY).then(|| (frame.code(4), frame.code(8))));
     }
     assert_eq!(goodbye, Some((1, 0)));
+}
+
+/// Whoever was answered need not send the rest (RFC 9113 §8.1).
+#[tokio::test(flavor = "multi_thread")]
+async fn the_rest_of_a_request_that_was_answered_is_not_needed() {
+    let gate = TestGate::start(OPEN).await;
+    let mut connection = Http2::connect(gate.address()).await;
+    connection.send(frame(HEADERS, END_HEADERS, 1, &request("POST", "/.portcullis/nothing"))).await;
+    let Answer::Response(status, _) = connection.answer(1).await else { panic!("no answer") };
+    assert_eq!(status, 404);
+    let rest = connection.next().await.unwrap();
+    assert_eq!((rest.kind, rest.stream, rest.code(4)), (RST_STREAM, 1, NO_ERROR));
+    // What is on its way harms nobody.
+    connection.send([frame(DATA, END_STREAM, 1, b"rest"), get(3, "/")].concat()).await;
+    assert_eq!(connection.answer(3).await, Answer::Response(200, b"ok".to_vec()));
 }
 
 /// What a client sends before it can know that the gate leaves is served, and what it sends after that is not (RFC 9113 §6.8).

@@ -286,6 +286,27 @@ async fn content_among_much_else() {
     .await;
 }
 
+/// What is read is read into large blocks; what is left of one must not keep all of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_that_stop_in_the_middle_of_a_frame() {
+    survives("halves of frames behind much else", async |address| {
+        let mut connections = Vec::new();
+        let nothing = frame(0xbe, 0, 0, &[0; 16_000]).repeat(4);
+        for _ in 0..1000 {
+            let mut connection = Http2::connect(address).await;
+            assert!(connection.send([&nothing[..], &[0, 0, 8, 6, 0]].concat()).await);
+            connections.push(connection);
+        }
+        // All that comes before it has been read when the rest of it is answered.
+        for connection in &mut connections[990..] {
+            assert!(connection.send([0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8]).await);
+            while connection.next().await.expect("an answer").kind != PING {}
+        }
+        connections.len()
+    })
+    .await;
+}
+
 /// As many requests as one connection may have, and windows that let next to nothing of the answers through.
 #[tokio::test(flavor = "multi_thread")]
 async fn answers_that_nobody_takes() {

@@ -473,7 +473,11 @@ async fn an_unused_connection_is_let_go_of() {
     raw.write("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
     raw.read_until("some").await;
     assert!(tokio::time::timeout(Duration::from_secs(4), ended.recv()).await.is_err(), "it is in use");
-    drop(raw);
+    // And of use to others.
+    let mut another = Raw::connect(gate.address()).await;
+    another.write("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    another.read_until("some").await;
+    drop((raw, another));
     assert_eq!(ended.recv().await.map(|(number, _)| number), Some(1));
 }
 

@@ -7,7 +7,10 @@ use http::{HeaderMap, Request};
 use http_body_util::Empty;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::json;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    net::TcpStream,
+};
 use tokio_tungstenite::{
     WebSocketStream, accept_hdr_async, client_async,
     tungstenite::{
@@ -233,6 +236,33 @@ async fn connect_by(
     let upgraded = hyper::upgrade::on(response).await.unwrap();
     let wire: Box<dyn Wire> = Box::new(Kept { wire: TokioIo::new(upgraded), _sender: sender });
     Ok(WebSocketStream::from_raw_socket(wire, Role::Client, None).await)
+}
+
+/// A client that has gone with its connection leaves nothing behind.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_websocket_over_http2_ends_with_its_connection() {
+    let (upstream, seen) = echo().await;
+    let world = World::embedded().await;
+    let gate = world.gate().route(&route(&upstream, "")).start().await;
+    let stream = TcpStream::connect(gate.address).await.unwrap();
+    let (mut requests, connection) = h2::client::handshake(stream).await.unwrap();
+    let connection = tokio::spawn(connection);
+    eventually("its settings are known", async || requests.is_extended_connect_protocol_enabled()).await;
+    let mut request = Request::builder()
+        .method(Method::CONNECT)
+        .uri("http://api.example/ws/room")
+        .header("authorization", format!("Bearer {}", world.token(ALICE, json!({}))))
+        .header("sec-websocket-version", "13")
+        .body(())
+        .unwrap();
+    request.extensions_mut().insert(h2::ext::Protocol::from_static("websocket"));
+    let (response, _to_gate) = requests.send_request(request, false).unwrap();
+    let response = response.await.unwrap();
+    assert_eq!(response.status(), StatusCode::OK);
+    until(&gate, 1.0).await;
+    connection.abort();
+    until(&gate, 0.0).await;
+    eventually("the upstream is let go", async || seen.ends().len() == 1).await;
 }
 
 /// Over HTTP/2 each WebSocket has a window of its own: what a client makes no room for stays with the upstream.
