@@ -6,6 +6,7 @@ use serde_json::json;
 
 use super::*;
 use crate::support::{
+    client::Raw,
     full::{MARGIN, now},
     upstream::RawUpstream,
 };
@@ -336,13 +337,14 @@ async fn what_waits_for_room_ends_with_its_session() {
     let world = World::embedded().await;
     let route = format!("\n{}name = \"room\"\npath = \"/room\"\nprotocol = \"http2\"", upstream.route(""));
     let gate = world.gate().route(&route).start().await;
-    let mut client = Client::connect(HTTP2, gate.address).await;
-    let (parts, body) = StreamBody::channel();
-    let request = request(HTTP2, Method::POST, "/room", &world.token(ALICE, json!({}))).body(body).unwrap();
-    parts.send(Ok(Frame::data("first".into()))).await.unwrap();
-    let _unread = client.send(request).await.unwrap();
+    let mut raw = Raw::connect(gate.address).await;
+    let token = world.token(ALICE, json!({}));
+    let head =
+        format!("POST /room HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {token}\r\nContent-Length: 10\r\n\r\nfirst");
+    raw.write(head).await;
     assert_eq!(seen.recv().await.unwrap().unwrap(), "first");
-    parts.send(Ok(Frame::data("never".into()))).await.unwrap();
+    // It is the last of it.
+    raw.write("never").await;
     eventually("the request has become a stream", async || open_on(&gate, "room").await > 0.5).await;
     block(&gate, ALICE).await;
     eventually("the session has ended", async || gate.metric("portcullis_streams_judged_total").await > 0.5).await;
