@@ -157,7 +157,8 @@ impl Upload {
         self.set(WAITS);
     }
 
-    fn progress(&self) {
+    /// The upstream is waited for from now on.
+    pub(super) fn progress(&self) {
         self.set(u64::try_from(self.begun.elapsed().as_millis()).unwrap_or_default());
     }
 
@@ -371,7 +372,6 @@ const REST_OF_MESSAGE: Duration = Duration::from_millis(250);
 #[error("the session ended: {}", .0.code())]
 struct SessionOver(Reason);
 
-#[expect(clippy::large_enum_variant, reason = "it is in a box")]
 #[derive(Debug)]
 enum Inbound {
     Http1 { body: ResponseBody<Stream>, in_flight: InFlight },

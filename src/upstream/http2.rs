@@ -1,7 +1,7 @@
 //! HTTP/2 towards upstreams (RFC 9113), by the `h2` library.
 //!
-//! A connection has one task, which reads and writes for all that share it. Whoever wants a response drives all else: first the future of
-//! [`exchange`](exchange()), then [`ResponseBody::poll_frame`].
+//! A connection has one task, which reads and writes for all that share it. Whoever wants a response drives the rest: first the future of
+//! [`exchange`](exchange()), then [`ResponseBody::poll_frame`]; but for content that is still to be sent when the response has begun.
 //!
 //! - `connection`: what requests share, and the task that keeps it.
 //! - `link`: what is known of it without a look at what it says.

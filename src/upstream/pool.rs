@@ -113,6 +113,8 @@ impl Http1Pool {
 pub struct Http2Pool {
     settings: PoolSettings,
     shared: Mutex<Option<Shared>>,
+    /// Whether none is kept any more. Changed while `shared` is locked.
+    closed: AtomicBool,
     /// Whoever makes a connection has it: one is enough for all who wait.
     turn: Semaphore,
     made: AtomicU64,
@@ -142,6 +144,7 @@ impl Http2Pool {
         Self {
             settings,
             shared: Mutex::new(None),
+            closed: AtomicBool::new(false),
             turn: Semaphore::const_new(1),
             made: AtomicU64::new(0),
             fault: Mutex::new(None),
@@ -170,7 +173,9 @@ impl Http2Pool {
 
     /// Lets go of the connection: it ends with the requests that are under way.
     pub(super) fn close(&self) {
-        *self.shared() = None;
+        let mut shared = self.shared();
+        self.closed.store(true, Ordering::Relaxed);
+        *shared = None;
     }
 
     /// The same, if it is this one.
@@ -206,7 +211,10 @@ impl Http2Pool {
             ConnectError::Handshake { upstream: self.settings.transport.to_string(), source: Arc::new(source) }
         })?;
         let connection = Http2Connection { connection, number: self.made.fetch_add(1, Ordering::Relaxed) };
-        *self.shared() = Some(Shared { connection: connection.clone(), used: Instant::now() });
+        let kept = Shared { connection: connection.clone(), used: Instant::now() };
+        let mut shared = self.shared();
+        // Whoever waited for it still has it for one request.
+        *shared = Some(kept).filter(|_| !self.closed.load(Ordering::Relaxed));
         Ok(connection)
     }
 
@@ -253,7 +261,7 @@ mod tests {
     #[tokio::test]
     async fn a_pool_that_is_closed_keeps_nothing() {
         let (settings, _listener) = settings().await;
-        let pool = Http1Pool::new(settings);
+        let pool = Http1Pool::new(settings.clone());
         let (kept, in_use) = (pool.connect().await.unwrap(), pool.connect().await.unwrap());
         pool.keep(kept, Instant::now());
         pool.close();
@@ -261,5 +269,10 @@ mod tests {
         // One that was in use then, such as that of a response which ends a moment later.
         pool.keep(in_use, Instant::now());
         assert!(pool.take(Instant::now()).is_none());
+        // Over HTTP/2 likewise: one that comes too late serves whoever waited for it.
+        let pool = Http2Pool::new(settings);
+        pool.close();
+        let mut late = pool.connect().await.unwrap();
+        assert!(late.connection.is_open() && pool.open().is_none());
     }
 }

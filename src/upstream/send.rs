@@ -181,6 +181,10 @@ impl Shared {
         if *head.method() == Method::CONNECT {
             self.may_connect(&mut connection).await.map_err(|error| (error.into(), false))?;
         }
+        // Whatever became of it before.
+        if let Some(upload) = upload {
+            upload.progress();
+        }
         let answered = {
             let exchange = pin!(http2::exchange(connection, &head, body, waiting));
             self.in_time(upload, exchange, waiting.look).await

@@ -17,6 +17,7 @@ pub(in crate::upstream) struct ResponseBody {
     left: Option<u64>,
     /// Whether only trailers can come.
     is_read: bool,
+    /// Whether nothing comes. The library may forget that when the connection ends.
     has_ended: bool,
     /// What is left of the request.
     sending: Option<Sending<Failure>>,
@@ -45,7 +46,7 @@ impl ResponseBody {
             return Poll::Ready(None);
         }
         let frame = ready!(self.poll_next(context));
-        self.has_ended = !matches!(&frame, Ok(Some(frame)) if frame.is_data());
+        self.has_ended = self.stream.is_end_stream() || !matches!(&frame, Ok(Some(frame)) if frame.is_data());
         Poll::Ready(frame.transpose())
     }
 
@@ -56,7 +57,7 @@ impl ResponseBody {
         if !self.is_read {
             match ready!(self.stream.poll_data(context)) {
                 Some(Ok(data)) => {
-                    // More may come once this is used, and whoever uses it asks for no more before.
+                    // As much more may come: whoever is given this asks for no more before it is used.
                     let _ = self.stream.flow_control().release_capacity(data.len());
                     self.left = self.left.map(|left| left.saturating_sub(data.len() as u64));
                     return Poll::Ready(Ok(Some(Frame::data(data))));
@@ -74,7 +75,11 @@ impl ResponseBody {
     /// A reset behind the end of a response, as whoever answers in full without the rest of the request sends it (RFC 9113 §8.1), is none to
     /// the library. The end of the connection is, and may be heard of first.
     fn end(&self, error: h2::Error) -> Result<Option<Frame<Bytes>>, Failure> {
-        if self.left == Some(0) { Ok(None) } else { Err(Failure::BrokeOff(error)) }
+        if self.left == Some(0) && (error.is_io() || error.is_go_away()) {
+            Ok(None)
+        } else {
+            Err(Failure::BrokeOff(error))
+        }
     }
 
     /// Whether nothing more comes.

@@ -5,7 +5,7 @@ use std::{
     io,
     pin::{Pin, pin},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicUsize, Ordering},
     },
     task::{Context, Poll, Waker, ready},
@@ -13,6 +13,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures_util::task::AtomicWaker;
 use h2::{
     Ping, PingPong, SendStream,
     client::{self, ResponseFuture, SendRequest},
@@ -20,7 +21,7 @@ use h2::{
 use http::Request;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    sync::Semaphore,
+    sync::{Notify, Semaphore},
     time::{Instant, Sleep, sleep},
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -50,31 +51,50 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub(in crate::upstream) struct Connection {
     requests: SendRequest<Bytes>,
     known: Known,
-    line: Arc<Line>,
-    under_way: Arc<AtomicUsize>,
+    /// Whoever is next to send has it.
+    turn: Arc<Semaphore>,
+    usage: Arc<Usage>,
     handle: Arc<DropGuard>,
 }
 
-/// Those who wait for a stream: the upstream takes so many at once, and a request that is given up meanwhile must not go out any more.
-#[derive(Debug)]
-struct Line {
-    /// Whoever is next has it.
-    turn: Semaphore,
-    /// Takes no request before the last one has gone out.
-    requests: Mutex<SendRequest<Bytes>>,
+/// How a connection is used.
+#[derive(Default, Debug)]
+struct Usage {
+    /// How many requests wait for something of it.
+    under_way: AtomicUsize,
+    /// How many of them have a stream.
+    streams: AtomicUsize,
+    /// Told when there may be room for another stream, for whoever is next.
+    room: Notify,
+    /// Woken when something is waited for again.
+    keeper: AtomicWaker,
 }
 
 /// What a request that is under way has of its connection.
 #[derive(Debug)]
 pub(super) struct Share {
-    under_way: Arc<AtomicUsize>,
+    usage: Arc<Usage>,
+    has_stream: bool,
     _handle: Arc<DropGuard>,
 }
 
 impl Drop for Share {
     fn drop(&mut self) {
-        self.under_way.fetch_sub(1, Ordering::Relaxed);
+        self.usage.under_way.fetch_sub(1, Ordering::AcqRel);
+        if self.has_stream {
+            self.usage.streams.fetch_sub(1, Ordering::AcqRel);
+            self.usage.room.notify_one();
+        }
     }
+}
+
+/// A request that was not sent.
+#[derive(Debug)]
+pub(super) enum Unsent {
+    /// The connection takes no more.
+    Closed(h2::Error),
+    /// The library does not take it, over whatever connection.
+    Malformed(h2::Error),
 }
 
 impl Connection {
@@ -99,12 +119,12 @@ impl Connection {
             .max_local_error_reset_streams(None)
             .handshake(link)
             .await?;
-        let (unused, under_way) = (CancellationToken::new(), Arc::new(AtomicUsize::new(0)));
+        let (unused, usage) = (CancellationToken::new(), Arc::new(Usage::default()));
         let handle = Arc::new(unused.clone().drop_guard());
         let liveness = Liveness {
             pings: connection.ping_pong(),
             known: known.clone(),
-            under_way: Arc::clone(&under_way),
+            usage: Arc::clone(&usage),
             silence,
             timer: Box::pin(sleep(silence)),
             asked: None,
@@ -114,8 +134,7 @@ impl Connection {
                 tracing::debug!(error = &error as &dyn std::error::Error, "connection to upstream ended");
             }
         });
-        let queue = Arc::new(Line { turn: Semaphore::new(1), requests: Mutex::new(requests.clone()) });
-        Ok(Self { requests, known, line: queue, under_way, handle })
+        Ok(Self { requests, known, turn: Arc::new(Semaphore::new(1)), usage, handle })
     }
 
     /// Whether it takes requests, be it later.
@@ -125,7 +144,7 @@ impl Connection {
 
     /// Whether no request is under way.
     pub(in crate::upstream) fn is_unused(&self) -> bool {
-        self.under_way.load(Ordering::Relaxed) == 0
+        self.usage.under_way.load(Ordering::Acquire) == 0
     }
 
     /// Resolves when it is known what the upstream takes, or the connection has ended: whether extended `CONNECT` is among it (RFC 8441 §3).
@@ -134,65 +153,89 @@ impl Connection {
         self.requests.is_extended_connect_protocol_enabled()
     }
 
-    /// For one request. To be had before it is sent.
+    /// For one request. To be had before it waits for anything.
     pub(super) fn share(&self) -> Share {
-        self.under_way.fetch_add(1, Ordering::Relaxed);
-        Share { under_way: Arc::clone(&self.under_way), _handle: Arc::clone(&self.handle) }
+        if self.usage.under_way.fetch_add(1, Ordering::AcqRel) == 0 {
+            self.usage.keeper.wake();
+        }
+        Share { usage: Arc::clone(&self.usage), has_stream: false, _handle: Arc::clone(&self.handle) }
     }
 
-    /// Sends the header of a request once the upstream takes another one; `is_whole`: it is all of it.
+    /// Sends the header of a request once the upstream takes another one; `is_whole`: it is all of it. Not left to the library, which would
+    /// send what was given up meanwhile, too.
     ///
     /// # Errors
-    /// Nothing was sent: the connection takes no more, or the library does not take this one.
+    /// [`Unsent`].
+    ///
+    /// # Cancel safety
+    /// Nothing was sent when the future is dropped.
     pub(super) async fn send(
         &self,
+        share: &mut Share,
         request: Request<()>,
         is_whole: bool,
-    ) -> Result<(ResponseFuture, SendStream<Bytes>), h2::Error> {
-        let Line { turn, requests } = &*self.line;
-        let requests = || requests.lock().unwrap_or_else(PoisonError::into_inner);
+    ) -> Result<(ResponseFuture, SendStream<Bytes>), Unsent> {
+        let mut requests = self.requests.clone();
         // Nobody closes it.
-        let _turn = turn.acquire().await;
-        poll_fn(|context| requests().poll_ready(context)).await?;
-        let sent = requests().send_request(request, is_whole)?;
-        // Until it has gone out, which has to be known before anything else is asked of its stream: only one can wait for that. Whether it
-        // ever does, the response tells.
-        let _ = poll_fn(|context| requests().poll_ready(context)).await;
-        Ok(sent)
+        let _turn = self.turn.acquire().await;
+        loop {
+            poll_fn(|context| requests.poll_ready(context)).await.map_err(Unsent::Closed)?;
+            if self.usage.streams.load(Ordering::Acquire) < requests.current_max_send_streams() {
+                break;
+            }
+            self.usage.room.notified().await;
+        }
+        self.usage.streams.fetch_add(1, Ordering::AcqRel);
+        share.has_stream = true;
+        requests.send_request(request, is_whole).map_err(|error| {
+            if error.is_io() || error.is_go_away() { Unsent::Closed(error) } else { Unsent::Malformed(error) }
+        })
     }
 }
 
 /// Reads and writes, until nobody has a share, the upstream ends it, or it has gone without a word.
 async fn keep<T>(
-    connection: client::Connection<T, Bytes>,
+    mut connection: client::Connection<T, Bytes>,
     mut liveness: Liveness,
     unused: CancellationToken,
 ) -> Result<(), h2::Error>
 where
     T: AsyncRead + AsyncWrite + Unpin,
 {
-    let mut connection = pin!(connection);
-    // An upstream that takes nothing any more does not take a goodbye either.
+    let usage = Arc::clone(&liveness.usage);
     let mut farewell = pin!(async {
         unused.cancelled().await;
         sleep(PATIENCE).await;
     });
-    poll_fn(|context| {
-        if liveness.poll_gone(context).is_ready() || farewell.as_mut().poll(context).is_ready() {
-            tracing::debug!("upstream has gone without a word");
+    let ended = poll_fn(|context| {
+        // First: what has come tells that somebody is there.
+        let ended = Pin::new(&mut connection).poll(context);
+        // It may take more streams now, or none at all.
+        usage.room.notify_one();
+        if ended.is_ready() {
+            return ended;
+        }
+        if liveness.poll_gone(context).is_ready() {
+            tracing::debug!("upstream does not answer any more");
             return Poll::Ready(Ok(()));
         }
-        connection.as_mut().poll(context)
-    })
-    .await
+        // An upstream that takes nothing any more does not take a goodbye either.
+        farewell.as_mut().poll(context).map(Ok)
+    });
+    let ended = ended.await;
+    // Whoever is next finds it closed.
+    drop(connection);
+    usage.room.notify_one();
+    ended
 }
 
 /// Whether an upstream is still there: it is asked when nothing was heard of it for long while something is waited for (RFC 9113 §6.7).
 #[derive(Debug)]
 struct Liveness {
+    /// There are some.
     pings: Option<PingPong>,
     known: Known,
-    under_way: Arc<AtomicUsize>,
+    usage: Arc<Usage>,
     silence: Duration,
     timer: Pin<Box<Sleep>>,
     /// When it was asked.
@@ -200,18 +243,18 @@ struct Liveness {
 }
 
 impl Liveness {
-    /// To be called whenever something is sent, too: nothing else tells that a request is under way.
     fn poll_gone(&mut self, context: &mut Context<'_>) -> Poll<()> {
         let Some(pings) = &mut self.pings else { return Poll::Pending };
+        self.usage.keeper.register(context.waker());
         loop {
-            let (now, heard) = (Instant::now(), self.known.heard());
-            if self.asked.is_some_and(|asked| heard > asked) && pings.poll_pong(context).is_ready() {
+            if self.asked.is_some() && pings.poll_pong(context).is_ready() {
                 self.asked = None;
             }
+            let (now, heard) = (Instant::now(), self.known.heard());
             let due = match self.asked {
                 // Any word will do, but another question has to wait for the answer.
                 Some(asked) => heard.max(asked) + PATIENCE,
-                None if self.under_way.load(Ordering::Relaxed) == 0 => return Poll::Pending,
+                None if self.usage.under_way.load(Ordering::Acquire) == 0 => return Poll::Pending,
                 None => heard + self.silence,
             };
             if now < due {
@@ -226,6 +269,7 @@ impl Liveness {
                 return Poll::Ready(());
             }
             if pings.send_ping(Ping::opaque()).is_err() {
+                // It is about to end.
                 return Poll::Pending;
             }
             self.asked = Some(now);
@@ -329,6 +373,16 @@ mod tests {
         assert!(frames(&mut far).await.contains(&PING));
         assert!(timeout(PATIENCE, asking).await.expect("given up in time").is_err());
         assert!(!connection.is_open());
+    }
+
+    /// Whoever waits for a stream, or cannot send anything, makes nobody look at the connection.
+    #[tokio::test(start_paused = true)]
+    async fn whoever_only_waits_has_the_upstream_asked_too() {
+        let (connection, mut far) = connected().await;
+        tokio::time::sleep(10 * SILENCE).await;
+        assert!(ping(&mut far).await.is_none());
+        let _waits = connection.share();
+        assert!(ping(&mut far).await.is_some());
     }
 
     #[tokio::test(start_paused = true)]

@@ -61,7 +61,8 @@ impl AsyncWrite for Duplex {
         if bytes.is_empty() {
             return Poll::Ready(Ok(0));
         }
-        self.to_upstream.reserve_capacity(bytes.len());
+        // Whatever waits for more must not keep others from the window of the connection.
+        self.to_upstream.reserve_capacity(1);
         while self.to_upstream.capacity() == 0 {
             match ready!(self.to_upstream.poll_capacity(context)) {
                 Some(Ok(_)) => {}
@@ -69,9 +70,8 @@ impl AsyncWrite for Duplex {
                 None => return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
             }
         }
-        let taken = self.to_upstream.capacity().min(bytes.len());
-        let sent = self.to_upstream.send_data(Bytes::copy_from_slice(&bytes[..taken]), false);
-        Poll::Ready(sent.map(|()| taken).map_err(broke_off))
+        let sent = self.to_upstream.send_data(Bytes::copy_from_slice(bytes), false);
+        Poll::Ready(sent.map(|()| bytes.len()).map_err(broke_off))
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -14,7 +14,11 @@ use tokio::{
     time::{Sleep, sleep},
 };
 
-use super::{Connection, Duplex, ResponseBody, connection::Share, upload::Upload};
+use super::{
+    Connection, Duplex, ResponseBody,
+    connection::{Share, Unsent},
+    upload::Upload,
+};
 use crate::upstream::{
     body::{BodyError, RequestBody},
     waiting::{CONTINUE, MAX_INTERIM, Sending, Waiting},
@@ -59,7 +63,7 @@ pub(in crate::upstream) struct Unanswered {
     pub(in crate::upstream) failure: Failure,
     /// Whether any of it may have gone out.
     pub(in crate::upstream) sent: bool,
-    /// Whether the upstream has said that it did nothing about it (RFC 9113 §8.7).
+    /// Whether the upstream has done nothing about it: it never had it, or says so (RFC 9113 §8.7).
     pub(in crate::upstream) refused: bool,
     /// Whether anything came back.
     pub(in crate::upstream) answered: bool,
@@ -84,16 +88,16 @@ pub(in crate::upstream) async fn exchange<H>(
     let is_connect = *head.method() == Method::CONNECT;
     let is_whole = body.is_end_stream() && !is_connect;
     let expects = !is_whole && head.headers().contains_key(header::EXPECT);
-    let share = connection.share();
-    let (response, stream) = match connection.send(request(head, &body), is_whole).await {
+    let mut share = connection.share();
+    let (response, stream) = match connection.send(&mut share, request(head, &body), is_whole).await {
         Ok(sent) => sent,
-        Err(error) => return Err(unsent(error, body)),
+        Err(unsent) => return Err(Unanswered::unsent(unsent, body)),
     };
     // It ends with those who use it.
     drop(connection);
     let mut underway = Underway {
         response,
-        upload: Upload::new(stream, body, is_whole || is_connect, expects),
+        upload: Upload::new(stream, body, !is_whole && !is_connect, expects),
         is_connect,
         waiting,
         interim: 0,
@@ -106,11 +110,14 @@ pub(in crate::upstream) async fn exchange<H>(
     }
 }
 
-/// A request that the connection does not take, or that the library refuses itself: then no other connection takes it either.
-fn unsent(error: h2::Error, body: RequestBody) -> Unanswered {
-    let refused = error.is_go_away() || error.is_io() || error.is_reset();
-    let body = Some(body).filter(|_| refused);
-    Unanswered { failure: Failure::BrokeOff(error), sent: false, refused, answered: false, body }
+impl Unanswered {
+    fn unsent(unsent: Unsent, body: RequestBody) -> Self {
+        let (error, body) = match unsent {
+            Unsent::Closed(error) => (error, Some(body)),
+            Unsent::Malformed(error) => (error, None),
+        };
+        Self { failure: Failure::BrokeOff(error), sent: false, refused: true, answered: false, body }
+    }
 }
 
 #[derive(Debug)]
@@ -216,7 +223,7 @@ fn request<H>(head: &Request<H>, body: &RequestBody) -> Request<()> {
     request
 }
 
-/// What a response says of its length. Several that say the same are one (RFC 9110 §8.6), and an empty one, which the library takes for 0, is none.
+/// What a response says of its length. Several that say the same are one (RFC 9110 §8.6), and an empty one, which the library takes for 0, is no length.
 fn length(fields: &HeaderMap) -> Result<Option<u64>, ()> {
     let mut length = None;
     for value in fields.get_all(header::CONTENT_LENGTH) {

@@ -72,18 +72,18 @@ pub(super) struct Link<T> {
 
 #[derive(Default, Debug)]
 struct First {
-    read: usize,
+    has_come: usize,
     length: usize,
 }
 
 impl First {
     /// Reads on; whether all of it has come.
-    fn is_whole(&mut self, bytes: &[u8]) -> bool {
-        for byte in bytes.iter().take(LENGTH.saturating_sub(self.read)) {
+    fn read(&mut self, bytes: &[u8]) -> bool {
+        for byte in bytes.iter().take(LENGTH.saturating_sub(self.has_come)) {
             self.length = self.length << 8 | usize::from(*byte);
         }
-        self.read += bytes.len();
-        self.read >= HEADER + self.length
+        self.has_come += bytes.len();
+        self.has_come >= HEADER + self.length
     }
 }
 
@@ -110,7 +110,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Link<T> {
         ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
         let read = &buffer.filled()[before..];
         self.known.hear();
-        self.first.take_if(|first| first.is_whole(read));
+        self.first.take_if(|first| first.read(read));
         Poll::Ready(Ok(()))
     }
 }

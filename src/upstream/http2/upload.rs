@@ -35,11 +35,11 @@ enum Stage {
 
 impl Upload {
     /// The content of a request that was sent over `stream`. `held`: it waits for [`Upload::release`].
-    pub(super) fn new(stream: SendStream<Bytes>, body: RequestBody, is_sent: bool, held: bool) -> Self {
-        let stage = match (is_sent, held) {
-            (true, _) => Stage::Done,
-            (false, true) => Stage::Held,
-            (false, false) => Stage::Open,
+    pub(super) fn new(stream: SendStream<Bytes>, body: RequestBody, has_content: bool, held: bool) -> Self {
+        let stage = match (has_content, held) {
+            (false, _) => Stage::Done,
+            (true, true) => Stage::Held,
+            (true, false) => Stage::Open,
         };
         if stage == Stage::Held
             && let Some(upload) = body.upload()
@@ -63,6 +63,9 @@ impl Upload {
     pub(super) fn release(&mut self) {
         if self.is_held() {
             self.stage = Stage::Open;
+            if let Some(upload) = self.body.upload() {
+                upload.progress();
+            }
         }
     }
 
@@ -117,6 +120,7 @@ impl Upload {
                     self.next = Some((data, self.body.is_end_stream()));
                 }
                 Err(Ok(trailers)) => {
+                    // What is lost of them when they do not go out is lost.
                     self.is_begun = true;
                     let sent = self.stream.send_trailers(trailers);
                     self.stage = if sent.is_ok() { Stage::Done } else { Stage::Cut };
@@ -146,11 +150,14 @@ impl Upload {
     }
 
     fn send(&mut self, data: Bytes, is_last: bool) {
+        if self.stream.send_data(data.clone(), is_last).is_err() {
+            self.stage = Stage::Cut;
+            self.next = Some((data, is_last)).filter(|(data, _)| !data.is_empty());
+            return;
+        }
         self.is_begun = true;
-        match self.stream.send_data(data, is_last) {
-            Ok(()) if is_last => self.stage = Stage::Done,
-            Ok(()) => {}
-            Err(_) => self.stage = Stage::Cut,
+        if is_last {
+            self.stage = Stage::Done;
         }
     }
 }

@@ -319,6 +319,37 @@ async fn what_the_upstream_did_not_touch_is_sent_once_more() {
     }
 }
 
+/// A request that is sent once more has as much time as before, whatever it waited for the first time.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_sent_once_more_has_its_time() {
+    let upstream = RawUpstream::start(move |stream, number| async move {
+        // The first connection has room for nothing, which is known after the first request.
+        let mut upstream = Upstream::begin(stream, &if number == 0 { setting(4, 0) } else { Vec::new() }).await;
+        while let Some(Frame { kind, flags, stream, .. }) = upstream.next().await {
+            if kind != HEADERS || number > 0 {
+                continue;
+            }
+            if flags & END_STREAM != 0 {
+                upstream.send([ok(stream), frame(DATA, END_STREAM, stream, b"")].concat()).await;
+            } else {
+                // Until its content has been asked for, since nobody said anything.
+                tokio::time::sleep(Duration::from_millis(1500)).await;
+                upstream.send(goaway(stream - 2, NO_ERROR)).await;
+            }
+        }
+    })
+    .await;
+    let settings = "auth = \"none\"\nprotocol = \"http2\"\nresponse_timeout = \"1s\"";
+    let gate = TestGate::start(&upstream.route(settings)).await;
+    assert_eq!(gate.get("/", "").await.status, 200);
+    let mut raw = Raw::connect(gate.address()).await;
+    raw.write("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n").await;
+    assert_eq!(raw.read_until("\r\n\r\n").await, "HTTP/1.1 100 Continue\r\n\r\n");
+    raw.write("body").await;
+    let reply = raw.read_until("upstream_timeout").await;
+    assert!(reply.starts_with("HTTP/1.1 504"), "{reply}");
+}
+
 /// What is wrong with an answer is no reason to ask again.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_malformed_answer_is_an_answer() {
