@@ -11,6 +11,9 @@ pub mod clock;
 pub mod server;
 
 #[cfg(feature = "server")]
+pub mod busy_poll;
+
+#[cfg(feature = "server")]
 pub mod http1;
 
 #[cfg(feature = "server")]

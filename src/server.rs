@@ -60,6 +60,8 @@ pub struct ListenerSettings {
     pub header_timeout: Duration,
     /// How long a connection may be idle between requests, or a client may take to read what it is sent.
     pub idle_timeout: Duration,
+    /// For how long the gate waits awake for more; zero: it sleeps.
+    pub busy_poll: Duration,
     /// The largest header, in bytes.
     pub max_header_size: usize,
     /// The most header fields.

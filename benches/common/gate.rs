@@ -23,6 +23,8 @@ pub(crate) struct Settings<'a> {
     /// The file with the issuer's keys.
     pub(crate) jwks: &'a Path,
     pub(crate) upstream: SocketAddr,
+    /// What else its listener is told.
+    pub(crate) listener: &'a str,
     /// What is configured besides.
     pub(crate) more: &'a str,
 }
@@ -30,12 +32,13 @@ pub(crate) struct Settings<'a> {
 /// One issuer, one route that wants its tokens, one that wants none; all else as by default.
 pub(crate) fn configuration(settings: &Settings<'_>) -> String {
     let quoted = |text: &str| toml::Value::from(text).to_string();
-    let Settings { address, admin, upstream, more, .. } = settings;
+    let Settings { address, admin, upstream, listener, more, .. } = settings;
     let (store, jwks) = (quoted(settings.store), quoted(&settings.jwks.display().to_string()));
     format!(
         r#"
 [listener]
 address = "{address}"
+{listener}
 
 [admin]
 address = "{admin}"

@@ -41,7 +41,7 @@ impl Gateway {
         let jwks = directory.join("jwks.json");
         fs::write(
             &configuration,
-            gate::configuration(&gate::Settings { address, admin, store, jwks: &jwks, upstream, more }),
+            gate::configuration(&gate::Settings { address, admin, store, jwks: &jwks, upstream, listener: "", more }),
         )?;
         let child = Command::new(gate::PROGRAM)
             .args(["serve", "--config"])

@@ -226,6 +226,7 @@ impl Bench<'_> {
             store: &format!("embedded:{}", path("store").display()),
             jwks: &path("jwks.json"),
             upstream: self.upstream,
+            listener: "",
             more: "",
         };
         fs::write(path("configuration"), gate::configuration(&settings))?;

@@ -48,6 +48,9 @@ pub(crate) struct Arguments {
     /// Builds of the gate to measure beside each other; the one that cargo built unless given
     #[arg(long, value_name = "PROGRAMS", value_delimiter = ',', default_value = gate::PROGRAM, hide_default_value = true)]
     gates: Vec<PathBuf>,
+    /// Have the last of these builds wait awake for so long (`listener.busy_poll`)
+    #[arg(long, value_name = "DURATION")]
+    busy_poll: Option<String>,
     /// Threads of the gate that serve requests (`TOKIO_WORKER_THREADS`)
     #[arg(long, value_name = "N", default_value_t = 1)]
     workers: usize,
@@ -78,6 +81,7 @@ pub(crate) struct Plan {
     pub(crate) pinned: bool,
     pub(crate) json: bool,
     pub(crate) smoke: bool,
+    pub(crate) busy_poll: Option<String>,
     rate: Option<u32>,
 }
 
@@ -109,6 +113,7 @@ impl Arguments {
             pinned: !self.unpinned && !self.smoke && thread::available_parallelism()?.get() > 1,
             json: self.json,
             smoke: self.smoke,
+            busy_poll: self.busy_poll.clone(),
             rate: self.rate.or_else(|| self.smoke.then_some(200)),
         };
         if plan.tokens() > MAX_TOKENS {

@@ -49,6 +49,8 @@ pub(crate) struct Setup<'a> {
     pub(crate) gates: &'a [PathBuf],
     pub(crate) pinned: bool,
     pub(crate) workers: usize,
+    /// For how long the last of the gates waits awake.
+    pub(crate) busy_poll: Option<&'a str>,
     /// What tokens are signed with.
     pub(crate) algorithm: &'static str,
     /// How connections are used.
@@ -111,9 +113,13 @@ impl Proxy {
             Kind::Haproxy => haproxy([address, admin], setup),
             Kind::Relay => relay(address, setup.upstream),
             Kind::Direct => String::new(),
-            Kind::Gate(_) => gate::configuration(&gate::Settings {
+            Kind::Gate(number) => gate::configuration(&gate::Settings {
                 address,
                 admin,
+                listener: &setup
+                    .busy_poll
+                    .filter(|_| number + 1 == setup.gates.len())
+                    .map_or_else(String::new, |awake| format!("busy_poll = {}", toml::Value::from(awake))),
                 store: &format!("embedded:{}", directory.join("store").display()),
                 jwks: &setup.directory.join("jwks.json"),
                 upstream: setup.upstream,

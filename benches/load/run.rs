@@ -86,6 +86,7 @@ impl Bench<'_> {
             gates: &self.plan.gates,
             pinned: self.plan.pinned,
             workers: self.plan.workers,
+            busy_poll: self.plan.busy_poll.as_deref(),
             algorithm: if scenario == Scenario::Es256New { "ES256" } else { "RS256" },
             manner: scenario.manner(),
         };

@@ -8,6 +8,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::{Outcome, load, runtime};
 use crate::{
+    busy_poll,
     config::environment,
     instance::Instance,
     reload::{Reloads, Trigger, file::ConfigFile},
@@ -23,6 +24,8 @@ pub(super) fn run(path: &Path) -> anyhow::Result<Outcome> {
     }
     runtime()?.block_on(async {
         let mut ends = EndSignals::new()?;
+        let awake = config.listener.busy_poll;
+        let _awake = (!awake.is_zero()).then(|| AbortOnDropHandle::new(tokio::spawn(busy_poll::stay_awake(awake))));
         // From now on: a gate that is told to reload before it is up must not die of it.
         let hangups = signal(SignalKind::hangup())?;
         let mut instance = Instance::start_from(ConfigFile::new(path, environment()), config).await?;

@@ -42,6 +42,7 @@ pub(super) fn read(section: &Section<'_>) -> ListenerSettings {
         addresses,
         header_timeout: section.get("header_timeout").between(MILLISECOND, HOUR).or(10 * SECOND),
         idle_timeout: section.get("idle_timeout").between(MILLISECOND, DAY).or(MINUTE),
+        busy_poll: section.get("busy_poll").between(Duration::ZERO, 10 * MILLISECOND).or(Duration::ZERO),
         max_header_size: section
             .get("max_header_size")
             .between(ByteSize::kib(8), ByteSize::mib(1))

@@ -84,6 +84,7 @@ mode = "observe"
 address = "[::]:80"
 header_timeout = "1s"
 idle_timeout = "2s"
+busy_poll = "3ms"
 max_header_size = "64KiB"
 max_headers = 50
 max_connections = 5
@@ -238,6 +239,7 @@ upstream = "http://[::1]:82/"
         [65_536, 50, 5]
     );
     assert_eq!(config.listener.own_per_address, Some(Rate { count: 30, per: seconds(60), burst: 31 }));
+    assert_eq!(config.listener.busy_poll, Duration::from_millis(3));
     assert_eq!([config.listener.drain_delay, config.listener.drain_timeout], [seconds(3), seconds(4)]);
     let proxies: Vec<_> = config.listener.trusted_proxies.iter().map(ToString::to_string).collect();
     assert_eq!(proxies, ["10.0.0.0/8", "192.0.2.1/32"]);

@@ -25,6 +25,7 @@ pub(super) const AT_START: &[&str] = &[
     "listener.address",
     "listener.max_connections",
     "listener.reuse_port",
+    "listener.busy_poll",
     "listener.unix_mode",
     "log.format",
     "markers.cache_size",

@@ -12,6 +12,7 @@ use tokio::io::AsyncRead;
 use tokio_util::io::poll_read_buf;
 
 use super::content::Sender;
+use crate::busy_poll;
 
 /// What connections of a thread read into, in bytes. It is cut into what each read brought, and begun anew when all of that is
 /// gone; what is still held then keeps the block, and another takes its place.
@@ -46,6 +47,7 @@ pub(crate) fn poll_fill<S: AsyncRead + Unpin>(
     let result = poll_read_buf(Pin::new(stream), context, &mut (&mut block).limit(most));
     if let Poll::Ready(Ok(1..)) = &result {
         append(buffer, block.split().freeze());
+        busy_poll::came();
     }
     shared.set(block);
     result

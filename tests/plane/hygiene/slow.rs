@@ -278,3 +278,17 @@ async fn patience_is_for_those_who_take_something() {
         assert_eq!(frame.into_data().unwrap(), "event");
     }
 }
+
+/// A gate that waits awake sleeps all the same when nothing comes for longer.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gate_that_waits_awake_sleeps_in_the_end() {
+    let upstream = api().await;
+    let gate = Process::start("busy_poll = \"10ms\"", &upstream.route("auth = \"none\"")).await;
+    let witness = Witness::of(gate.address());
+    witness.is_served(20).await;
+    witness.end().await;
+    let (cpu, begun) = (gate.cpu(), Instant::now());
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let used = gate.cpu().saturating_sub(cpu);
+    assert!(used < begun.elapsed() / 2, "{used:?}");
+}
