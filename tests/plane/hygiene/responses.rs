@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http::{Method, StatusCode, Version};
+use http::{Method, Request, StatusCode, Version};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -35,6 +35,34 @@ pub(super) enum Ends {
     With(&'static str),
 }
 use Ends::{BadGateway, BrokenOff, With};
+
+impl Ends {
+    pub(super) fn text(self) -> String {
+        match self {
+            BadGateway => "502 upstream_unavailable".to_owned(),
+            BrokenOff => "broken off".to_owned(),
+            With(text) => format!("with {text}"),
+        }
+    }
+}
+
+/// How a request ended, in the words of [`Ends::text`]. What is of one connection only never comes through.
+pub(super) async fn outcome(client: &mut Client<StreamBody>, request: Request<StreamBody>, answer: &str) -> String {
+    let reply = match client.send(request).await {
+        // The header may be lost together with what comes after it.
+        Err(error) => Err(error),
+        Ok(response) => Reply::read(response).await,
+    };
+    match reply {
+        Err(_) => "broken off".to_owned(),
+        Ok(reply) if reply.status == StatusCode::BAD_GATEWAY => format!("502 {}", reply.code()),
+        Ok(reply) => {
+            let stays = |name: &str| reply.headers.contains_key(name) || reply.trailers.contains_key(name);
+            assert!(!CONNECTION.into_iter().any(stays), "{answer:?}: {reply:?}");
+            format!("with {}", reply.text())
+        }
+    }
+}
 
 /// What the upstream sends over its first connection. `{long}` stands for 70,000 bytes, `{evil}` for another answer.
 const ANSWERS: [(&str, Ends); 74] = [
@@ -138,7 +166,7 @@ const ANSWERS: [(&str, Ends); 74] = [
 ];
 
 /// Fields that no client gets.
-pub(super) const CONNECTION: [&str; 7] =
+const CONNECTION: [&str; 7] =
     ["x-evil", "connection", "keep-alive", "upgrade", "proxy-connection", "proxy-authenticate", "set-cookie"];
 
 fn expand(answer: &str) -> String {
@@ -191,25 +219,8 @@ async fn each_request_has_one_answer_or_none() {
             let gate = TestGate::start(&upstream.route(settings)).await;
             let mut client = Client::connect(version, gate.address()).await;
             let get = || request(version, Method::GET, "/", "").body(StreamBody::from("")).unwrap();
-            let reply = match client.send(get()).await {
-                // The header may be lost together with what comes after it.
-                Err(error) => Err(error),
-                Ok(response) => Reply::read(response).await,
-            };
-            let found = match reply {
-                Err(_) => "broken off".to_owned(),
-                Ok(reply) if reply.status == StatusCode::BAD_GATEWAY => format!("502 {}", reply.code()),
-                Ok(reply) => {
-                    let stays = |name: &str| reply.headers.contains_key(name) || reply.trailers.contains_key(name);
-                    assert!(!CONNECTION.into_iter().any(stays), "{answer:?}: {reply:?}");
-                    format!("with {}", reply.text())
-                }
-            };
-            let right = match expected {
-                BadGateway => "502 upstream_unavailable".to_owned(),
-                BrokenOff => "broken off".to_owned(),
-                With(text) => format!("with {text}"),
-            };
+            let found = outcome(&mut client, get(), answer).await;
+            let right = expected.text();
             // Whoever comes next, over the same connection where it still stands, gets an answer of their own.
             let mut other = Client::connect(version, gate.address()).await;
             let next = other.fetch(get()).await;

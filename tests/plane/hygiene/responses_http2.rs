@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Method, Response, StatusCode, Version};
+use http::{Method, Response, Version};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -22,12 +22,12 @@ use super::{
         frame, frame_head, setting,
     },
     responses::{
-        CONNECTION,
         Ends::{self, BadGateway, BrokenOff, With},
+        outcome,
     },
 };
 use crate::support::{
-    client::{Client, Raw, Reply, request},
+    client::{Client, Raw, request},
     gate::TestGate,
     upstream::{RawUpstream, StreamBody},
 };
@@ -240,25 +240,7 @@ async fn each_request_has_one_answer_or_none_over_http2() {
             let mut client = Client::connect(version, gate.address()).await;
             // Not one that may be sent once more, but where the upstream says so.
             let post = || request(version, Method::POST, "/", "").body(StreamBody::from("")).unwrap();
-            let reply = match client.send(post()).await {
-                // The header may be lost together with what comes after it.
-                Err(error) => Err(error),
-                Ok(response) => Reply::read(response).await,
-            };
-            let found = match reply {
-                Err(_) => "broken off".to_owned(),
-                Ok(reply) if reply.status == StatusCode::BAD_GATEWAY => format!("502 {}", reply.code()),
-                Ok(reply) => {
-                    let stays = |name: &str| reply.headers.contains_key(name) || reply.trailers.contains_key(name);
-                    assert!(!CONNECTION.into_iter().any(stays), "{what}: {reply:?}");
-                    format!("with {}", reply.text())
-                }
-            };
-            let right = match expected {
-                BadGateway => "502 upstream_unavailable".to_owned(),
-                BrokenOff => "broken off".to_owned(),
-                With(text) => format!("with {text}"),
-            };
+            let (found, right) = (outcome(&mut client, post(), what).await, expected.text());
             let mut other = Client::connect(version, gate.address()).await;
             let next = other.fetch(request(version, Method::GET, "/", "").body(StreamBody::from("")).unwrap()).await;
             let next = String::from_utf8_lossy(&next.body).into_owned();
