@@ -27,6 +27,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    busy_poll,
     stream::{
         Tether,
         websocket::{self, Frames},
@@ -348,6 +349,7 @@ impl Flow {
                 Poll::Ready(()) if chunk.filled().is_empty() => self.has_ended = true,
                 Poll::Ready(()) => {
                     *has_moved = true;
+                    busy_poll::came();
                     // Nearly always all of it can be written at once, and nothing is kept.
                     let read = chunk.filled();
                     let written = match Pin::new(&mut *writer).poll_write(context, read)? {

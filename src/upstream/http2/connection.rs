@@ -2,7 +2,6 @@
 
 use std::{
     future::poll_fn,
-    io,
     pin::{Pin, pin},
     sync::{
         Arc,
@@ -274,15 +273,6 @@ impl Liveness {
             }
             self.asked = Some(now);
         }
-    }
-}
-
-/// As bodies and tunnels say it.
-pub(super) fn broke_off(error: h2::Error) -> io::Error {
-    if error.is_io() {
-        error.into_io().unwrap_or_else(|| io::ErrorKind::BrokenPipe.into())
-    } else {
-        io::Error::other(error)
     }
 }
 

@@ -10,7 +10,7 @@ use bytes::{Buf as _, Bytes};
 use h2::{Reason, RecvStream, SendStream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::connection::{Share, broke_off};
+use super::connection::Share;
 
 /// The gate's half and the upstream's. Dropped before both were shut down, it is reset.
 #[derive(Debug)]
@@ -82,5 +82,14 @@ impl AsyncWrite for Duplex {
         // It fails where the stream has ended already, by whomever: then it is done.
         let _ = self.to_upstream.send_data(Bytes::new(), true);
         Poll::Ready(Ok(()))
+    }
+}
+
+/// As a connection says it.
+fn broke_off(error: h2::Error) -> io::Error {
+    if error.is_io() {
+        error.into_io().unwrap_or_else(|| io::ErrorKind::BrokenPipe.into())
+    } else {
+        io::Error::other(error)
     }
 }

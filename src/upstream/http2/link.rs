@@ -20,6 +20,8 @@ use tokio::{
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use crate::busy_poll;
+
 /// A frame's header, in bytes (RFC 9113 §4.1), and how many of them are its length.
 const HEADER: usize = 9;
 const LENGTH: usize = 3;
@@ -110,6 +112,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Link<T> {
         ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
         let read = &buffer.filled()[before..];
         self.known.hear();
+        busy_poll::came();
         self.first.take_if(|first| first.read(read));
         Poll::Ready(Ok(()))
     }
