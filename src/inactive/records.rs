@@ -144,10 +144,14 @@ pub trait Records: Send + Sync + fmt::Debug {
     /// [`RecordsError`].
     async fn run(&self, issuer: &IssuerName) -> Result<RunState, RecordsError>;
 
-    /// Keeps others from running for [`TERM`], and notes what the run keeps; whether no other was running. If one was, nothing is noted.
+    /// Keeps others from running for [`TERM`], and notes what the run keeps: its progress, then whom it begins with, then whom it has
+    /// ended with. Whether no other was running; if one was, nothing is noted.
     ///
     /// # Errors
-    /// [`RecordsError`]: any part of it may have been done.
+    /// [`RecordsError`]: what comes first may have been done.
+    ///
+    /// # Cancel safety
+    /// The same.
     async fn hold(&self, issuer: &IssuerName, owner: &str, change: &RunChange) -> Result<bool, RecordsError>;
 
     /// Lets others run.

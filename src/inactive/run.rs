@@ -77,6 +77,16 @@ struct Kept {
     job: Option<String>,
     #[serde(default)]
     blocked: u64,
+    /// The name of whom `blocked` counted last: the store may not have forgotten yet that it began with them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    counted: Option<String>,
+}
+
+impl Kept {
+    fn count(&mut self, name: &str) {
+        self.blocked += 1;
+        self.counted = Some(name.to_owned());
+    }
 }
 
 /// A user with whom a run has begun, as the store keeps it.
@@ -187,23 +197,28 @@ impl Run {
             asked,
             job: None,
             blocked: 0,
+            counted: None,
         });
         question.since = Timestamp::from_millis(kept.since);
         question.listing.job = kept.job.as_deref().map(Into::into);
         let lost = CancellationToken::new();
         let renewing = tokio::spawn(renew(tools.clone(), question.clone(), owner.to_owned(), lost.clone()));
+        let mut begun = state.unfinished;
+        // That run had ended with them; nobody is counted twice.
+        let end = kept.counted.clone().filter(|name| begun.remove(name).is_some());
         let run = Self {
             tools,
             question,
             owner: owner.to_owned(),
             kept,
             resumed,
-            begun: state.unfinished,
+            begun,
             open: HashSet::new(),
             lost,
             _renewing: AbortOnDropHandle::new(renewing),
         };
-        run.keep(RunChange { progress: Some(Some(run.progress())), ..RunChange::default() }).await?;
+        let end = end.into_iter().collect();
+        run.keep(RunChange { progress: Some(Some(run.progress())), end, ..RunChange::default() }).await?;
         Ok(run)
     }
 
@@ -287,13 +302,17 @@ impl Run {
             let mut blocker = self.blocker(&begun.by, since, &trust, begun.revoke);
             blocker.users = blocker.users.filter(|_| begun.issuer_asked);
             let Done { outcome, stop } = blocker.end(&finding).await;
-            let mut end = vec![name];
+            let mut end = Vec::new();
             if let Some(outcome) = &outcome {
                 self.tell(&finding, since, &trust, outcome, Some(&begun.by), outcomes, sink)?;
-                self.kept.blocked += u64::from(*outcome == Outcome::Repaired && begun.by == self.by());
-                if matches!(outcome, Outcome::Unfinished(_)) {
-                    self.open.extend(end.drain(..));
+                if *outcome == Outcome::Repaired && begun.by == self.by() {
+                    self.kept.count(&name);
                 }
+            }
+            if matches!(outcome, Some(Outcome::Unfinished(_))) {
+                self.open.insert(name);
+            } else {
+                end.push(name);
             }
             self.keep(RunChange { progress: Some(Some(self.progress())), end, ..RunChange::default() }).await?;
             if let Some(error) = stop {
@@ -394,7 +413,9 @@ impl Run {
                         open.push(name);
                         continue;
                     }
-                    kept.blocked += u64::from(outcome == Outcome::Blocked);
+                    if outcome == Outcome::Blocked {
+                        kept.count(&name);
+                    }
                     change.progress = Some(Some(encode(&kept)));
                 }
                 change.end.push(name);
@@ -533,3 +554,6 @@ fn encode(value: &impl Serialize) -> String {
     // Structs of strings and numbers always serialise.
     serde_json::to_string(value).unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests;

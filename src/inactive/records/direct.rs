@@ -161,17 +161,17 @@ impl Records for Direct {
             if !self.notes.lease(&name, owner, TERM).await? {
                 return Ok(false);
             }
+            if let Some(progress) = &change.progress {
+                // Only who holds the lease writes it; what was there before is replaced.
+                let before = self.notes.note(&name).await?;
+                self.notes.swap_note(&name, before.as_deref(), progress.as_deref()).await?;
+            }
             if !change.begin.is_empty() {
                 let begin: Vec<_> = change.begin.iter().map(|(id, value)| (id.clone(), value.clone())).collect();
                 self.notes.put_jobs(&name, &begin).await?;
             }
             if !change.end.is_empty() {
                 self.notes.remove_jobs(&name, &change.end).await?;
-            }
-            if let Some(progress) = &change.progress {
-                // Only who holds the lease writes it; what was there before is replaced.
-                let before = self.notes.note(&name).await?;
-                self.notes.swap_note(&name, before.as_deref(), progress.as_deref()).await?;
             }
             Ok(true)
         });
