@@ -13,6 +13,7 @@ mod client;
 #[path = "../common/gate.rs"]
 mod gate;
 mod generator;
+mod peers;
 mod plan;
 #[path = "../../tests/support/ports.rs"]
 mod ports;

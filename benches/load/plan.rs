@@ -42,7 +42,7 @@ pub(crate) struct Arguments {
     /// Kept-alive connections
     #[arg(long, value_name = "N", default_value_t = 64)]
     connections: usize,
-    /// Other proxies to measure beside the gate, `none` for none; those of nginx and haproxy that are installed unless given; `relay` passes bytes on and `direct` goes to the upstream without any, to compare latencies
+    /// Other proxies to measure beside the gate, `none` for none; those of nginx, haproxy and envoy that are installed unless given; `relay` passes bytes on and `direct` goes to the upstream without any, to compare latencies
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     peers: Option<Vec<String>>,
     /// Builds of the gate to measure beside each other; the one that cargo built unless given
@@ -124,16 +124,20 @@ impl Arguments {
 
     fn peers(&self) -> anyhow::Result<Vec<Kind>> {
         let Some(names) = &self.peers else {
-            return Ok([Kind::Nginx, Kind::Haproxy].into_iter().filter(|kind| kind.version().is_some()).collect());
+            return Ok([Kind::Nginx, Kind::Haproxy, Kind::Envoy]
+                .into_iter()
+                .filter(|kind| kind.version().is_some())
+                .collect());
         };
         let mut peers = Vec::new();
         for name in names.iter().filter(|name| *name != "none") {
             let kind = match name.as_str() {
                 "nginx" => Kind::Nginx,
                 "haproxy" => Kind::Haproxy,
+                "envoy" => Kind::Envoy,
                 "relay" => Kind::Relay,
                 "direct" => Kind::Direct,
-                _ => bail!("`{name}` is not among the peers that are known here: nginx, haproxy, relay, direct"),
+                _ => bail!("`{name}` is not among the peers that are known here: nginx, haproxy, envoy, relay, direct"),
             };
             kind.version().with_context(|| format!("{name} is not installed"))?;
             peers.push(kind);

@@ -16,9 +16,9 @@ use tokio::time::{Instant, sleep};
 use crate::{
     client::Manner,
     gate::{self, ask},
+    peers,
     ports::free_address,
     process,
-    tokens::ISSUER,
 };
 
 /// The core that proxies get when they get one of their own.
@@ -32,6 +32,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub(crate) enum Kind {
     Nginx,
     Haproxy,
+    Envoy,
     /// One that passes bytes on, and looks at none: what a process in between costs.
     Relay,
     /// None: straight to the upstream.
@@ -73,6 +74,7 @@ impl Kind {
         match self {
             Self::Nginx => "nginx",
             Self::Haproxy => "haproxy",
+            Self::Envoy => "envoy",
             Self::Relay => "relay",
             Self::Direct => "direct",
             Self::Gate(0) => "portcullis",
@@ -86,13 +88,15 @@ impl Kind {
         let (program, flag) = match self {
             Self::Nginx => ("nginx", "-v"),
             Self::Haproxy | Self::Relay => ("haproxy", "-v"),
+            // `envoy  version: COMMIT/VERSION/…`
+            Self::Envoy => ("envoy", "--version"),
             Self::Direct => return Some("none, direct".to_owned()),
             Self::Gate(_) => return Some(format!("portcullis {}", env!("CARGO_PKG_VERSION"))),
         };
         let output = Command::new(program).arg(flag).output().ok()?;
         let text = String::from_utf8_lossy(if output.stdout.is_empty() { &output.stderr } else { &output.stdout });
-        let is_version = |word: &&str| word.trim_start_matches("nginx/").starts_with(|c: char| c.is_ascii_digit());
-        let version = text.split_whitespace().find(is_version).map(|word| word.trim_start_matches("nginx/"));
+        let is_version = |word: &&str| word.contains('.') && word.starts_with(|c: char| c.is_ascii_digit());
+        let version = text.split([' ', '/', '\n']).find(is_version);
         Some(format!("{program} {}", version.unwrap_or("of unknown version")))
     }
 }
@@ -107,11 +111,13 @@ impl Proxy {
         }
         let directory = setup.directory.join(kind.name());
         fs::create_dir(&directory)?;
-        let configuration = directory.join("configuration");
+        // Envoy goes by the suffix.
+        let configuration = directory.join(if kind == Kind::Envoy { "configuration.json" } else { "configuration" });
         let text = match kind {
-            Kind::Nginx => nginx(&directory, [address, admin], setup),
-            Kind::Haproxy => haproxy([address, admin], setup),
-            Kind::Relay => relay(address, setup.upstream),
+            Kind::Nginx => peers::nginx(&directory, [address, admin], setup),
+            Kind::Haproxy => peers::haproxy([address, admin], setup),
+            Kind::Envoy => peers::envoy([address, admin], setup),
+            Kind::Relay => peers::relay(address, setup.upstream),
             Kind::Direct => String::new(),
             Kind::Gate(number) => gate::configuration(&gate::Settings {
                 address,
@@ -147,7 +153,7 @@ impl Proxy {
     /// Where it takes requests that come in this manner.
     pub(crate) fn address(&self, manner: Manner) -> SocketAddr {
         match (manner, self.kind) {
-            (Manner::Http2 | Manner::Tls, Kind::Nginx | Kind::Haproxy) => self.admin,
+            (Manner::Http2 | Manner::Tls, Kind::Nginx | Kind::Haproxy | Kind::Envoy) => self.admin,
             _ => self.address,
         }
     }
@@ -209,6 +215,7 @@ fn command(kind: Kind, setup: &Setup<'_>, directory: &Path, configuration: &Path
     let program = match kind {
         Kind::Nginx => Path::new("nginx"),
         Kind::Haproxy | Kind::Relay => Path::new("haproxy"),
+        Kind::Envoy => Path::new("envoy"),
         Kind::Direct => bail!("nothing stands in between"),
         Kind::Gate(number) => setup.gates.get(number).context("there is no such gate")?,
     };
@@ -223,6 +230,9 @@ fn command(kind: Kind, setup: &Setup<'_>, directory: &Path, configuration: &Path
     match kind {
         Kind::Nginx => command.arg("-p").arg(directory).arg("-e").arg("stderr").arg("-c").arg(configuration),
         Kind::Haproxy | Kind::Relay => command.arg("-db").arg("-f").arg(configuration),
+        Kind::Envoy => command
+            .args(["--concurrency", "1", "--disable-hot-restart", "--log-level", "warning", "--config-path"])
+            .arg(configuration),
         Kind::Direct | Kind::Gate(_) => command
             .arg("serve")
             .arg("--config")
@@ -237,113 +247,4 @@ fn tls(setup: &Setup<'_>) -> String {
     let path = |name| toml::Value::from(setup.directory.join(name).display().to_string()).to_string();
     let (certificate, key) = (path("certificate.pem"), path("certificate.key"));
     format!("\n[listener.tls]\ncertificate_file = {certificate}\nkey_file = {key}\n")
-}
-
-/// A plain proxy with kept-alive connections on both sides. It looks at no token.
-fn nginx(directory: &Path, [address, other]: [SocketAddr; 2], setup: &Setup<'_>) -> String {
-    let upstream = setup.upstream;
-    let (how, certificate) = if setup.manner == Manner::Tls {
-        let path = |name| setup.directory.join(name).display().to_string();
-        let (certificate, key) = (path("certificate.pem"), path("certificate.key"));
-        (
-            "ssl",
-            format!(
-                "        ssl_certificate {certificate};\n        ssl_certificate_key {key};\n        ssl_protocols TLSv1.3;\n"
-            ),
-        )
-    } else {
-        ("http2", String::new())
-    };
-    let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
-        .map(|kind| format!("    {kind}_temp_path {}/{kind};\n", directory.display()))
-        .concat();
-    format!(
-        "daemon off;
-master_process off;
-worker_processes 1;
-pid {}/pid;
-error_log stderr warn;
-events {{ worker_connections 8192; }}
-http {{
-{temporary}    access_log off;
-    keepalive_requests 1000000000;
-    keepalive_timeout 1h;
-    client_header_buffer_size 4k;
-    client_body_buffer_size 64k;
-    upstream api {{
-        server {upstream};
-        keepalive 64;
-        keepalive_requests 1000000000;
-    }}
-    server {{
-        listen {address};
-        listen {other} {how};
-{certificate}        location / {{
-            proxy_pass http://api;
-            proxy_http_version 1.1;
-            proxy_set_header Connection \"\";
-        }}
-    }}
-}}
-",
-        directory.display()
-    )
-}
-
-/// HAProxy again, which passes the bytes of each connection on.
-fn relay(address: SocketAddr, upstream: SocketAddr) -> String {
-    format!(
-        "global
-    nbthread 1
-    maxconn 8000
-defaults
-    mode tcp
-    timeout connect 5s
-    timeout client 1h
-    timeout server 1h
-frontend public
-    bind {address}
-    default_backend api
-backend api
-    server api {upstream}
-"
-    )
-}
-
-/// Checks signature, issuer and expiry of each token, each time.
-fn haproxy([address, other]: [SocketAddr; 2], setup: &Setup<'_>) -> String {
-    let Setup { directory, upstream, algorithm, manner, .. } = setup;
-    let how = match manner {
-        Manner::Tls => format!("ssl crt {} alpn http/1.1", directory.join("both.pem").display()),
-        _ => "proto h2".to_owned(),
-    };
-    format!(
-        "global
-    nbthread 1
-    maxconn 8000
-defaults
-    mode http
-    timeout connect 5s
-    timeout client 1h
-    timeout server 1h
-    http-reuse always
-frontend public
-    bind {address}
-    bind {other} {how}
-    acl open path_beg /open
-    http-request set-var(txn.bearer) http_auth_bearer unless open
-    http-request set-var(txn.alg) var(txn.bearer),jwt_header_query('$.alg') unless open
-    http-request set-var(txn.iss) var(txn.bearer),jwt_payload_query('$.iss') unless open
-    http-request set-var(txn.exp) var(txn.bearer),jwt_payload_query('$.exp','int') unless open
-    http-request set-var(txn.now) date() unless open
-    http-request deny deny_status 401 unless open or {{ var(txn.alg) -m str {algorithm} }}
-    http-request deny deny_status 401 unless open or {{ var(txn.iss) -m str {ISSUER} }}
-    http-request deny deny_status 401 unless open or {{ var(txn.exp),sub(txn.now) -m int gt 0 }}
-    http-request deny deny_status 401 unless open or {{ var(txn.bearer),jwt_verify(txn.alg,\"{}\") -m int 1 }}
-    default_backend api
-backend api
-    server api {upstream}
-",
-        directory.join("key.pem").display()
-    )
 }

@@ -98,11 +98,11 @@ impl Scenario {
         }
     }
 
-    /// How a proxy must answer. nginx looks at no token, `HAProxy` knows of no logout.
+    /// How a proxy must answer. nginx looks at no token, `HAProxy` and Envoy know of no logout.
     pub(crate) const fn expected(self, kind: Kind) -> StatusCode {
         match (kind, self) {
             (Kind::Gate(_), Self::BadSignature | Self::Revoked | Self::NoToken)
-            | (Kind::Haproxy, Self::BadSignature | Self::NoToken) => StatusCode::UNAUTHORIZED,
+            | (Kind::Haproxy | Kind::Envoy, Self::BadSignature | Self::NoToken) => StatusCode::UNAUTHORIZED,
             _ => StatusCode::OK,
         }
     }
