@@ -1,5 +1,6 @@
 //! Every request has one reading, or is refused; and nobody can hold the gate up.
 
+mod awake;
 mod bodies;
 mod conformance;
 mod differential;

@@ -278,39 +278,3 @@ async fn patience_is_for_those_who_take_something() {
         assert_eq!(frame.into_data().unwrap(), "event");
     }
 }
-
-/// A gate that waits awake sleeps all the same when nothing comes for longer.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_gate_that_waits_awake_sleeps_in_the_end() {
-    let upstream = api().await;
-    let gate = Process::start("busy_poll = \"10ms\"", &upstream.route("auth = \"none\"")).await;
-    let witness = Witness::of(gate.address());
-    witness.is_served(20).await;
-    witness.end().await;
-    let (cpu, begun) = (gate.cpu(), Instant::now());
-    tokio::time::sleep(Duration::from_secs(2)).await;
-    let used = gate.cpu().saturating_sub(cpu);
-    assert!(used < begun.elapsed() / 2, "{used:?}");
-}
-
-/// What a gate uses while it is asked fifty times, a fiftieth of a second apart.
-async fn used(listener: &str, route: &str) -> Duration {
-    let gate = Process::start(listener, route).await;
-    let mut raw = Raw::connect(gate.address()).await;
-    let cpu = gate.cpu();
-    for _ in 0..50 {
-        raw.write("GET /witness HTTP/1.1\r\nHost: a\r\n\r\n").await;
-        raw.read_until("ok").await;
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    gate.cpu().saturating_sub(cpu)
-}
-
-/// Half of that time it is awake.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_gate_waits_awake_when_something_has_come() {
-    let upstream = api().await;
-    let route = upstream.route("auth = \"none\"");
-    let (asleep, awake) = (used("", &route).await, used("busy_poll = \"10ms\"", &route).await);
-    assert!(awake > asleep + Duration::from_millis(100), "{asleep:?} {awake:?}");
-}
