@@ -17,8 +17,9 @@ fn auto(settings: &str) -> String {
 
 async fn takes_over(live: &Live, what: &str) {
     eventually(what, async || live.outcome().await == "insufficient_scope").await;
-    let last = live.admin().get("/v1/reload").await.json();
-    assert_eq!(last["last"]["trigger"], "change");
+    // It is noted once it is done.
+    let last = async || live.admin().get("/v1/reload").await.json()["last"]["trigger"].clone();
+    eventually("it is told", async || last().await == "change").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

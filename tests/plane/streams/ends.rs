@@ -319,6 +319,10 @@ async fn what_waits_for_room_ends_with_its_session() {
             builder.initial_window_size(5);
             let mut requests = builder.handshake::<_, Bytes>(stream).await.unwrap();
             while let Some(Ok((request, mut answer))) = requests.accept().await {
+                if request.method() == Method::GET {
+                    answer.send_response(Response::new(()), true).unwrap();
+                    continue;
+                }
                 let (noted, cue) = (noted.clone(), Arc::clone(&cue));
                 tokio::spawn(async move {
                     let mut content = request.into_body();
@@ -339,6 +343,9 @@ async fn what_waits_for_room_ends_with_its_session() {
     let gate = world.gate().route(&route).start().await;
     let mut raw = Raw::connect(gate.address).await;
     let token = world.token(ALICE, json!({}));
+    // Whoever has an answer has heard how much room there is.
+    raw.write(format!("GET /room HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {token}\r\n\r\n")).await;
+    assert!(raw.read_until("\r\n\r\n").await.starts_with("HTTP/1.1 200 "));
     let head =
         format!("POST /room HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {token}\r\nContent-Length: 10\r\n\r\nfirst");
     raw.write(head).await;
@@ -347,7 +354,9 @@ async fn what_waits_for_room_ends_with_its_session() {
     raw.write("never").await;
     eventually("the request has become a stream", async || open_on(&gate, "room").await > 0.5).await;
     block(&gate, ALICE).await;
-    eventually("the session has ended", async || gate.metric("portcullis_streams_judged_total").await > 0.5).await;
+    let labels = "route=\"room\",reason=\"user_blocked\",enforced=\"true\"";
+    let ended = format!("portcullis_streams_ended_total{{{labels}}}");
+    eventually("the session has ended", async || gate.metric(&ended).await > 0.5).await;
     go.notify_one();
     assert_eq!(seen.recv().await.unwrap(), None);
 }
