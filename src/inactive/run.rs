@@ -205,7 +205,7 @@ impl Run {
         let renewing = tokio::spawn(renew(tools.clone(), question.clone(), owner.to_owned(), lost.clone()));
         let mut begun = state.unfinished;
         // That run had ended with them; nobody is counted twice.
-        let end = kept.counted.clone().filter(|name| begun.remove(name).is_some());
+        let end = kept.counted.iter().filter(|name| begun.remove(*name).is_some()).cloned().collect();
         let run = Self {
             tools,
             question,
@@ -217,7 +217,6 @@ impl Run {
             lost,
             _renewing: AbortOnDropHandle::new(renewing),
         };
-        let end = end.into_iter().collect();
         run.keep(RunChange { progress: Some(Some(run.progress())), end, ..RunChange::default() }).await?;
         Ok(run)
     }

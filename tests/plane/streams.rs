@@ -164,7 +164,11 @@ async fn until_open(gate: &Gate, count: f64) {
 
 /// How many streams were ended for this reason.
 async fn ended(gate: &Gate, reason: &str, enforced: bool) -> f64 {
-    let labels = format!("route=\"api\",reason=\"{reason}\",enforced=\"{enforced}\"");
+    ended_on(gate, "api", reason, enforced).await
+}
+
+async fn ended_on(gate: &Gate, route: &str, reason: &str, enforced: bool) -> f64 {
+    let labels = format!("route=\"{route}\",reason=\"{reason}\",enforced=\"{enforced}\"");
     gate.metric(&format!("portcullis_streams_ended_total{{{labels}}}")).await
 }
 

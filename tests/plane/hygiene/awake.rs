@@ -39,7 +39,7 @@ async fn it_sleeps_in_the_end() {
     assert!(used < begun.elapsed() / 2, "{used:?}");
 }
 
-/// What a gate uses while this happens to it, asleep and awake.
+/// A gate that waits awake uses more than one that does not, while this happens to it.
 async fn is_awake_for(route: &str, head: &str, happens: impl AsyncFn(&mut Raw)) {
     let mut used = Vec::new();
     for listener in ["", AWAKE] {

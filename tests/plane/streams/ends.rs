@@ -354,9 +354,7 @@ async fn what_waits_for_room_ends_with_its_session() {
     raw.write("never").await;
     eventually("the request has become a stream", async || open_on(&gate, "room").await > 0.5).await;
     block(&gate, ALICE).await;
-    let labels = "route=\"room\",reason=\"user_blocked\",enforced=\"true\"";
-    let ended = format!("portcullis_streams_ended_total{{{labels}}}");
-    eventually("the session has ended", async || gate.metric(&ended).await > 0.5).await;
+    eventually("the session has ended", async || ended_on(&gate, "room", "user_blocked", true).await > 0.5).await;
     go.notify_one();
     assert_eq!(seen.recv().await.unwrap(), None);
 }

@@ -781,9 +781,7 @@ async fn a_goodbye_comes_between_two_frames() {
         let mut socket = connect(HTTP1, &gate, &world.token(&subject, json!({})), &[]).await.unwrap();
         assert_eq!(next(&mut socket).await, Message::text("hi"));
         block(&gate, &subject).await;
-        let labels = "route=\"ws\",reason=\"user_blocked\",enforced=\"true\"";
-        let ended = format!("portcullis_streams_ended_total{{{labels}}}");
-        eventually("it is to end", async || gate.metric(&ended).await > 0.5).await;
+        eventually("it is to end", async || ended_on(&gate, "ws", "user_blocked", true).await > 0.5).await;
         let begun = Instant::now();
         go.notify_one();
         if has_rest {
